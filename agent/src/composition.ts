@@ -37,6 +37,7 @@ import { Reboots } from './update/reboots.ts';
 import { Releases } from './update/releases.ts';
 import { Schedule } from './update/schedule.ts';
 import { SlotFiller } from './update/slot-filler.ts';
+import { SlotContents } from './update/slot-contents.ts';
 import { SlotWatch } from './update/slots.ts';
 import { UpdateChecker } from './update/update-checker.ts';
 import { Gateways } from './upstream/gateways.ts';
@@ -152,7 +153,7 @@ interface Opened extends Omit<OpenAgent, 'agent' | 'daemon' | 'delivery'> {
 
 function connectUpdate(
   settings: RunSettings,
-  { clock, slots, run, log, stop }: AgentPorts,
+  { clock, slots, run, files, log, stop }: AgentPorts,
   opened: Opened,
 ): InstallDependencies {
   const { identity, boot, stateFile, outbox, status, gateways, trust, exchange } = opened;
@@ -161,6 +162,7 @@ function connectUpdate(
   const { minActivationIntervalMs, maxFetchBytes } = settings;
   const { id } = identity;
   const reporting = { status, outbox, reporter, stateChanges };
+  const releases = new Releases({ trust, product });
   return {
     boot,
     stateFile,
@@ -182,7 +184,7 @@ function connectUpdate(
       exchange,
       ...reporting,
     }),
-    releases: new Releases({ trust, product }),
+    releases,
     schedule: new Schedule({ clock, trust, stateFile, minActivationIntervalMs, maxFetchBytes }),
     filler: new SlotFiller({
       id,
@@ -190,6 +192,7 @@ function connectUpdate(
       stateFile,
       gateways,
       exchange,
+      contents: new SlotContents({ data: settings.data, files, releases, stateFile, log }),
       clock,
       status,
       reporter,

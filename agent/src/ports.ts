@@ -64,6 +64,11 @@ export interface SlotReader {
 }
 
 export interface SlotWriter {
+  /**
+   * Makes a file at least that long, without using space for it.
+   * @returns from which offset on the slot was empty before, and reads as zeros; infinite where it is a block device
+   */
+  extend(lengthBytes: number): Promise<number>;
   /** The bytes may be reused once this has resolved. */
   write(bytes: Uint8Array, offset: number): Promise<void>;
   /** Ends a file after that many bytes, then makes everything durable. */

@@ -61,6 +61,7 @@ function slotWithFailpoints(slot: Slot, reach: Failpoint): Slot {
 
 function writerWithFailpoints(writer: SlotWriter, reach: Failpoint): SlotWriter {
   return {
+    extend: lengthBytes => writer.extend(lengthBytes),
     write: async (bytes, offset) => {
       reach('chunk before');
       await writer.write(bytes, offset);

@@ -151,6 +151,17 @@ class FileWriter implements SlotWriter {
     }
   }
 
+  async extend(lengthBytes: number): Promise<number> {
+    if (this.#isDevice) return Number.POSITIVE_INFINITY;
+    try {
+      const { size } = await this.#handle.stat();
+      if (size < lengthBytes) await this.#handle.truncate(lengthBytes);
+      return size;
+    } catch (error) {
+      throw slotError(this.#path, 'extend', error);
+    }
+  }
+
   async finish(lengthBytes: number): Promise<void> {
     try {
       if (!this.#isDevice) await this.#handle.truncate(lengthBytes);

@@ -6,7 +6,7 @@ import {
   type ChunkStore,
   chunkNotFound,
 } from '@sitecast/shared/content';
-import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { SitecastError } from '@sitecast/shared/errors';
 import type { SlotRecord } from '../state/agent-state.ts';
 import {
   type HeldImage,
@@ -78,15 +78,9 @@ export class SharedSlots {
     }));
   }
 
-  /** The slot is right. Its index is kept for the next start. */
-  async keep(name: SlotName, indexBytes: Uint8Array): Promise<void> {
+  /** The slot is right. Nothing more is fetched. */
+  settle(name: SlotName): void {
     this.#shared.get(name)?.held.settle();
-    try {
-      await new SlotIndexFile(this.#directory, name).write(indexBytes);
-    } catch (error) {
-      // A full disk: the slot is handed out until the next start only, and the update goes on.
-      if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
-    }
   }
 
   /** Before something else is written there. */

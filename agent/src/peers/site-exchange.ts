@@ -81,8 +81,8 @@ export class SiteExchange {
   }
 
   /** The slot was read back, and is right. */
-  keep(slot: SlotName, indexBytes: Uint8Array): Promise<void> {
-    return this.#shared.keep(slot, indexBytes);
+  settle(slot: SlotName): void {
+    this.#shared.settle(slot);
   }
 
   async close(): Promise<void> {

@@ -28,6 +28,8 @@ export const slotRecordSchema = z.looseObject({
   release: releaseRefSchema.optional(),
   /** SHA-256 of the index that its image was written by. */
   indexSha256: hexId.optional(),
+  /** SHA-256 of the index of `release`, where something else than this agent wrote the image, such as the factory. */
+  baseIndexSha256: hexId.optional(),
   lengthBytes: z.int().min(0).optional(),
   /** The image has run and was found healthy. */
   isConfirmed: z.boolean().optional(),

@@ -1,29 +1,46 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { ChunkIndex, MAX_INDEX_BYTES } from '@sitecast/shared/content';
-import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { SlotName } from '../ports.ts';
+import { type DurableFiles, durableFiles } from './durable-files.ts';
 
-/** The chunk index of a slot's image: with it chunks can be handed out while no gateway answers. */
+/**
+ * The chunk index of a slot's image. It says where each chunk lies, so that chunks are copied to the other slot instead of fetched, and
+ * are handed out while no gateway answers.
+ */
 export class SlotIndexFile {
   readonly #path: string;
+  readonly #files: Pick<DurableFiles, 'replace'>;
 
-  constructor(directory: string, slot: SlotName) {
+  constructor(directory: string, slot: SlotName, files: Pick<DurableFiles, 'replace'> = durableFiles) {
     this.#path = join(directory, `slot-${slot.toLowerCase()}.caibx`);
+    this.#files = files;
   }
 
   /** Written before the slot's record says that the slot is verified: a power cut between them leaves an index without a record. */
   async write(bytes: Uint8Array): Promise<void> {
-    await writeFileDurably(this.#path, bytes);
+    await this.#files.replace(this.#path, bytes);
   }
 
   /** @param sha256 of the bytes, by the slot's record. @returns undefined where another index, or none, is there */
-  async read(sha256: string): Promise<ChunkIndex | undefined> {
+  read(sha256: string): Promise<ChunkIndex | undefined> {
+    return this.#read(bytes => createHash('sha256').update(bytes).digest('hex') === sha256);
+  }
+
+  /**
+   * The index of what the slot held last, whatever was written to it since: only a hint, each chunk has to be checked.
+   * @returns undefined where none is there
+   */
+  readLast(): Promise<ChunkIndex | undefined> {
+    return this.#read(() => true);
+  }
+
+  async #read(isWanted: (bytes: Uint8Array) => boolean): Promise<ChunkIndex | undefined> {
     try {
       const bytes = await readFileBounded(this.#path, MAX_INDEX_BYTES);
-      if (createHash('sha256').update(bytes).digest('hex') !== sha256) return undefined;
-      return ChunkIndex.decode(bytes);
+      return isWanted(bytes) ? ChunkIndex.decode(bytes) : undefined;
     } catch (error) {
       // An earlier version kept none, or it is damaged. The next update keeps one.
       if (isSystemError(error) || error instanceof SitecastError) return undefined;

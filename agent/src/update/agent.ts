@@ -151,7 +151,8 @@ export class UpdateAgent {
       message: reason?.message,
       waitingFor,
       progress: undefined,
-      ...(update ? {} : { plan: undefined }),
+      // A plan that waits for something is still shown.
+      ...(update || state === 'waiting' ? {} : { plan: undefined }),
       update,
       barred,
       lastFailure,

@@ -228,6 +228,7 @@ describe('an unusable slot', () => {
       openForWriting: async () => {
         const writer = await real.openForWriting();
         return {
+          extend: lengthBytes => writer.extend(lengthBytes),
           // A medium that loses data: every block is written, and one comes back as zeros.
           write: (bytes, offset) => writer.write(offset === 0 ? Buffer.alloc(bytes.length) : bytes, offset),
           finish: lengthBytes => writer.finish(lengthBytes),

@@ -1,3 +1,4 @@
+import { type PlanBytes, planUpdate } from '@sitecast/shared/delta';
 import { isSystemError } from '@sitecast/shared/errors';
 import type { BootControl, BootState, Log, SlotName } from '../ports.ts';
 import type { StateChangeLogger } from '../reports/state-change-logger.ts';
@@ -11,7 +12,7 @@ import type { MissingChunks } from './missing-chunks.ts';
 import { asObjection, type Release, type Releases } from './releases.ts';
 import { CycleEnd, failed, postponed, resultOfAttempt, superseded } from './result.ts';
 import type { Schedule } from './schedule.ts';
-import type { SlotFiller } from './slot-filler.ts';
+import type { SlotBases, SlotFiller } from './slot-filler.ts';
 import * as become from './transitions.ts';
 import type { UpdateChecker, UpdateContext } from './update-checker.ts';
 
@@ -109,36 +110,49 @@ export async function holdsReturn(
   return true;
 }
 
+/** What a plan has found. */
+export interface Planned {
+  missing: MissingChunks;
+  bases: SlotBases;
+  bytes: PlanBytes;
+}
+
 /**
  * Compares the slot with the image: the slot is the journal, and what lies right there isn't fetched.
- * @returns what is to be fetched
+ * @returns what is missing, and what can be copied
  * @throws CycleEnd (`waiting`) where the order's terms, the owner or a hook say "not now"; SITECAST_SLOT_MISSING, SITECAST_SLOT_TOO_SMALL
  */
 export async function plan(
   { schedule, filler, status, hooks }: InstallDependencies,
   { release: { order, index }, target, signal }: Attempt,
-): Promise<MissingChunks> {
+): Promise<Planned> {
   status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
   const missing = await filler.missingIn(target, index, signal);
-  const [imageBytes, fetchBytes] = [index.lengthBytes, missing.lengthBytes];
-  status.set({ plan: { imageBytes, rightBytes: imageBytes - fetchBytes, fetchBytes } });
-  schedule.checkSize(order, fetchBytes);
+  const bases = await filler.bases(target, missing, signal);
+  const { bytes } = planUpdate({
+    target: index,
+    isInPlace: at => !missing.has(at),
+    booted: bases.booted?.index,
+    other: bases.other,
+  });
+  status.set({ plan: { imageBytes: bytes.image, rightBytes: bytes.inPlace, fetchBytes: bytes.fetched } });
+  schedule.checkSize(order, bytes.fetched);
   await hooks.ask('pre-download', { slot: target, release: order.release }, signal);
-  return missing;
+  return { missing, bases, bytes };
 }
 
 /** Writes what is missing to the slot, and makes it durable. No boot chooses the slot from before the first byte. */
 export async function fetch(
   { filler, stateFile, boot, reporter, stateChanges, clock }: InstallDependencies,
   { release, target, signal }: Attempt,
-  missing: MissingChunks,
+  { missing, bases, bytes }: Planned,
 ): Promise<void> {
   const { order, index } = release;
   const writer = await filler.open(target);
   try {
     // Once an attempt: a download that was cut off and goes on is the same one.
     await reporter.report('downloading', order, true);
-    stateChanges.downloading(order, { fetchBytes: missing.lengthBytes, imageBytes: index.lengthBytes });
+    stateChanges.downloading(order, { fetchBytes: bytes.fetched, imageBytes: index.lengthBytes });
     const { update } = stateFile.current;
     if (update?.phase !== 'downloading' || !isSameUpdate(update, order)) {
       await filler.withdraw(target);
@@ -147,7 +161,7 @@ export async function fetch(
       const begun = updateOf(release, { target, phase: 'downloading', stateFile, clock });
       await stateFile.change(become.toDownloading(begun));
     }
-    await filler.writeMissing({ release, target, missing, writer, signal });
+    await filler.writeMissing({ release, target, missing, bases, writer, signal });
   } finally {
     await writer.close();
   }
@@ -169,9 +183,10 @@ export async function verify(
         code: 'SITECAST_SLOT_UNRELIABLE',
         message: `${missing.count} chunks of slot ${target} read back wrong, again`,
       });
+    const bases = await filler.bases(target, missing, signal);
     const writer = await filler.open(target);
     try {
-      await filler.writeMissing({ release, target, missing, writer, signal });
+      await filler.writeMissing({ release, target, missing, bases, writer, signal });
     } finally {
       await writer.close();
     }

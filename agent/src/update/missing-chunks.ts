@@ -34,6 +34,14 @@ export class MissingChunks {
     this.#lengthBytes += this.#index.lengthOf(at);
   }
 
+  /** The chunk is in its place now. */
+  remove(at: number): void {
+    if (!this.has(at)) return;
+    this.#isMissing[at] = 0;
+    this.#count -= 1;
+    this.#lengthBytes -= this.#index.lengthOf(at);
+  }
+
   /**
    * What is to be fetched, in the image's order, each chunk id once: an image may repeat a chunk (runs of zeros). A chunk that was
    * fetched is written to all of `placesOf`.

@@ -55,6 +55,29 @@ export class Releases {
       throw unusable(`index and manifest of ${version} differ in the image's length`);
     return { order, manifest, indexBytes, index, indexSha256: manifest.index.sha256 };
   }
+
+  /**
+   * The index of any release that is still listed: of the one that runs, say.
+   * @param sha256 of the index that is wanted; undefined: the one that the manifest names
+   * @param worthBytes an index that isn't shorter is not fetched
+   * @returns undefined where the release or that index isn't listed, or isn't worth it
+   */
+  async indexOf(
+    counter: number,
+    {
+      sha256: wanted,
+      worthBytes,
+      signal,
+    }: { sha256: string | undefined; worthBytes: number; signal: AbortSignal },
+  ): Promise<{ index: ChunkIndex; indexSha256: string } | undefined> {
+    const manifestBytes = await this.#trust.document(manifestTarget(this.#product, counter), signal);
+    if (!manifestBytes) return undefined;
+    const { index: named } = parseReleaseManifest(manifestBytes);
+    if ((wanted ?? named.sha256) !== named.sha256 || named.lengthBytes >= worthBytes) return undefined;
+    const bytes = await this.#trust.document(indexTarget(this.#product, counter), signal);
+    if (!bytes || sha256(bytes) !== named.sha256) return undefined;
+    return { index: ChunkIndex.decode(bytes), indexSha256: named.sha256 };
+  }
 }
 
 /** Why a manifest can't be used. @throws what isn't about the manifest */

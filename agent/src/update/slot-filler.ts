@@ -1,7 +1,15 @@
 import type { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { SiteExchange } from '../peers/site-exchange.ts';
-import type { AgentClock, PeerFetch, Slot, SlotName, SlotWriter } from '../ports.ts';
+import { planUpdate } from '@sitecast/shared/delta';
+import {
+  type AgentClock,
+  otherSlot,
+  type PeerFetch,
+  type Slot,
+  type SlotName,
+  type SlotWriter,
+} from '../ports.ts';
 import { type Reporter, SOURCE_BANNED } from '../reports/reporter.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { StatusBoard } from '../state/status.ts';
@@ -10,6 +18,8 @@ import type { Gateways } from '../upstream/gateways.ts';
 import type { Order } from './choose.ts';
 import { compareWithIndex, type MissingChunks } from './missing-chunks.ts';
 import type { Release } from './releases.ts';
+import type { SlotContent, SlotContents } from './slot-contents.ts';
+import { copyFromSlots } from './slot-copy.ts';
 import { locateSlot } from './slots.ts';
 
 /** Of one fill. So many show well enough that a site is full of misbehaving peers. */
@@ -23,6 +33,7 @@ interface SlotFillerDependencies {
   gateways: Pick<Gateways, 'all' | 'liveliest' | 'post'>;
   /** Undefined: chunks come from gateways alone. */
   exchange: SiteExchange | undefined;
+  contents: SlotContents;
   clock: AgentClock;
   status: StatusBoard;
   reporter: Reporter;
@@ -30,12 +41,25 @@ interface SlotFillerDependencies {
   concurrency: number;
 }
 
+/** What the slots are supposed to hold: where chunks can be copied from. */
+export interface SlotBases {
+  booted: SlotContent | undefined;
+  other: ChunkIndex | undefined;
+}
+
 interface Fill {
   release: Release;
   target: SlotName;
   missing: MissingChunks;
+  bases: SlotBases;
   writer: SlotWriter;
   signal: AbortSignal;
+}
+
+/** Of one fill, in plain bytes. */
+interface Progress {
+  doneBytes: number;
+  totalBytes: number;
 }
 
 /** Writes the image of a release into a slot, and says what of it lies there. */
@@ -71,6 +95,17 @@ export class SlotFiller {
     } finally {
       await reader?.close();
     }
+  }
+
+  /** What can be copied for the missing chunks. @throws the reason of `signal` */
+  async bases(target: SlotName, missing: MissingChunks, signal: AbortSignal): Promise<SlotBases> {
+    if (missing.count === 0) return { booted: undefined, other: undefined };
+    const { contents } = this.#deps;
+    const worthBytes = missing.lengthBytes;
+    return {
+      booted: await contents.booted(otherSlot(target), { worthBytes, signal }),
+      other: await contents.last(target),
+    };
   }
 
   /** The same by what the medium holds, past the page cache. An image that is there whole is remembered until the slot is written to. */
@@ -129,7 +164,8 @@ export class SlotFiller {
 
   /** The slot is right: it stays handed out, after a start of the agent as well. */
   async keep(target: SlotName, { indexBytes }: Release): Promise<void> {
-    await this.#deps.exchange?.keep(target, indexBytes);
+    this.#deps.exchange?.settle(target);
+    await this.#deps.contents.keep(target, indexBytes);
   }
 
   /**
@@ -145,14 +181,34 @@ export class SlotFiller {
       bans.set(source, this.#deps.reporter.report('downloading', { ...release.order, reason }, true));
     };
     try {
-      await this.#fetch(fill, onBan);
+      const progress = { doneBytes: 0, totalBytes: fill.missing.lengthBytes };
+      await this.#copy(fill, progress);
+      await this.#fetch(fill, progress, onBan);
       await writer.finish(release.index.lengthBytes);
     } finally {
       await Promise.all(bans.values());
     }
   }
 
-  async #fetch(fill: Fill, onBan: PeerFetch['onBan']): Promise<void> {
+  async #copy({ release, target, missing, bases, writer, signal }: Fill, progress: Progress): Promise<void> {
+    const { slots } = this.#deps;
+    const { index, order } = release;
+    const sources = { booted: bases.booted?.index, other: bases.other };
+    const plan = planUpdate({ target: index, isInPlace: at => !missing.has(at), ...sources });
+    await copyFromSlots({
+      index,
+      missing,
+      plan,
+      sources,
+      slots: { booted: slots[otherSlot(target)], target: slots[target] },
+      writer,
+      signal,
+      onWritten: lengthBytes => this.#showProgress(order, progress, lengthBytes),
+    });
+  }
+
+  async #fetch(fill: Fill, progress: Progress, onBan: PeerFetch['onBan']): Promise<void> {
+    if (fill.missing.count === 0) return;
     const { gateways, exchange, clock } = this.#deps;
     const sources = new GatewayChunks(
       gateways.all.map(({ chunks }) => chunks),
@@ -163,40 +219,41 @@ export class SlotFiller {
         ...(exchange ? { rounds: 1 } : {}),
       },
     );
-    if (exchange) await this.#fetchFromSite(fill, exchange, { sources, onBan });
-    else await this.#fetchFromGateways(fill, sources);
+    if (exchange) await this.#fetchFromSite(fill, exchange, { sources, progress, onBan });
+    else await this.#fetchFromGateways(fill, { sources, progress });
   }
 
   /** What is written is handed out to others at once. */
   async #fetchFromSite(
     fill: Fill,
     exchange: SiteExchange,
-    { sources, onBan }: { sources: GatewayChunks; onBan: PeerFetch['onBan'] },
+    { sources, progress, onBan }: { sources: GatewayChunks; progress: Progress; onBan: PeerFetch['onBan'] },
   ): Promise<void> {
     const { release, target, missing, signal } = fill;
     const { index, indexSha256 } = release;
     const image = { id: Buffer.from(indexSha256, 'hex'), index };
     const held = await exchange.begin(target, image, at => !missing.has(at));
-    let doneBytes = 0;
     await exchange.fetch(image, missing.firsts(), {
       gateway: sources,
       concurrency: this.#deps.concurrency,
       signal,
       deliver: async (first, plain) => {
-        doneBytes += await write(fill, missing.placesOf(first), plain, at => held?.add(at));
-        this.#showProgress(release.order, doneBytes, missing.lengthBytes);
+        const writtenBytes = await write(fill, missing.placesOf(first), plain, at => held?.add(at));
+        this.#showProgress(release.order, progress, writtenBytes);
       },
       onBan,
     });
   }
 
-  async #fetchFromGateways(fill: Fill, sources: GatewayChunks): Promise<void> {
+  async #fetchFromGateways(
+    fill: Fill,
+    { sources, progress }: { sources: GatewayChunks; progress: Progress },
+  ): Promise<void> {
     const { release, missing, signal } = fill;
     const { index } = release;
     const firsts = missing.firsts();
     const failure = new AbortController();
     const stop = AbortSignal.any([signal, failure.signal]);
-    let doneBytes = 0;
     const work = async (): Promise<void> => {
       const into = Buffer.allocUnsafeSlow(index.sizes.maxBytes);
       // The workers share one iterator.
@@ -204,8 +261,8 @@ export class SlotFiller {
         stop.throwIfAborted();
         const lengthBytes = index.lengthOf(first);
         const chunk = await sources.get(index.idAt(first), { lengthBytes, into, signal: stop });
-        doneBytes += await write(fill, missing.placesOf(first), chunk.plain());
-        this.#showProgress(release.order, doneBytes, missing.lengthBytes);
+        const writtenBytes = await write(fill, missing.placesOf(first), chunk.plain());
+        this.#showProgress(release.order, progress, writtenBytes);
       }
     };
     const workers = Array.from({ length: Math.min(this.#deps.concurrency, missing.count) }, async () => {
@@ -222,8 +279,10 @@ export class SlotFiller {
     failure.signal.throwIfAborted();
   }
 
-  #showProgress(order: Order, doneBytes: number, totalBytes: number): void {
+  #showProgress(order: Order, progress: Progress, writtenBytes: number): void {
     const { status, exchange } = this.#deps;
+    progress.doneBytes += writtenBytes;
+    const { doneBytes, totalBytes } = progress;
     status.set({
       state: 'downloading',
       progress: { doneBytes, totalBytes },

@@ -81,8 +81,7 @@ async function fill(deps: InstallDependencies, attempt: Attempt): Promise<number
   await deps.schedule.checkDownload(context.facts.rollouts, release.order);
   await deps.filler.checkSlot(target, release);
   if (!(await holdsReturn(deps, attempt))) {
-    const missing = await plan(deps, attempt);
-    await fetch(deps, attempt, missing);
+    await fetch(deps, attempt, await plan(deps, attempt));
     await verify(deps, attempt);
   }
   return deps.clock.now();

@@ -27,3 +27,12 @@ export {
   windowsOf,
 } from './recipe.ts';
 export type { PlacedWindow, RecipeWindow } from './recipe-windows.ts';
+export {
+  CHUNK_WAYS,
+  type ChunkWay,
+  type Plan,
+  type PlanBytes,
+  type PlanInput,
+  planUpdate,
+  type WindowCosts,
+} from './plan.ts';

@@ -1,0 +1,167 @@
+import type { ChunkIndex } from '../content/index.ts';
+import { zeroChunks } from './zero-chunks.ts';
+
+/**
+ * How a chunk of the target comes to its place. `inPlace`: it is there. `repeat`: it comes with an earlier place of the same chunk.
+ * `zero`: it holds zeros only. `booted`, `other`: it is copied from the slot that runs, or within the slot that is written. `window`: a
+ * patch gives it. `fetch`: it comes as a frame.
+ */
+export const CHUNK_WAYS = ['inPlace', 'repeat', 'zero', 'booted', 'other', 'window', 'fetch'] as const;
+export type ChunkWay = (typeof CHUNK_WAYS)[number];
+
+/** What a plan has to know of a window: `[firstChunk, firstChunk + chunkCount)` of the target's chunks. */
+export interface WindowCosts {
+  readonly firstChunk: number;
+  readonly chunkCount: number;
+  readonly patchLength: number;
+  /** What its chunks would cost as frames. */
+  readonly frameBytes: number;
+}
+
+export interface PlanInput {
+  target: ChunkIndex;
+  /** Whether chunk number `at` is right in its place already. */
+  isInPlace: (at: number) => boolean;
+  /** What the slot that runs holds, as far as known. Only reading shows whether it still does. */
+  booted?: ChunkIndex | undefined;
+  /** What the slot that is written held before. */
+  other?: ChunkIndex | undefined;
+  /** Windows that can be applied, in the target's order, without overlap; empty: no recipe. */
+  windows?: readonly WindowCosts[];
+  /** Frames of all chunks that neither base nor windows give, bytes; undefined: no recipe says it. */
+  restFrameBytes?: number | undefined;
+}
+
+/** Lengths in bytes of the target, by how they come to their place; and what comes over the network for them. */
+export interface PlanBytes {
+  image: number;
+  inPlace: number;
+  zero: number;
+  booted: number;
+  other: number;
+  patched: number;
+  fetched: number;
+  /** Of the windows that are used. */
+  patches: number;
+  /** Of the chunks that are fetched: estimated from what the recipe says, at most their plain length where there is none. */
+  frames: number;
+}
+
+export interface Plan {
+  readonly bytes: PlanBytes;
+  /** Places in `windows` of those that are used, in order. */
+  readonly windows: readonly number[];
+  wayOf(at: number): ChunkWay;
+}
+
+/**
+ * Pure: the cheapest way of each chunk to its place. What the slots hold costs nothing; a window is used only where its patch costs less
+ * than the frames of the chunks that are still missing in it.
+ */
+export function planUpdate(input: PlanInput): Plan {
+  const ways = waysWithoutWindows(input);
+  const { windows = [] } = input;
+  const used = windows.flatMap((window, at) => (useWindow(window, input, ways) ? [at] : []));
+  const bytes = bytesOf(input, ways);
+  bytes.patches = used.reduce((sum, at) => sum + (windows[at]?.patchLength ?? 0), 0);
+  return { bytes, windows: used, wayOf: at => wayAt(ways, at) };
+}
+
+const codeOf = (way: ChunkWay): number => CHUNK_WAYS.indexOf(way);
+const FETCH = codeOf('fetch');
+const WINDOW = codeOf('window');
+const wayAt = (ways: Uint8Array, at: number): ChunkWay => CHUNK_WAYS[ways[at] ?? FETCH] ?? 'fetch';
+
+function waysWithoutWindows({ target, isInPlace, booted, other }: PlanInput): Uint8Array {
+  const ways = new Uint8Array(target.count);
+  const isZero = zeroChunks(target);
+  for (let first = 0; first < target.count; first += 1) {
+    // Each chunk once, with all its places.
+    if (target.find(target.idAt(first)) !== first) continue;
+    let way: ChunkWay = 'fetch';
+    let hasPlace = false;
+    for (let at: number | undefined = first; at !== undefined; at = target.nextSame(at))
+      hasPlace ||= isInPlace(at);
+    if (isZero[first] === 1) way = 'zero';
+    else if (hasPlace) way = 'other';
+    else if (holds(booted, target, first)) way = 'booted';
+    else if (holds(other, target, first)) way = 'other';
+    let isFirstMissing = true;
+    for (let at: number | undefined = first; at !== undefined; at = target.nextSame(at)) {
+      if (isInPlace(at)) continue;
+      ways[at] = codeOf(way === 'fetch' && !isFirstMissing ? 'repeat' : way);
+      isFirstMissing = false;
+    }
+  }
+  return ways;
+}
+
+/** The same id with another length would be a lie of one of the signers. */
+function holds(source: ChunkIndex | undefined, target: ChunkIndex, at: number): boolean {
+  const found = source?.find(target.idAt(at));
+  return source !== undefined && found !== undefined && source.lengthOf(found) === target.lengthOf(at);
+}
+
+function useWindow(
+  { firstChunk, chunkCount, patchLength, frameBytes }: WindowCosts,
+  { target }: PlanInput,
+  ways: Uint8Array,
+): boolean {
+  let [allBytes, missingBytes] = [0, 0];
+  const end = firstChunk + chunkCount;
+  for (let at = firstChunk; at < end; at += 1) {
+    allBytes += target.lengthOf(at);
+    if (ways[at] === FETCH) missingBytes += target.lengthOf(at);
+  }
+  const costBytes = allBytes === 0 ? 0 : (frameBytes * missingBytes) / allBytes;
+  if (missingBytes === 0 || patchLength >= costBytes) return false;
+  for (let at = firstChunk; at < end; at += 1) if (ways[at] === FETCH) ways[at] = WINDOW;
+  return true;
+}
+
+function bytesOf(input: PlanInput, ways: Uint8Array): PlanBytes {
+  const { target } = input;
+  const sums = { inPlace: 0, repeat: 0, zero: 0, booted: 0, other: 0, window: 0, fetch: 0 };
+  for (let at = 0; at < target.count; at += 1) sums[wayAt(ways, at)] += target.lengthOf(at);
+  const { inPlace, zero, booted, other } = sums;
+  return {
+    image: target.lengthBytes,
+    inPlace,
+    zero,
+    booted,
+    // A repeated chunk is written from memory with the first one.
+    other: other + sums.repeat,
+    patched: sums.window,
+    fetched: sums.fetch,
+    patches: 0,
+    frames: frameBytes(input, ways),
+  };
+}
+
+function frameBytes({ target, windows = [], restFrameBytes, booted }: PlanInput, ways: Uint8Array): number {
+  let bytes = 0;
+  let at = 0;
+  /** Of the chunks that the recipe's rest is about: all and those to be fetched. */
+  let [restBytes, restFetched] = [0, 0];
+  const rest = (until: number): void => {
+    for (; at < until; at += 1) {
+      const lengthBytes = target.lengthOf(at);
+      if (ways[at] === FETCH) restFetched += lengthBytes;
+      if (!holds(booted, target, at)) restBytes += lengthBytes;
+    }
+  };
+  for (const { firstChunk, chunkCount, frameBytes: ofWindow } of windows) {
+    rest(firstChunk);
+    let [allBytes, fetched] = [0, 0];
+    for (; at < firstChunk + chunkCount; at += 1) {
+      allBytes += target.lengthOf(at);
+      if (ways[at] === FETCH) fetched += target.lengthOf(at);
+    }
+    bytes += allBytes === 0 ? 0 : (ofWindow * fetched) / allBytes;
+  }
+  rest(target.count);
+  const share = restBytes === 0 ? 1 : restFetched / restBytes;
+  return Math.ceil(
+    bytes + (restFrameBytes === undefined ? restFetched : Math.min(restFetched, restFrameBytes * share)),
+  );
+}
