@@ -2,6 +2,7 @@ import { SitecastError } from '../errors.ts';
 import { ByteReader } from './bytes.ts';
 import { decodeStream } from './codecs/index.ts';
 import { type Patch, readPatch, TRIPLE_NUMBERS } from './patch.ts';
+import { closeTarget, openBase, readViews, type Views } from './views.ts';
 
 const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;
 
@@ -17,7 +18,7 @@ export interface ApplyRequest {
 
 /**
  * Makes the bytes of one window: bsdiff's loop over three decoded streams and the base. Memory: the target's length for the result, as
- * much for the streams, the control columns, and 4 MiB for bzip2. Time grows with the lengths of base, patch and target, whatever the patch says.
+ * much for the streams, the control columns, and 4 MiB for bzip2; where pieces are opened, the opened base and target besides. Time grows with the lengths of base, patch and target, whatever the patch says.
  *
  * A wrong base gives wrong bytes without an error: the caller compares each chunk with the signed index.
  * @returns exactly `targetLength` bytes
@@ -25,12 +26,7 @@ export interface ApplyRequest {
  */
 export function applyPatch({ patch: bytes, base, targetLength, into }: ApplyRequest): Uint8Array {
   const patch = readPatch(bytes);
-  if (patch.views !== undefined)
-    throw new SitecastError(
-      'badInput',
-      'SITECAST_PATCH_VIEWS',
-      'the patch opens compressed pieces, which is not known here',
-    );
+  if (patch.views !== undefined) return applyOpened(patch, readViews(patch.views), base, targetLength, into);
   if (patch.targetLength !== targetLength)
     throw new SitecastError(
       'badInput',
@@ -41,6 +37,22 @@ export function applyPatch({ patch: bytes, base, targetLength, into }: ApplyRequ
   if (target.length !== targetLength) throw new RangeError('the memory for the target has another length');
   applyStreams(patch, base, target);
   return target;
+}
+
+/** The same where compressed pieces of the base are opened first, and those of the target closed in the end. */
+function applyOpened(
+  patch: Patch,
+  views: Views,
+  base: Uint8Array,
+  targetLength: number,
+  into: Uint8Array | undefined,
+): Uint8Array {
+  const opened = new Uint8Array(patch.targetLength);
+  applyStreams(patch, openBase(base, views.base), opened);
+  const target = closeTarget(opened, views.target, targetLength);
+  if (into === undefined) return target;
+  into.set(target);
+  return into;
 }
 
 /** Fills `target` from the base and the patch's streams. @throws SITECAST_PATCH_… */

@@ -1,11 +1,17 @@
 export { type ApplyRequest, applyPatch } from './apply.ts';
+export { deflateParameter, PIECE_CODECS, type PieceCodec, pieceCodec } from './encoders/index.ts';
+export { decodeLz4Beginning } from './encoders/lz4-block.ts';
 export {
   MAX_ENCODER_NAME_CHARS,
+  MAX_OPENED_BASE_BYTES,
+  MAX_OPENED_TARGET_BYTES,
   MAX_PATCH_BYTES,
+  MAX_PIECE_BYTES,
   MAX_RECIPE_BYTES,
   MAX_RECIPE_ENCODERS,
   MAX_RECIPE_WINDOWS,
   MAX_TRIPLES,
+  MAX_VIEW_PIECES,
   MAX_WINDOW_BASE_BYTES,
   MAX_WINDOW_TARGET_BYTES,
 } from './limits.ts';
@@ -36,3 +42,12 @@ export {
   planUpdate,
   type WindowCosts,
 } from './plan.ts';
+export {
+  type BaseLayer,
+  closeTarget,
+  openBase,
+  readViews,
+  type TargetLayer,
+  type Views,
+  writeViews,
+} from './views.ts';

@@ -27,3 +27,12 @@ export const MAX_CONTROL_BYTES = MAX_TRIPLES * 15;
 
 /** The longest target of a patch: a window's chunks, and compressed pieces that stick out of them, opened. */
 export const MAX_OPENED_TARGET_BYTES = 10 * 1024 * 1024;
+
+/** The longest base range of a patch, opened. */
+export const MAX_OPENED_BASE_BYTES = 17 * 1024 * 1024;
+
+/** The longest compressed piece, opened or not: an LZ4 block of a kernel. */
+export const MAX_PIECE_BYTES = 8 * 1024 * 1024;
+
+/** Most pieces of one layer of a view: as many blocks of 4 KiB as an opened base has. */
+export const MAX_VIEW_PIECES = 4352;

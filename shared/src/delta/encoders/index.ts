@@ -1,0 +1,86 @@
+import { existsSync } from 'node:fs';
+import { decodeDeflate, encodeDeflate, pakoFile } from './deflate.ts';
+import { decodeLz4Block } from './lz4-block.ts';
+import { encodeLz4Hc } from './lz4-hc.ts';
+import { wrongPiece } from './wrong-piece.ts';
+import { decodeZstd, encodeZstd, zstdFile } from './zstd.ts';
+
+/**
+ * A codec of compressed pieces of an image: a squashfs block, a block of a kernel. A device opens the pieces of its base, patches plain bytes,
+ * and closes the target's pieces again, so the encoder must be the very one that the maker tried: each name stands for one build.
+ */
+export interface PieceCodec {
+  /** Stands in recipes, and in what an agent says that it can apply. */
+  readonly name: string;
+  /** Stands in patches; never given to another codec. */
+  readonly id: number;
+  /** Whether the encoder takes this parameter: a whole number that holds its level and options. */
+  takes(parameter: number): boolean;
+  /** Compresses one piece. Throws `SITECAST_PATCH_PIECE`. */
+  encode(plain: Uint8Array, parameter: number): Uint8Array;
+  /** Decompresses one piece to at most `maxBytes`. Throws `SITECAST_PATCH_PIECE` where it's malformed or longer. */
+  decode(bytes: Uint8Array, maxBytes: number): Uint8Array;
+  /** Whether what it runs is installed: it's optional for a device. */
+  isInstalled(): boolean;
+}
+
+/** zlib's options in one number, as `PieceCodec.encode` of `pako-2.2.0` takes it. */
+export function deflateParameter(level: number, windowBits: number, strategy: number): number {
+  return level + 16 * windowBits + 256 * strategy;
+}
+
+const zstd: PieceCodec = {
+  name: 'zstd-1.5.5-wasm',
+  id: 1,
+  takes: level => level >= 1 && level <= 22,
+  encode: encodeZstd,
+  decode: decodeZstd,
+  isInstalled: () => isThere(zstdFile),
+};
+
+const deflate: PieceCodec = {
+  name: 'pako-2.2.0',
+  id: 2,
+  takes: parameter => {
+    const { level, windowBits, strategy } = deflateOptions(parameter);
+    return level >= 1 && level <= 9 && windowBits >= 9 && windowBits <= 15 && strategy <= 4;
+  },
+  encode: (plain, parameter) => encodeDeflate(plain, deflateOptions(parameter)),
+  decode: decodeDeflate,
+  isInstalled: () => isThere(pakoFile),
+};
+
+/** Blocks of `lz4 -l -9`. Their lengths lie before each and belong to no piece. */
+const lz4: PieceCodec = {
+  name: 'lz4hc-1.9.4',
+  id: 3,
+  takes: level => level === 9,
+  encode: plain => encodeLz4Hc(plain),
+  decode: decodeLz4Block,
+  isInstalled: () => true,
+};
+
+/** All that there are. Nothing else is ever run, and nothing is downloaded. */
+export const PIECE_CODECS: readonly PieceCodec[] = [zstd, deflate, lz4];
+
+/** The codec of that name. @throws SITECAST_PATCH_PIECE where there is none */
+export function pieceCodec(name: string): PieceCodec {
+  return PIECE_CODECS.find(codec => codec.name === name) ?? wrongPiece(`${name} isn't known`);
+}
+
+function deflateOptions(parameter: number): { level: number; windowBits: number; strategy: number } {
+  return {
+    level: parameter % 16,
+    windowBits: Math.floor(parameter / 16) % 16,
+    strategy: Math.floor(parameter / 256),
+  };
+}
+
+function isThere(fileOf: () => string): boolean {
+  try {
+    return existsSync(fileOf());
+  } catch {
+    // Node doesn't find the package.
+    return false;
+  }
+}

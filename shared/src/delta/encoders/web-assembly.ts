@@ -1,0 +1,62 @@
+import { readFileSync } from 'node:fs';
+import { wrongPiece } from './wrong-piece.ts';
+
+/** What of WebAssembly's JavaScript API is used here: its types come with a browser's library, which isn't loaded. */
+interface WebAssemblyApi {
+  Module: new (bytes: Uint8Array) => object;
+  Instance: new (module: object, imports: object) => { readonly exports: Record<string, Export & Memory> };
+}
+
+declare global {
+  // eslint-disable-next-line no-var -- TypeScript takes only this as a property of globalThis
+  var WebAssembly: WebAssemblyApi;
+}
+
+interface Memory {
+  readonly buffer: ArrayBuffer;
+  grow(pages: number): number;
+}
+
+const PAGE_BYTES = 65_536;
+const { Module, Instance } = globalThis.WebAssembly;
+
+type Export = (...numbers: number[]) => number;
+
+/** An instance of a module that Emscripten compiled, whose memory grows to a bound and no further. */
+export interface BoundedInstance {
+  /** The exported function of that (minified) name. */
+  call(name: string): Export;
+  /** All of its memory; to be asked for again after each call, which may have moved it. */
+  memory(): Uint8Array;
+}
+
+/** Makes instances of one module file, which is compiled at the first one. */
+export function boundedModule(
+  path: string,
+  memoryName: string,
+  maxMemoryBytes: number,
+): () => BoundedInstance {
+  let module: object | undefined;
+  return () => {
+    module ??= new Module(readFileSync(path));
+    let memory: Memory | undefined;
+    const grow = (bytes: number): number => {
+      const needed = bytes >>> 0;
+      if (memory === undefined || needed > maxMemoryBytes) return 0;
+      const pages = Math.ceil((needed - memory.buffer.byteLength) / PAGE_BYTES);
+      if (pages > 0) memory.grow(pages);
+      return 1;
+    };
+    // In the order in which Emscripten's linker names them: an assertion that failed, more memory, the upper half of a 64-bit result.
+    const imports = { a: { a: () => wrongPiece('an assertion failed'), b: grow, c: () => {} } };
+    const { exports } = new Instance(module, imports);
+    const own = exports[memoryName];
+    if (own === undefined) wrongPiece('its decoder has no memory');
+    memory = own;
+    if (own.buffer.byteLength > maxMemoryBytes) wrongPiece('its decoder begins with too much memory');
+    return {
+      call: name => exports[name] ?? wrongPiece(`its decoder has no function ${name}`),
+      memory: () => new Uint8Array(own.buffer),
+    };
+  };
+}

@@ -1,0 +1,222 @@
+import { SitecastError } from '../errors.ts';
+import { ByteReader, ByteWriter } from './bytes.ts';
+import { PIECE_CODECS, pieceCodec } from './encoders/index.ts';
+import {
+  MAX_OPENED_BASE_BYTES,
+  MAX_OPENED_TARGET_BYTES,
+  MAX_PIECE_BYTES,
+  MAX_VIEW_PIECES,
+} from './limits.ts';
+
+// How a patch opens compressed pieces. All numbers are LEB128 varints.
+//   uint layers of the base, each: uint codec, pieces, then a column of their compressed lengths
+//   uint layers of the target, each: uint codec, uint parameter, uint head, pieces
+//   pieces: uint count, uint usual plain length, then as columns: uint raw bytes before each; uint plain length + 1, or 0 for the usual one
+// Bytes behind the last piece of a layer are raw.
+const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;
+
+/** An image can be compressed twice: a kernel in a squashfs. */
+const MAX_LAYERS = 2;
+
+/** The longest parameter of an encoder. */
+const MAX_PARAMETER = 2 ** 16;
+
+/** Pieces of some bytes in their order, with what lies between them. All lengths in bytes. */
+interface LayerPiece {
+  /** Bytes between the piece before and this one, which are the same opened and closed. */
+  readonly rawBefore: number;
+  readonly plainLength: number;
+}
+
+/** Pieces of the base that are decompressed. */
+export interface BaseLayer {
+  /** Name of a `PieceCodec`. */
+  readonly codec: string;
+  readonly pieces: readonly (LayerPiece & { readonly compressedLength: number })[];
+}
+
+/** Pieces of the target that are compressed again, all with one parameter. */
+export interface TargetLayer {
+  /** Name of a `PieceCodec`. */
+  readonly codec: string;
+  readonly parameter: number;
+  /** Bytes at the beginning of what this layer gives that lie before the window, since a piece began there. */
+  readonly headBytes: number;
+  readonly pieces: readonly LayerPiece[];
+}
+
+/** How base range and target of a window are opened: outermost layer first. */
+export interface Views {
+  readonly base: readonly BaseLayer[];
+  readonly target: readonly TargetLayer[];
+}
+
+/** Writes what `readViews` reads. */
+export function writeViews({ base, target }: Views): Buffer {
+  const writer = new ByteWriter();
+  writer.uint(base.length);
+  for (const { codec, pieces } of base) {
+    writer.uint(pieceCodec(codec).id);
+    writePieces(writer, pieces);
+    for (const { compressedLength } of pieces) writer.uint(compressedLength);
+  }
+  writer.uint(target.length);
+  for (const { codec, parameter, headBytes, pieces } of target) {
+    writer.uint(pieceCodec(codec).id);
+    writer.uint(parameter);
+    writer.uint(headBytes);
+    writePieces(writer, pieces);
+  }
+  return writer.finish();
+}
+
+function writePieces(writer: ByteWriter, pieces: readonly LayerPiece[]): void {
+  const usual = pieces.reduce((longest, { plainLength }) => Math.max(longest, plainLength), 0);
+  writer.uint(pieces.length);
+  writer.uint(usual);
+  for (const { rawBefore } of pieces) writer.uint(rawBefore);
+  for (const { plainLength } of pieces) writer.uint(plainLength === usual ? 0 : plainLength + 1);
+}
+
+/** Reads the views of a patch, which whoever holds the key that signs recipes can have written. @throws SITECAST_PATCH_TRUNCATED, SITECAST_PATCH_INVALID, SITECAST_PATCH_VIEWS */
+export function readViews(bytes: Uint8Array): Views {
+  const reader = new ByteReader(bytes, 'patch', CODES);
+  const base = Array.from({ length: reader.uint('the layers of the base', MAX_LAYERS) }, () => {
+    const codec = readCodec(reader).name;
+    const pieces = readPieces(reader, MAX_OPENED_BASE_BYTES);
+    return {
+      codec,
+      pieces: pieces.map(piece => ({
+        ...piece,
+        compressedLength: reader.uint('the length of a compressed piece', MAX_PIECE_BYTES),
+      })),
+    };
+  });
+  const target = Array.from({ length: reader.uint('the layers of the target', MAX_LAYERS) }, () => {
+    const codec = readCodec(reader);
+    const parameter = reader.uint('the parameter of an encoder', MAX_PARAMETER);
+    if (!codec.takes(parameter)) throw reader.invalid(`${codec.name} doesn't take ${parameter}`);
+    const headBytes = reader.uint('the head of a layer', MAX_OPENED_TARGET_BYTES);
+    return { codec: codec.name, parameter, headBytes, pieces: readPieces(reader, MAX_OPENED_TARGET_BYTES) };
+  });
+  reader.end();
+  return { base, target };
+}
+
+function readCodec(reader: ByteReader): (typeof PIECE_CODECS)[number] {
+  const id = reader.uint('a codec', MAX_PARAMETER);
+  const codec = PIECE_CODECS.find(known => known.id === id);
+  if (codec === undefined) {
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_PATCH_VIEWS',
+      `the patch wants codec ${id}, which isn't known here`,
+    );
+  }
+  return codec;
+}
+
+function readPieces(reader: ByteReader, maxBytes: number): LayerPiece[] {
+  const count = reader.uint('the number of pieces', MAX_VIEW_PIECES);
+  const usual = reader.uint('the usual length of a piece', MAX_PIECE_BYTES);
+  const raws = Array.from({ length: count }, () => reader.uint('what lies between pieces', maxBytes));
+  let total = 0;
+  return raws.map(rawBefore => {
+    const coded = reader.uint('the length of a piece', MAX_PIECE_BYTES + 1);
+    const plainLength = coded === 0 ? usual : coded - 1;
+    total += rawBefore + plainLength;
+    if (total > maxBytes) throw reader.invalid(`its pieces have more than ${maxBytes} bytes`);
+    return { rawBefore, plainLength };
+  });
+}
+
+/**
+ * Opens a base range, layer by layer. A base that was altered shows as a piece that can't be opened, or later as a wrong chunk.
+ * @returns at most MAX_OPENED_BASE_BYTES
+ * @throws SITECAST_PATCH_PIECE, SITECAST_PATCH_RANGE
+ */
+export function openBase(range: Uint8Array, layers: readonly BaseLayer[]): Uint8Array {
+  return layers.reduce(openLayer, range);
+}
+
+function openLayer(range: Uint8Array, { codec: name, pieces }: BaseLayer): Uint8Array {
+  const codec = pieceCodec(name);
+  let opened = range.length;
+  let needed = 0;
+  for (const { rawBefore, compressedLength, plainLength } of pieces) {
+    opened += plainLength - compressedLength;
+    needed += rawBefore + compressedLength;
+  }
+  if (needed > range.length) throw outOfRange(`pieces of ${needed} bytes in a base of ${range.length}`);
+  if (opened > MAX_OPENED_BASE_BYTES) throw outOfRange(`an opened base of ${opened} bytes`);
+  const out = new Uint8Array(opened);
+  let from = 0;
+  let to = 0;
+  for (const { rawBefore, compressedLength, plainLength } of pieces) {
+    out.set(range.subarray(from, from + rawBefore), to);
+    from += rawBefore;
+    to += rawBefore;
+    const plain = codec.decode(range.subarray(from, from + compressedLength), plainLength);
+    if (plain.length !== plainLength)
+      throw outOfRange(`a piece of ${plain.length} bytes instead of ${plainLength}`);
+    out.set(plain, to);
+    from += compressedLength;
+    to += plainLength;
+  }
+  out.set(range.subarray(from), to);
+  return out;
+}
+
+/**
+ * Compresses the pieces of a rebuilt target again, innermost layer first, and cuts off what lies outside of the window.
+ * @returns exactly `lengthBytes`
+ * @throws SITECAST_PATCH_PIECE, SITECAST_PATCH_RANGE
+ */
+export function closeTarget(
+  plain: Uint8Array,
+  layers: readonly TargetLayer[],
+  lengthBytes: number,
+): Uint8Array {
+  let bytes = plain;
+  for (let at = layers.length - 1; at >= 0; at--) {
+    const layer = layers[at];
+    if (layer !== undefined)
+      bytes = closeLayer(bytes, layer, at === 0 ? lengthBytes : MAX_OPENED_TARGET_BYTES);
+  }
+  if (bytes.length !== lengthBytes)
+    throw outOfRange(`a target of ${bytes.length} bytes instead of ${lengthBytes}`);
+  return bytes;
+}
+
+/** @param maxBytes what comes out at the most: bytes beyond it aren't kept, and belong to a piece that sticks out of the window */
+function closeLayer(
+  plain: Uint8Array,
+  { codec: name, parameter, headBytes, pieces }: TargetLayer,
+  maxBytes: number,
+): Uint8Array {
+  const codec = pieceCodec(name);
+  const parts: Uint8Array[] = [];
+  let from = 0;
+  let left = headBytes + maxBytes;
+  const add = (part: Uint8Array): void => {
+    parts.push(part.subarray(0, left));
+    left -= Math.min(left, part.length);
+  };
+  for (const { rawBefore, plainLength } of pieces) {
+    if (from + rawBefore + plainLength > plain.length)
+      throw outOfRange(`pieces beyond a target of ${plain.length} bytes`);
+    add(plain.subarray(from, from + rawBefore));
+    from += rawBefore;
+    add(codec.encode(plain.subarray(from, from + plainLength), parameter));
+    from += plainLength;
+  }
+  add(plain.subarray(from));
+  const closed = Buffer.concat(parts);
+  if (closed.length < headBytes)
+    throw outOfRange(`a head of ${headBytes} bytes in a layer of ${closed.length}`);
+  return closed.subarray(headBytes);
+}
+
+function outOfRange(what: string): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_PATCH_RANGE', `the patch opens or closes ${what}`);
+}
