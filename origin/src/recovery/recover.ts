@@ -299,10 +299,12 @@ async function stageFiles(
   copy: MirrorCopy,
   mirrors: readonly Mirror[],
 ): Promise<void> {
-  const own = repository.committed?.targets.signed.targets ?? {};
+  const { committed } = repository;
+  const own = { ...committed?.deltas.signed.targets, ...committed?.targets.signed.targets };
   const all = inOrder(copy, mirrors);
   const store = chunksOf(all);
-  for (const [name, { hashes, length }] of Object.entries(copy.targets.signed.targets)) {
+  const listed = { ...copy.deltas.signed.targets, ...copy.targets.signed.targets };
+  for (const [name, { hashes, length }] of Object.entries(listed)) {
     const { sha256 = '' } = hashes;
     if (own[name]?.hashes.sha256 === sha256) continue;
     log.info({ file: name, lengthBytes: length }, 'fetching what the backup lacks');

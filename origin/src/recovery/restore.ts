@@ -16,7 +16,8 @@ import {
 import type { DamagedRelease } from '../repository/damage.ts';
 import type { Log } from '../log.ts';
 import { parsedRoot, readRoot, sha256Hex } from '../repository/committed.ts';
-import { publishedFiles, releasesOf } from '../repository/listing.ts';
+import { listedDeltas } from '../repository/delta-listing.ts';
+import { publishedFileOf, publishedFiles, releasesOf } from '../repository/listing.ts';
 import type { PublishedChunks, RepositoryStore } from '../repository/repository-store.ts';
 import type { Repository } from '../repository/repository.ts';
 import { maxBytesOf, type Role } from '../repository/roles.ts';
@@ -120,8 +121,12 @@ export async function restoreContent(
     restored.push(file.name);
   }
   const store = chunksOf(mirrors);
-  for (const release of releasesOf(committed)) {
-    const ids = await survey.chunksOf(release);
+  const indexes = [
+    ...releasesOf(committed).map(({ index }) => publishedFileOf(index)),
+    ...listedDeltas(committed).map(({ patchIndex }) => patchIndex),
+  ];
+  for (const index of indexes) {
+    const ids = await survey.chunksIn(index);
     await survey.inspect(ids);
     const lost = await publishedChunks.lacking(ids);
     if (countIds(lost) > 0) await stageChunks(chunks, lost, store);
@@ -130,6 +135,7 @@ export async function restoreContent(
   await survey.lookAtRoots(committed);
   for (const file of publishedFiles(committed)) await survey.lookAtFile(file);
   for (const release of releasesOf(committed)) await survey.lookAtRelease(release);
+  for (const delta of listedDeltas(committed)) await survey.lookAtDelta(delta);
   const lost = { releases: damage.namedReleases(), files: damage.namedFiles() };
   return { files: [...restored, ...repaired.files], chunks: repaired.chunks, lost };
 }

@@ -1,14 +1,15 @@
-import { ChunkIdSet, ChunkIndex } from '@sitecast/shared/content';
+import { ChunkIdSet, ChunkIndex, eachId } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseReleaseManifest } from '@sitecast/shared/release';
 import { ONLINE_ROLES } from '@sitecast/shared/signing';
-import { type Metadata, verifyThreshold } from '@sitecast/shared/trust';
+import { type Metadata, type TargetFile, verifyThreshold } from '@sitecast/shared/trust';
 import type { ChunkStaging } from '../staging/ports.ts';
 import { findChunks } from './check-chunks.ts';
 import type { LackingRelease } from './check-releases.ts';
 import { checkRoot, checkTargetsMetadata } from './check-metadata.ts';
 import { type CommitPlan, stagedTarget, targetFilesOf } from './commit-plan.ts';
 import { type Committed, signersOf } from './committed.ts';
+import { listedDeltas } from './delta-listing.ts';
 import { type ListedFile, type Listing, listedFiles, readListing, releasesIn, targetKey } from './listing.ts';
 import type { OnlineSigner } from './online-signer.ts';
 import type { VersionFloor } from './repository-store.ts';
@@ -73,9 +74,10 @@ export async function planAdoption(
   const before = readListing(previous.targets.signed);
   const source = targetSource(deps, before);
   const change = await adoptedFiles(before, readListing(seen.targets.signed), { source, chunks });
+  const deltasTargets = await adoptedDeltas(seen, { source, chunks }, change);
   const isSignedHere = signer.missingKeys(seen).length === 0;
   const { next, targetFiles, ...signed } = isSignedHere
-    ? await signer.sign({ root, targets: seen.targets, previous, floor })
+    ? await signer.sign({ root, targets: seen.targets, previous, floor, deltasTargets })
     : { next: seen, targetFiles: targetFilesOf(rolloutFiles) };
   const plan = {
     previous,
@@ -112,6 +114,33 @@ async function adoptedFiles(
     adopted.lacking.push({ product, counter, version, chunks: missing.size });
   }
   return adopted;
+}
+
+/**
+ * The deltas that are whole go on being listed: their files and staged chunks are added to `adopted`. The others are made again.
+ * @returns what the role is to list
+ */
+async function adoptedDeltas(
+  seen: Committed,
+  { source, chunks }: { source: TargetSource; chunks: ChunkStaging },
+  adopted: Pick<AdoptedFiles, 'newFiles' | 'chunks'>,
+): Promise<Record<string, TargetFile>> {
+  const listed: Record<string, TargetFile> = {};
+  const { targets } = seen.deltas.signed;
+  for (const { recipe, patchIndex } of listedDeltas(seen)) {
+    const index = (await readUnlessLost(source, recipe)) && (await readUnlessLost(source, patchIndex));
+    if (!index) continue;
+    const found = new ChunkIdSet();
+    const missing = await findChunks({ index: patchIndex }, ChunkIndex.decode(index), chunks, found);
+    if (missing.size > 0) continue;
+    for (const id of eachId(found.bytes())) adopted.chunks.add(id);
+    for (const { name, ...file } of [recipe, patchIndex]) {
+      adopted.newFiles.push({ name, ...file });
+      const entry = targets[name];
+      if (entry) listed[name] = entry;
+    }
+  }
+  return listed;
 }
 
 async function readUnlessLost(source: TargetSource, file: ListedFile): Promise<Buffer | undefined> {

@@ -12,11 +12,11 @@ const CHECK_CHUNKS = 4096;
 const MAX_NAMED_CHUNKS = 100;
 
 /**
- * Looks for every chunk of a release, and adds the staged ones to `found`.
+ * Looks for every chunk that a listed index names, and adds the staged ones to `found`.
  * @returns those that are missing or wrong
  */
 export async function findChunks(
-  release: ListedRelease,
+  listed: Pick<ListedRelease, 'index'>,
   index: ChunkIndex,
   chunks: ChunkStaging,
   found: ChunkIdSet,
@@ -32,7 +32,7 @@ export async function findChunks(
       if (state === 'missing') missing.add(id);
       if (state === 'staged') found.add(id);
       if (state === 'wrongLength') {
-        throw indexMismatch(release, `gives chunk ${chunkIdToHex(id)} a length that it doesn't have`);
+        throw indexMismatch(listed, `gives chunk ${chunkIdToHex(id)} a length that it doesn't have`);
       }
     }
     if (found.size > MAX_COMMIT_CHUNKS) throw tooManyChunks();
@@ -70,7 +70,7 @@ async function readIndexOrUndefined(
   }
 }
 
-export function indexMismatch({ index }: ListedRelease, what: string): SitecastError {
+export function indexMismatch({ index }: Pick<ListedRelease, 'index'>, what: string): SitecastError {
   return refused('badInput', 'SITECAST_INDEX_MISMATCH', `${index.name} ${what}`, { target: index.name });
 }
 

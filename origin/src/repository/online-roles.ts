@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import { SitecastError } from '@sitecast/shared/errors';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import {
@@ -62,6 +63,8 @@ interface SigningInput {
   previous: Committed | undefined;
   /** What the rollouts role is to list. Without it, the role lists what it listed before. */
   rolloutsTargets?: Record<string, TargetFile> | undefined;
+  /** The same for the deltas role. */
+  deltasTargets?: Record<string, TargetFile> | undefined;
   /** The key that signs for the role: the one that root or targets name; undefined if the origin doesn't have it. */
   signerOf: (role: OnlineRole) => Signer | undefined;
   /** What to throw then. */
@@ -105,13 +108,20 @@ export function changedRoles(previous: Committed | undefined, next: Committed): 
 
 async function delegated(role: 'rollouts' | 'deltas', input: SigningInput): Promise<Metadata<'targets'>> {
   const previous = input.previous?.[role];
-  const newTargets = role === 'rollouts' ? input.rolloutsTargets : undefined;
+  const newTargets = role === 'rollouts' ? input.rolloutsTargets : otherThan(previous, input.deltasTargets);
   if (previous && !newTargets && mayStay(role, previous, input)) return previous;
   return await sign(role, 'targets', input, {
     _type: 'targets',
     ...common(role, input),
     targets: newTargets ?? previous?.signed.targets ?? {},
   });
+}
+
+function otherThan(
+  previous: Metadata<'targets'> | undefined,
+  targets: Record<string, TargetFile> | undefined,
+): Record<string, TargetFile> | undefined {
+  return isDeepStrictEqual(targets, previous?.signed.targets) ? undefined : targets;
 }
 
 async function nextSnapshot(

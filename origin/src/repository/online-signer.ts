@@ -26,6 +26,8 @@ interface Wanted {
   previous: Committed | undefined;
   /** What the rollouts role is to list. Without it, the role lists what it listed before, and `rollouts`. */
   rolloutsTargets?: Record<string, TargetFile> | undefined;
+  /** The same for the deltas role. */
+  deltasTargets?: Record<string, TargetFile> | undefined;
   /** Rollout files that are to go out, by target name. */
   rollouts?: ReadonlyMap<string, Buffer>;
   floor: VersionFloor;

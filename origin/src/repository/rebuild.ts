@@ -4,6 +4,7 @@ import {
   type Metadata,
   parseMetadata,
   type RoleSigners,
+  type TargetFile,
   topLevelSigners,
   verifyThreshold,
 } from '@sitecast/shared/trust';
@@ -16,6 +17,8 @@ export interface Remains {
   root: Metadata<'root'>;
   targets: Metadata<'targets'>;
   rollouts: Metadata<'targets'>;
+  /** What the deltas role listed; nothing if that is damaged: the origin makes deltas again. */
+  deltasTargets: Record<string, TargetFile>;
   /** Not later than when the last timestamp was issued. */
   issuedMs: number;
 }
@@ -33,10 +36,13 @@ export async function readRemains(store: MetadataReader): Promise<Remains | unde
   const delegations = targets?.signed.delegations;
   const rollouts = await readSigned(store, 'rollouts', newest, delegatedSigners(delegations, 'rollouts'));
   const deltas = await readSigned(store, 'deltas', newest, delegatedSigners(delegations, 'deltas'));
-  if (!targets || !rollouts || Object.keys(deltas?.signed.targets ?? {}).length > 0) return undefined;
+  if (!targets || !rollouts) return undefined;
   const snapshot = await readSnapshot(store, newest, topLevelSigners(root.signed, 'snapshot'));
   if (snapshot && !lists(snapshot, { targets, rollouts })) return undefined;
-  return { root, targets, rollouts, issuedMs: Date.parse(rollouts.signed.expires) - ONLINE_LIFETIME_MS };
+  const isInForce = deltas && (!snapshot || lists(snapshot, { deltas }));
+  const deltasTargets = isInForce ? deltas.signed.targets : {};
+  const issuedMs = Date.parse(rollouts.signed.expires) - ONLINE_LIFETIME_MS;
+  return { root, targets, rollouts, deltasTargets, issuedMs };
 }
 
 /** The state before `next`, as if nothing were there but what operators have signed. */

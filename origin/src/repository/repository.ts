@@ -14,6 +14,7 @@ import type { CommitPlan } from './commit-plan.ts';
 import { type Committed, versionsOf } from './committed.ts';
 import { CommittedState } from './committed-state.ts';
 import type { DamageBook } from './damage.ts';
+import { type DeltaChange, planDeltas } from './delta-change.ts';
 import { type PublishedFile, referencedBy } from './listing.ts';
 import { changedRoles } from './online-roles.ts';
 import { OnlineSigner } from './online-signer.ts';
@@ -148,6 +149,19 @@ export class Repository {
       const wanted = { root, targets, previous, floor: this.#state.floor, rollouts: filesByTarget };
       const { next, ...signed } = await this.#signer.sign(wanted);
       await this.#state.commit({ previous, next, ...signed });
+    });
+  }
+
+  /**
+   * Publishes deltas whose patches are staged, and takes others out of the list. Their files and chunks stay until nothing refers to them.
+   * @throws SITECAST_NOT_INITIALISED, and as `planDeltas`; nothing has changed then
+   */
+  changeDeltas(change: DeltaChange): Promise<void> {
+    return this.#serial(async () => {
+      const previous = await this.#state.ready();
+      if (!previous) throw notInitialised();
+      const plan = await planDeltas(this.#planDeps(), previous, change);
+      if (plan) await this.#state.commit(plan);
     });
   }
 
@@ -309,10 +323,12 @@ export class Repository {
     return { published, staged, chunks, now, readPublished, ...own };
   }
 
-  async #rebuild({ root, targets, rollouts, issuedMs, damage }: DamagedRepository): Promise<void> {
+  async #rebuild(found: DamagedRepository): Promise<void> {
+    const { root, targets, rollouts, deltasTargets, issuedMs, damage } = found;
     const rolloutsTargets = rollouts.signed.targets;
     this.#signer.noteIssued(issuedMs);
-    const wanted = { root, targets, previous: undefined, rolloutsTargets, floor: this.#state.floor };
+    const listed = { rolloutsTargets, deltasTargets };
+    const wanted = { root, targets, previous: undefined, ...listed, floor: this.#state.floor };
     const { next, leap } = await this.#signer.sign(wanted).catch((error: unknown) => {
       throw error instanceof SitecastError ? stillDamaged(damage, error) : error;
     });

@@ -2,6 +2,7 @@ import { parseTargetName } from '@sitecast/shared/release';
 import pLimit from 'p-limit';
 import { errorFields } from '../log.ts';
 import type { After } from '../upkeep.ts';
+import { listedDeltas } from './delta-listing.ts';
 import { type PublishedFile, publishedFiles, readListing, releasesOf, targetKey } from './listing.ts';
 import type { FileRef } from './repository-store.ts';
 import { groupsOf, type ReleaseDamage, Survey, type SurveyDeps } from './survey.ts';
@@ -150,12 +151,13 @@ export class Scrubber {
     await this.#survey.lookAtRoots(committed);
     for (const file of publishedFiles(committed)) {
       this.#demandGoingOn();
-      if (!isOfRelease(file.name)) await this.#survey.lookAtFile(file);
+      if (!isLookedAtBelow(file.name)) await this.#survey.lookAtFile(file);
     }
     for (const release of releasesOf(committed)) {
       const { readBytes } = await this.#survey.lookAtRelease(release);
       await this.#pace(readBytes);
     }
+    for (const delta of listedDeltas(committed)) await this.#pace(await this.#survey.lookAtDelta(delta));
     this.#surveyPauseMs = Math.max(MIN_SURVEY_PAUSE_MS, (performance.now() - begunMs) / SURVEY_SHARE);
   }
 
@@ -244,7 +246,8 @@ export class Scrubber {
   }
 }
 
-function isOfRelease(name: string): boolean {
+/** Files of releases and deltas are looked at together with their chunks. */
+function isLookedAtBelow(name: string): boolean {
   const kind = parseTargetName(name)?.kind;
-  return kind === 'manifest' || kind === 'index';
+  return kind !== undefined && kind !== 'product';
 }

@@ -10,6 +10,7 @@ import { parseReleaseManifest } from '@sitecast/shared/release';
 import { metadataPath } from '@sitecast/shared/trust';
 import { errorFields, type Log } from '../log.ts';
 import { type Committed, readRoot } from './committed.ts';
+import { deltaKey, type ListedDelta, listedDeltas } from './delta-listing.ts';
 import {
   type ListedRelease,
   type PublishedFile,
@@ -103,7 +104,7 @@ export class Survey {
   async lookAtFile(file: PublishedFile): Promise<Buffer | undefined> {
     const { repository } = this.#deps;
     const bytes = await repository.content.read(file);
-    if (!bytes && (file.role !== 'rollouts' || !(await this.#republish(file))))
+    if (!bytes && !(await this.#replaceLost(file)))
       await repository.content.noteLost(file.name, { kind: 'target', ...file });
     return bytes;
   }
@@ -132,9 +133,28 @@ export class Survey {
     return { chunks: lost, files: lostFiles.map(({ name }) => name), readBytes };
   }
 
+  /**
+   * Looks at the files of a delta and whether its patches are there. A delta that lacks any of it is no longer listed from then on.
+   * @returns how many bytes its files have
+   */
+  async lookAtDelta(delta: ListedDelta): Promise<number> {
+    const { publishedChunks } = this.#deps;
+    const recipe = await this.lookAtFile(delta.recipe);
+    const index = recipe && (await this.lookAtFile(delta.patchIndex));
+    if (!index) return 0;
+    const lacking = await publishedChunks.lacking(distinctIds(index));
+    if (lacking.length > 0) await this.#drop(delta);
+    return recipe.length + index.length;
+  }
+
   /** The chunks of a release; none if its index is lost. */
-  async chunksOf({ index }: ListedRelease): Promise<Uint8Array> {
-    const bytes = await this.lookAtFile(publishedFileOf(index));
+  chunksOf({ index }: ListedRelease): Promise<Uint8Array> {
+    return this.chunksIn(publishedFileOf(index));
+  }
+
+  /** The chunks that a published index names; none if it is lost. */
+  async chunksIn(index: PublishedFile): Promise<Uint8Array> {
+    const bytes = await this.lookAtFile(index);
     return bytes ? distinctIds(bytes) : new Uint8Array();
   }
 
@@ -155,6 +175,32 @@ export class Survey {
     const name = metadataPath('root', version);
     if (await readRoot(published, version)) repository.damage.noteFile(name, true);
     else await repository.content.noteLost(name, { kind: 'metadata', role: 'root', version });
+  }
+
+  /** What the origin can do about a lost file by itself. @returns false if the file stays lost */
+  async #replaceLost(file: PublishedFile): Promise<boolean> {
+    if (file.role === 'rollouts') return this.#republish(file);
+    if (file.role !== 'deltas') return false;
+    const { committed } = this.#deps.repository;
+    const isOf = (delta: ListedDelta) =>
+      delta.recipe.name === file.name || delta.patchIndex.name === file.name;
+    const delta = committed && listedDeltas(committed).find(isOf);
+    return delta !== undefined && (await this.#drop(delta));
+  }
+
+  /** Nothing depends on a delta: devices take chunks until it is made again. @returns false if it can't be taken out of the list */
+  async #drop(delta: ListedDelta): Promise<boolean> {
+    const { repository, log } = this.#deps;
+    const fields = { delta: deltaKey(delta) };
+    try {
+      await repository.changeDeltas({ removed: [delta] });
+    } catch (error) {
+      log.error({ ...errorFields(error), ...fields }, 'a damaged delta could not be taken out of the list');
+      return false;
+    }
+    repository.damage.foundFiles += 1;
+    log.error(fields, 'a delta is damaged: it is no longer listed');
+    return true;
   }
 
   async #republish(file: PublishedFile): Promise<boolean> {

@@ -40,6 +40,7 @@ const DIRECTORIES: readonly [string, number][] = [
   [`${TARGETS}/releases`, PUBLIC],
   [`${TARGETS}/products`, PUBLIC],
   [`${TARGETS}/rollouts`, PUBLIC],
+  [`${TARGETS}/deltas`, PUBLIC],
   [PUBLISHED_CHUNKS, PUBLIC],
 ];
 
