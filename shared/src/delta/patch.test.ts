@@ -1,16 +1,8 @@
 import { expect, it } from 'vitest';
-import { SitecastError } from '../errors.ts';
+import { needsProgram, noise } from '../content/fixtures.ts';
 import { applyPatch } from './apply.ts';
-import { encodePatch, type PatchStreams, readPatch } from './patch.ts';
-
-function codeOf(run: () => unknown): string {
-  try {
-    run();
-    return 'done';
-  } catch (error) {
-    return error instanceof SitecastError ? error.code : `not a SitecastError: ${String(error)}`;
-  }
-}
+import { bzip2, codeOf, lzma, SYSTEM_ENCODERS } from './fixtures.ts';
+import { encodePatch, type PatchStreams, readPatch, type StreamEncoder } from './patch.ts';
 
 const BASE = Buffer.from('The quick brown fox jumps over the lazy dog');
 /** "lazy" with two letters changed, three new ones, and the beginning of the base. */
@@ -61,4 +53,52 @@ it('refuses a patch that is cut off anywhere, and one of an unknown format', asy
   const other = Buffer.from(patch);
   other[1] = 2;
   expect(apply(other)).toBe('SITECAST_PATCH_FORMAT');
+});
+
+/** A base, and the streams that make the same bytes with every 50th changed, in four pieces that change places. */
+function changedPieces(): { base: Buffer; streams: PatchStreams; target: Buffer } {
+  const base = noise(200_000, 'base');
+  const diff = Buffer.alloc(200_000).map((_, at) => (at % 50 === 0 ? at % 7 : 0));
+  const control = Int32Array.of(
+    50_000,
+    100,
+    50_000,
+    50_000,
+    100,
+    -100_000,
+    50_000,
+    100,
+    50_000,
+    50_000,
+    0,
+    0,
+  );
+  const extra = Buffer.from('sitecast, '.repeat(30));
+  const places = [0, 100_000, 50_000, 150_000];
+  const parts = places.map((place, at) => {
+    const added = base
+      .subarray(place, place + 50_000)
+      .map((byte, next) => byte + (diff[at * 50_000 + next] ?? 0));
+    return Buffer.concat([added, extra.subarray(at * 100, at * 100 + 100)]);
+  });
+  return { base, streams: { control, diff, extra }, target: Buffer.concat(parts) };
+}
+
+it('codes each stream by what makes it smallest, without what the decoder does not need', async context => {
+  needsProgram(context, 'bzip2', '--help');
+  needsProgram(context, 'xz', '--version');
+  const { base, streams, target } = changedPieces();
+  const patch = await encodePatch(streams, SYSTEM_ENCODERS);
+  expect(Buffer.from(applyPatch({ patch, base, targetLength: target.length })).equals(target)).toBe(true);
+  const read = readPatch(patch);
+  expect(read.diff.codec).not.toBe('stored');
+  const whole = [bzip2(streams.diff).length, lzma(streams.diff).length];
+  expect(read.diff.bytes.length).toBeLessThanOrEqual(Math.min(...whole) - 8);
+});
+
+it('does not take what its own decoder does not read back', async () => {
+  const broken: StreamEncoder = { codec: 'lzma', encode: () => Buffer.alloc(20, 3) };
+  await expect(encodePatch(changedPieces().streams, [broken])).rejects.toMatchObject({
+    code: 'SITECAST_PATCH_STREAM',
+  });
 });

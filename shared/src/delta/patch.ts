@@ -1,6 +1,7 @@
 import { SitecastError } from '../errors.ts';
 import { ByteReader, ByteWriter } from './bytes.ts';
-import { badStream, decodeStream, STREAM_CODECS, type StreamCodec } from './codecs/index.ts';
+import { decodeStream } from './codecs/index.ts';
+import { badStream, STREAM_CODECS, type StreamCodec } from './codecs/stream-codec.ts';
 import { MAX_CONTROL_BYTES, MAX_OPENED_TARGET_BYTES, MAX_PATCH_BYTES, MAX_TRIPLES } from './limits.ts';
 
 // The patch of one window. All numbers are LEB128 varints.

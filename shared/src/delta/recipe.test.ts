@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { type ChunkIndex, ChunkIndexBuilder, chunkIdOf, sha256 } from '../content/index.ts';
-import { SitecastError } from '../errors.ts';
+import { codeOf } from './fixtures.ts';
 import { MAX_RECIPE_BYTES, MAX_RECIPE_WINDOWS, MAX_WINDOW_BASE_BYTES } from './limits.ts';
 import { decodeRecipe, encodeRecipe, type RecipeHead, targetIndexOf, windowsOf } from './recipe.ts';
 import type { RecipeWindow } from './recipe-windows.ts';
@@ -63,15 +63,6 @@ const WINDOWS: RecipeWindow[] = [
 
 const encoded = () =>
   encodeRecipe(headOf(BASE, TARGET, ['zstd-1', 'gzip-1']), WINDOWS, { base: BASE, target: TARGET });
-
-function codeOf(run: () => unknown): string {
-  try {
-    run();
-    return 'done';
-  } catch (error) {
-    return error instanceof SitecastError ? error.code : `not a SitecastError: ${String(error)}`;
-  }
-}
 
 it('gives back what was written, and the target index of the base index', () => {
   const recipe = decodeRecipe(encoded());

@@ -1,8 +1,6 @@
-import { SitecastError } from '../../errors.ts';
-
-/** How one stream of a patch is coded: numbers as they stand in the patch. */
-export const STREAM_CODECS = ['stored', 'bzip2', 'lzma'] as const;
-export type StreamCodec = (typeof STREAM_CODECS)[number];
+import { decodeBzip2 } from './bzip2.ts';
+import { decodeLzma } from './lzma.ts';
+import { badStream, type StreamCodec } from './stream-codec.ts';
 
 /**
  * Decodes one stream into `plain`, all of which it fills.
@@ -11,10 +9,10 @@ export type StreamCodec = (typeof STREAM_CODECS)[number];
  */
 type Decoder = (coded: Uint8Array, plain: Uint8Array) => number;
 
-const DECODERS: Readonly<Record<StreamCodec, Decoder | undefined>> = {
+const DECODERS: Readonly<Record<StreamCodec, Decoder>> = {
   stored: decodeStored,
-  bzip2: undefined,
-  lzma: undefined,
+  bzip2: decodeBzip2,
+  lzma: decodeLzma,
 };
 
 function decodeStored(coded: Uint8Array, plain: Uint8Array): number {
@@ -24,17 +22,7 @@ function decodeStored(coded: Uint8Array, plain: Uint8Array): number {
   return coded.length;
 }
 
-/** @throws SITECAST_PATCH_STREAM */
+/** Decodes one stream of a patch, as a `Decoder` of `codec` does. */
 export function decodeStream(codec: StreamCodec, coded: Uint8Array, plain: Uint8Array): number {
-  const decoder = DECODERS[codec];
-  if (decoder === undefined) throw badStream(codec, 'there is no decoder');
-  return decoder(coded, plain);
-}
-
-export function badStream(codec: StreamCodec, what: string): SitecastError {
-  return new SitecastError(
-    'badInput',
-    'SITECAST_PATCH_STREAM',
-    `a ${codec} stream of the patch is wrong: ${what}`,
-  );
+  return DECODERS[codec](coded, plain);
 }

@@ -1,0 +1,13 @@
+import { SitecastError } from '../../errors.ts';
+
+/** How one stream of a patch is coded: numbers as they stand in the patch. */
+export const STREAM_CODECS = ['stored', 'bzip2', 'lzma'] as const;
+export type StreamCodec = (typeof STREAM_CODECS)[number];
+
+export function badStream(codec: StreamCodec, what: string): SitecastError {
+  return new SitecastError(
+    'badInput',
+    'SITECAST_PATCH_STREAM',
+    `a ${codec} stream of the patch is wrong: ${what}`,
+  );
+}
