@@ -1,5 +1,5 @@
-import { randomInt } from 'node:crypto';
 import { CHUNK_ID_BYTES, type ChunkId, sameChunkId } from './chunk-id.ts';
+import { chunkIdHash } from './chunk-id-hash.ts';
 
 const FIRST_CAPACITY = 1024;
 /** Slots are kept at most this full, so that probing stays short. */
@@ -14,8 +14,6 @@ export class ChunkIdSet {
   /** For each slot the position of an id plus one; 0 is an empty slot. */
   #slots = new Uint32Array(FIRST_CAPACITY);
   #size = 0;
-  /** Ids come from strangers, too. With a secret multiplier they can't choose ids that all fall into one slot. */
-  readonly #multiplier = randomInt(2 ** 31) * 2 + 1;
 
   get size(): number {
     return this.#size;
@@ -53,7 +51,7 @@ export class ChunkIdSet {
   /** The slot that holds the id, or the empty one where it belongs. */
   #slotOf(id: ChunkId): number {
     const mask = this.#slots.length - 1;
-    let slot = hashOf(id, this.#multiplier) & mask;
+    let slot = chunkIdHash(id) & mask;
     for (;;) {
       const position = this.#slots[slot] ?? 0;
       if (position === 0 || sameChunkId(this.#idAt(position - 1), id)) return slot;
@@ -74,11 +72,4 @@ export class ChunkIdSet {
       this.#slots[this.#slotOf(this.#idAt(position))] = position + 1;
     }
   }
-}
-
-function hashOf(id: ChunkId, multiplier: number): number {
-  const words = new DataView(id.buffer, id.byteOffset, CHUNK_ID_BYTES);
-  let hash = 0;
-  for (let at = 0; at < CHUNK_ID_BYTES; at += 4) hash = Math.imul(hash ^ words.getInt32(at), multiplier);
-  return (hash ^ (hash >>> 15)) >>> 0;
 }

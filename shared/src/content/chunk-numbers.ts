@@ -1,5 +1,5 @@
-import { randomBytes } from 'node:crypto';
-import { CHUNK_ID_BYTES, type ChunkId, sameChunkId } from './chunk-id.ts';
+import { type ChunkId, sameChunkId } from './chunk-id.ts';
+import { chunkIdHash } from './chunk-id-hash.ts';
 
 const NONE = 0xffff_ffff;
 const MIN_SLOTS = 2;
@@ -17,7 +17,6 @@ export class ChunkNumbers {
   readonly #next: Uint32Array;
   /** How many bits of the hash aren't used for the slot's number. */
   readonly #shift: number;
-  readonly #factors = randomFactors();
 
   constructor(ids: Ids) {
     this.#ids = ids;
@@ -43,38 +42,14 @@ export class ChunkNumbers {
     return next === NONE ? undefined : next;
   }
 
-  /**
-   * Searches from the slot that the id's hash gives. Ids are SHA-256 only if the signer of the index was honest. With a predictable hash,
-   * colliding ids would cost the square of their number.
-   */
+  /** The slot that holds the id, or the empty one where it belongs. */
   #slotOf(id: ChunkId): number {
     const mask = this.#slots.length - 1;
-    let slot = this.#hashOf(id) >>> this.#shift;
+    let slot = chunkIdHash(id) >>> this.#shift;
     for (;;) {
       const found = this.#slots[slot] ?? NONE;
       if (found === NONE || sameChunkId(this.#ids.idAt(found), id)) return slot;
       slot = (slot + 1) & mask;
     }
   }
-
-  /** Multilinear hashing with random factors (Lemire and Kaser, "Strongly universal string hashing is fast"): its upper bits are used. */
-  #hashOf(id: ChunkId): number {
-    let hash = 0;
-    for (let word = 0; word < this.#factors.length; word += 1) {
-      const at = word * 4;
-      const value =
-        (id[at] ?? 0) | ((id[at + 1] ?? 0) << 8) | ((id[at + 2] ?? 0) << 16) | ((id[at + 3] ?? 0) << 24);
-      hash = (hash + Math.imul(this.#factors[word] ?? 1, value)) | 0;
-    }
-    return hash >>> 0;
-  }
-}
-
-function randomFactors(): Uint32Array {
-  const bytes = randomBytes(CHUNK_ID_BYTES);
-  // Multiplication by an odd factor keeps all bits of a word.
-  return Uint32Array.from(
-    { length: CHUNK_ID_BYTES / 4 },
-    (_, word) => (bytes.readUInt32LE(word * 4) | 1) >>> 0,
-  );
 }
