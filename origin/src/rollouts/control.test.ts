@@ -269,6 +269,21 @@ describe('a bad release', () => {
     });
   });
 
+  it('is shown with the decision that follows the last report, or as about to be decided', async () => {
+    const [device] = (await fleetOf(1, 0)).values();
+    if (!device) throw new Error('no device');
+    const { id } = await harness.startRollout({ onFailure: 'pause', maxFailuresBasisPoints: 0 });
+    expect(await status(id)).not.toHaveProperty('deciding');
+    unrecordable = `rollout:${String(id)}`;
+    await say(id, device, 'failed');
+    expect(await status(id)).toMatchObject({ state: 'active', figures: { failed: 1 }, deciding: true });
+    unrecordable = undefined;
+    await harness.origin.rollouts.reconcile();
+    const after = await status(id);
+    expect(after).toMatchObject({ state: 'paused', figures: { failed: 1 } });
+    expect(after).not.toHaveProperty('deciding');
+  });
+
   it('that fails late, after success, is rolled back, too; power losses and ordered rollbacks are no failures', async () => {
     const fleet = [...(await fleetOf(2, 2)).values()];
     const { id } = await harness.startRollout();

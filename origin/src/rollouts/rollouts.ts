@@ -97,6 +97,18 @@ export class Rollouts {
     return possibleActs({ signed: this.#signed }, record);
   }
 
+  /** Whether the keys and the clock allow that anything is decided. */
+  get canSign(): boolean {
+    try {
+      this.#deps.repository.demandRolloutsSigner();
+      return true;
+    } catch (error) {
+      // `sitecast status` and /readyz tell what is wrong with them.
+      if (error instanceof SitecastError) return false;
+      throw error;
+    }
+  }
+
   /**
    * What an act would do now.
    * @param to label of the release that a rollback leads to
@@ -174,7 +186,7 @@ export class Rollouts {
     return this.#serial(async () => {
       await this.#decisions.reconcile();
       // Without keys to sign with, a later call does it.
-      if (this.#canPublish()) await this.#signed.publishRevocations();
+      if (this.#canPublish) await this.#signed.publishRevocations();
       for (const { rollout } of this.list()) await this.#markOverdue(rollout.id);
       await this.#evaluateAll();
     });
@@ -230,17 +242,8 @@ export class Rollouts {
   }
 
   /** Whether a decision could be published now. Otherwise none is made: it would be announced and undone again and again. */
-  #canPublish(): boolean {
-    const { repository, leadership } = this.#deps;
-    if (!leadership.isHeld) return false;
-    try {
-      repository.demandRolloutsSigner();
-      return true;
-    } catch (error) {
-      // `sitecast status` and /readyz tell what is wrong with the keys or the clock.
-      if (error instanceof SitecastError) return false;
-      throw error;
-    }
+  get #canPublish(): boolean {
+    return this.#deps.leadership.isHeld && this.canSign;
   }
 
   async #decide(id: string): Promise<(Decided & { isChange: boolean }) | undefined> {
@@ -267,7 +270,7 @@ export class Rollouts {
       if (!decided) return;
       for (const effect of decided.effects)
         if (effect.type === 'timer') this.#scheduler.later(id, effect.atMs - this.#deps.now());
-      if (!decided.isChange || !this.#canPublish()) return;
+      if (!decided.isChange || !this.#canPublish) return;
       await this.#decisions.carryOut(this.require(id), decided);
     }
   }

@@ -13,7 +13,8 @@ import type { Progress, ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Status } from '../fleet/status.ts';
 import type { CohortTracker } from './controller/cohort-tracker.ts';
-import { figuresOf } from './controller/state.ts';
+import { decide } from './controller/decide.ts';
+import { figuresOf, type RolloutStats } from './controller/state.ts';
 import { bootedCounter, isReached } from './match.ts';
 import type { RolloutRecord } from './record.ts';
 
@@ -25,7 +26,7 @@ const ENDS: ReadonlySet<RolloutDeviceState> = new Set(['completed', 'failed', 'r
 /** The part of a rollout's status that is counted over devices. */
 export type RolloutProgress = Pick<
   z.infer<typeof rolloutStatusSchema>,
-  'counts' | 'total' | 'matching' | 'figures' | 'failures' | 'names' | 'devices' | 'nextCursor'
+  'counts' | 'total' | 'matching' | 'figures' | 'deciding' | 'failures' | 'names' | 'devices' | 'nextCursor'
 >;
 
 /** A device with a state that this version knows. */
@@ -91,12 +92,22 @@ export function statusOf(
     counts,
     total,
     matching,
-    ...(tracker && { figures: figuresOf(tracker.stats(controller.stage)) }),
+    ...(tracker && standOf(controller, tracker.stats(controller.stage), nowMs)),
     failures: groups,
     names: registry.namesOf(groups.flatMap(({ devices }) => devices)),
     devices: page.devices,
     ...(page.nextCursor !== undefined && { nextCursor: page.nextCursor }),
   };
+}
+
+/** The figures, and whether the controller has yet to decide something by them: both of one moment. */
+function standOf(
+  controller: RolloutRecord['controller'],
+  stats: RolloutStats,
+  nowMs: number,
+): Pick<RolloutProgress, 'figures' | 'deciding'> {
+  const { state } = decide(controller, { type: 'reported', stats }, nowMs);
+  return { figures: figuresOf(stats), ...(state !== controller && { deciding: true }) };
 }
 
 /** Collects the devices of one page. */

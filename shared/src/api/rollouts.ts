@@ -204,6 +204,10 @@ export const rolloutStatusSchema = extending(
     matching: described('Devices that it is for, whether a stage has reached them or not.', z.int()),
     acts: described('What can be done with it now.', z.array(openEnum(OPERATOR_ACTS))),
     figures: rolloutFiguresSchema.optional(),
+    deciding: described(
+      'What devices have reported leads to a decision of the origin, which is on its way.',
+      z.literal(true).optional(),
+    ),
     back: described('While it is sent back, latecomers among them.', rollbackProgressSchema.optional()),
     failures: z.array(failureGroupSchema),
     names: namesSchema('Names of the devices in `failures` that have one, by id.'),

@@ -70,3 +70,12 @@ it('watches a rollback until no device is left that can roll back', () => {
 it('reads the answers of an origin of 0.1.0', () => {
   expect(endingOf(status)).toMatchObject({ text: expect.stringContaining('3 of its devices went back') });
 });
+
+it('waits for the decision that follows the last report', () => {
+  const { figures } = status;
+  if (!figures) throw new Error('no figures');
+  const failed = { ...figures, returned: 0, waiting: 0, pending: 0, failed: 1, well: 9 };
+  const active: RolloutStatus = { ...status, state: 'active', figures: failed };
+  expect(endingOf({ ...active, deciding: true })).toBeUndefined();
+  expect(endingOf(active)?.text).toContain('does not go on by itself');
+});

@@ -72,10 +72,10 @@ function stageEnding(status: RolloutStatus, untilStage: number | undefined): End
   };
 }
 
-/** The rollout is active, but the outcomes of its devices keep it from going on. */
+/** The rollout is active, but the outcomes of its devices keep it from going on. The origin may be about to pause it or send it back. */
 function stuck(status: RolloutStatus): Ending | undefined {
-  const { id, figures } = status;
-  if (!figures || openOf(figures) > 0) return undefined;
+  const { id, figures, deciding = false } = status;
+  if (!figures || openOf(figures) > 0 || deciding) return undefined;
   const isLast = isLastStage(status);
   const { failed, blocked, returned, joined, wellJoined } = figures;
   const isStuck = isLast ? failed + blocked + returned > 0 : joined > 0 && wellJoined === 0;

@@ -66,7 +66,7 @@ async function fullStatus(
   page: StatusQuery,
 ) {
   const { presence, progress } = fleet;
-  const status = await cohortStore.statusPage(record, page, { presence, progress });
+  const { deciding, ...status } = await cohortStore.statusPage(record, page, { presence, progress });
   const held = fleet.presence.turns(({ product }) => product === record.product);
   const turns = firstOfEach(held, MAX_SHOWN_TURNS).map(turn => shownTurn(turn, fleet, page.nowMs));
   const isReturning = record.rollout.state === 'rollingBack';
@@ -74,6 +74,7 @@ async function fullStatus(
   return {
     ...describeRollout(record),
     ...status,
+    ...(deciding && rollouts.canSign && { deciding }),
     ...(back && { back }),
     acts: await rollouts.acts(record),
     ...(isUnderWay(record) && turns.length > 0 && { turns }),
