@@ -34,7 +34,8 @@ interface ConsideredAct {
 /**
  * What an operator's act would lead to, if nothing refuses it.
  * @param to label of the release that a rollback leads to
- * @throws what `decide`, `findReturnTarget`, `refuseUnlisted` and `refuseSuperseded` throw, and what keeps the origin from signing
+ * @throws what `decide`, `findReturnTarget`, `refuseUnlisted` and `refuseSuperseded` throw, and what keeps the origin from signing;
+ * SITECAST_NOTHING_TO_ROLL_BACK for an ended rollout that would lead nobody back
  */
 export async function considerAct(
   deps: ActDeps,
@@ -53,6 +54,7 @@ export async function considerAct(
     const file = await signed.file(record.product);
     refuseUnlisted(record, file);
     if (isReopening) refuseSuperseded(record, file);
+    if (recount?.ids.length === 0) throw nobodyHasIt(record);
     repository.demandRolloutsSigner();
   }
   return { decided, stats, returnTarget, reopenedFor: recount?.ids };
@@ -60,7 +62,7 @@ export async function considerAct(
 
 /** The acts that would change a rollout now. */
 export async function possibleActs(
-  { signed }: Pick<ActDeps, 'signed'>,
+  { signed, store }: Pick<ActDeps, 'signed' | 'store'>,
   record: RolloutRecord,
 ): Promise<OperatorAct[]> {
   const { plan, stage, phase } = record.controller;
@@ -68,10 +70,19 @@ export async function possibleActs(
   const file = await signed.file(record.product).catch(undefinedIfKnown);
   const isListed = file?.rollouts.some(({ id }) => id === record.rollout.id);
   if (!file || !isListed) return [];
-  const canRollBack = !isEnded(phase) || supersedingOf(record, file) === undefined;
+  const canRollBack = !isEnded(phase) || (await canReopen(store, record, file));
   return actsFrom(phase).filter(
     act => !(act === 'advance' && isLastStage(plan, stage)) && (act !== 'rollback' || canRollBack),
   );
+}
+
+/** Whether a rollback of an ended rollout leads any device back. */
+async function canReopen(
+  store: ActDeps['store'],
+  record: RolloutRecord,
+  file: RolloutsFile,
+): Promise<boolean> {
+  return supersedingOf(record, file) === undefined && (await store.recount(record)).ids.length > 0;
 }
 
 function undefinedIfKnown(error: unknown): undefined {
@@ -151,6 +162,19 @@ export function refuseUnlisted({ product, rollout }: RolloutRecord, { rollouts }
     {
       hint: `A rollout of an older release leads back: \`sitecast rollout start ${product} VERSION --allow-downgrade\`.`,
       data: { rollout: id, state },
+    },
+  );
+}
+
+/** Devices that had the release before the rollout, or have gone on to another one, wouldn't obey: it would roll back without an end. */
+function nobodyHasIt({ product, rollout: { id, release, state } }: RolloutRecord): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_NOTHING_TO_ROLL_BACK',
+    `rollout ${id} is ${state}, and no device has ${release.version} by it: nobody could go back`,
+    {
+      hint: `A rollout of an older release leads all that have it back: \`sitecast rollout start ${product} VERSION --allow-downgrade\`.`,
+      data: { rollout: id, release, state },
     },
   );
 }

@@ -260,9 +260,31 @@ describe('a rollout that has ended', () => {
     });
     await act(newer, 'abort');
     // No device reports that it has this release: they run another one.
-    expect(await preview(id, 'rollback')).toMatchObject({ touches: 0 });
+    expect(await preview(id, 'rollback')).toMatchObject({ code: 'SITECAST_NOTHING_TO_ROLL_BACK' });
     for (const device of [north, south]) await say(newer, 3, device, 'rolledBack', 'ordered');
     expect(await preview(id, 'rollback')).toMatchObject({ touches: 2 });
+  });
+});
+
+describe('a rollback that could change nobody', () => {
+  it.each([
+    ['completed', 'whose devices had its release before'],
+    ['aborted', 'that reached no device'],
+  ])('is neither offered nor begun for a rollout that is %s, %s', async state => {
+    await rolledOut(2);
+    const { id } = await (state === 'completed'
+      ? startOf(2)
+      : startOf(3, { match: { hardware: ['rpi4'], sites: ['east'] }, allowUnknown: true }));
+    if (state === 'aborted') await act(id, 'abort');
+    expect(await status(id)).toMatchObject({ state, acts: state === 'completed' ? ['abort'] : [] });
+    for (const body of [{}, { to: '1.0.0' }])
+      expect(await act(id, 'rollback', body)).toMatchObject({
+        httpStatus: 409,
+        code: 'SITECAST_NOTHING_TO_ROLL_BACK',
+        hint: expect.stringContaining('--allow-downgrade'),
+      });
+    expect(await preview(id, 'rollback')).toMatchObject({ code: 'SITECAST_NOTHING_TO_ROLL_BACK' });
+    expect(await status(id)).toMatchObject({ state });
   });
 });
 

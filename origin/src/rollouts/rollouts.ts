@@ -94,7 +94,7 @@ export class Rollouts {
 
   /** The acts that would change a rollout now. */
   acts(record: RolloutRecord): Promise<OperatorAct[]> {
-    return possibleActs({ signed: this.#signed }, record);
+    return possibleActs({ signed: this.#signed, store: this.#deps.store }, record);
   }
 
   /** Whether the keys and the clock allow that anything is decided. */
