@@ -227,6 +227,23 @@ describe('metadata', () => {
   });
 });
 
+describe('a timestamp that is damaged while a commit is unfinished', () => {
+  const newest = ['2.targets.json', '2.snapshot.json'].map(name => `repository/metadata/${name}`);
+
+  it.each([
+    ['all of whose files are there counts as done', newest, 2],
+    ['that lacks a file is undone', [...newest, 'repository/metadata/9.rollouts.json'], 1],
+  ])('keeps no origin from starting: one %s', async (_which, created, targets) => {
+    const journal = JSON.parse(readFileSync(at('staging/commit.json'), 'utf8'));
+    const begun = { ...journal, state: 'begun', timestamp: 'f'.repeat(64), created };
+    writeFileSync(at('staging/commit.json'), JSON.stringify(begun));
+    writeFileSync(at('repository/metadata/timestamp.json'), Buffer.alloc(17 * 1024, 'x'));
+    const { repository } = await openTestOrigin({ ...disks(origin.path), store, now: origin.clock.now });
+    expect(repository.versions()).toMatchObject({ targets });
+    expect(repository.missingKeys).toEqual([]);
+  });
+});
+
 it('forgets the damage of a release that is withdrawn', async () => {
   const { operator, scrubber } = origin;
   rmSync(at(pathOf(chunkOf(0))));

@@ -1,5 +1,6 @@
 import { CHUNK_ID_BYTES, ChunkIdSet, eachId } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
+import { parseMetadata } from '@sitecast/shared/trust';
 import { z } from 'zod';
 import { sha256Hex } from '../../repository/committed.ts';
 import {
@@ -98,13 +99,25 @@ export class DiskCommits {
         leap: journal?.leap,
       };
     }
-    const timestamp = await this.#files.read(TIMESTAMP, maxBytesOf('timestamp'));
-    const isCommitted = timestamp !== undefined && sha256Hex(timestamp) === journal.timestamp;
+    const isCommitted = await this.#isCommitted(journal);
     if (isCommitted) await this.#complete(journal);
     else await this.#undo(journal);
     await this.#write({ ...journal, state: 'ended', created: [] });
     await this.#removeLeftovers();
     return { outcome: isCommitted ? 'completed' : 'undone', floor: journal.versions, leap: journal.leap };
+  }
+
+  /**
+   * Whether timestamp.json is the new one. One that the disk has damaged doesn't tell. It is written last, so a commit that lacks a file
+   * wasn't done; one that lacks none counts as done: clients may have seen it, and all of it is there.
+   */
+  async #isCommitted({ timestamp: wanted, created }: JournalFile): Promise<boolean> {
+    const bytes = await readOrUndefined(this.#files, TIMESTAMP, maxBytesOf('timestamp'));
+    if (bytes && sha256Hex(bytes) === wanted) return true;
+    const isDamaged = bytes ? !isTimestamp(bytes) : (await this.#files.lengthOf(TIMESTAMP)) !== undefined;
+    if (!isDamaged) return false;
+    for (const path of created) if ((await this.#files.lengthOf(path)) === undefined) return false;
+    return true;
   }
 
   /** When it returns, whatever happens next can be undone or completed. */
@@ -146,7 +159,8 @@ export class DiskCommits {
 
   async #undo({ created }: JournalFile): Promise<void> {
     for (const path of created) await this.#files.remove(path);
-    const ids = await this.#files.read(MOVED_CHUNKS, MAX_COMMIT_CHUNKS * CHUNK_ID_BYTES);
+    // Where the list can't be read, chunks stay that nothing refers to.
+    const ids = await readOrUndefined(this.#files, MOVED_CHUNKS, MAX_COMMIT_CHUNKS * CHUNK_ID_BYTES);
     if (ids) await this.#chunks.unpublish(ids);
     await this.#files.syncDirectory(METADATA);
   }
@@ -172,6 +186,16 @@ export class DiskCommits {
 
   async #write(journal: JournalFile): Promise<void> {
     await this.#files.writeDurably(JOURNAL, Buffer.from(JSON.stringify(journal)));
+  }
+}
+
+function isTimestamp(bytes: Buffer): boolean {
+  try {
+    parseMetadata(bytes, 'timestamp');
+    return true;
+  } catch (error) {
+    if (error instanceof SitecastError) return false;
+    throw error;
   }
 }
 
