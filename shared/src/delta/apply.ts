@@ -6,6 +6,22 @@ import { closeTarget, openBase, readViews, type Views } from './views.ts';
 
 const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;
 
+/** Memory that is used for one patch after the other, so that none becomes garbage, which would be freed late. It grows as patches need it. */
+export class ApplyMemory {
+  #bytes = new Uint8Array(0);
+  #triples = new Int32Array(0);
+
+  bytes(length: number): Uint8Array {
+    if (this.#bytes.length < length) this.#bytes = new Uint8Array(length);
+    return this.#bytes.subarray(0, length);
+  }
+
+  triples(length: number): Int32Array {
+    if (this.#triples.length < length) this.#triples = new Int32Array(length);
+    return this.#triples.subarray(0, length);
+  }
+}
+
 export interface ApplyRequest {
   readonly patch: Uint8Array;
   /** The window's whole base range. */
@@ -14,19 +30,23 @@ export interface ApplyRequest {
   readonly targetLength: number;
   /** Where the result goes, if there is memory for it: `targetLength` bytes. */
   readonly into?: Uint8Array;
+  /** Of a caller who applies many patches. */
+  readonly memory?: ApplyMemory;
 }
 
 /**
- * Makes the bytes of one window: bsdiff's loop over three decoded streams and the base. Memory: the target's length for the result, as
- * much for the streams, the control columns, and 4 MiB for bzip2; where pieces are opened, the opened base and target besides. Time grows with the lengths of base, patch and target, whatever the patch says.
+ * Makes the bytes of one window: bsdiff's loop over three decoded streams and the base. Memory: the target's length for the result, half of
+ * it for the streams, at most 7 MiB for the control triples, and 4 MiB for bzip2; where pieces are opened, the opened base and target
+ * besides. Time grows with the lengths of base, patch and target, whatever the patch says.
  *
  * A wrong base gives wrong bytes without an error: the caller compares each chunk with the signed index.
  * @returns exactly `targetLength` bytes
  * @throws SITECAST_PATCH_… (see docs/ERRORS.md)
  */
-export function applyPatch({ patch: bytes, base, targetLength, into }: ApplyRequest): Uint8Array {
-  const patch = readPatch(bytes);
-  if (patch.views !== undefined) return applyOpened(patch, readViews(patch.views), base, targetLength, into);
+export function applyPatch(request: ApplyRequest): Uint8Array {
+  const { base, targetLength, into, memory = new ApplyMemory() } = request;
+  const patch = readPatch(request.patch);
+  if (patch.views !== undefined) return applyOpened(patch, readViews(patch.views), request, memory);
   if (patch.targetLength !== targetLength)
     throw new SitecastError(
       'badInput',
@@ -35,7 +55,7 @@ export function applyPatch({ patch: bytes, base, targetLength, into }: ApplyRequ
     );
   const target = into ?? new Uint8Array(targetLength);
   if (target.length !== targetLength) throw new RangeError('the memory for the target has another length');
-  applyStreams(patch, base, target);
+  applyStreams(patch, base, target, memory);
   return target;
 }
 
@@ -43,25 +63,29 @@ export function applyPatch({ patch: bytes, base, targetLength, into }: ApplyRequ
 function applyOpened(
   patch: Patch,
   views: Views,
-  base: Uint8Array,
-  targetLength: number,
-  into: Uint8Array | undefined,
+  { base, targetLength, into }: ApplyRequest,
+  memory: ApplyMemory,
 ): Uint8Array {
   const opened = new Uint8Array(patch.targetLength);
-  applyStreams(patch, openBase(base, views.base), opened);
+  applyStreams(patch, openBase(base, views.base), opened, memory);
   const target = closeTarget(opened, views.target, targetLength);
   if (into === undefined) return target;
   into.set(target);
   return into;
 }
 
-/** Fills `target` from the base and the patch's streams. @throws SITECAST_PATCH_… */
-function applyStreams(patch: Patch, base: Uint8Array, target: Uint8Array): void {
-  const control = readControl(patch);
+/**
+ * Fills `target` from the base and the patch's streams. The longer one of diff and extra is decoded to the end of `target` itself, before
+ * which what is made never gets: as many bytes are still to be taken from the other one as lie between.
+ * @throws SITECAST_PATCH_…
+ */
+function applyStreams(patch: Patch, base: Uint8Array, target: Uint8Array, memory: ApplyMemory): void {
+  const control = readControl(patch, memory);
   const diffLength = checkControl(control, base.length, target.length);
-  const streams = new Uint8Array(target.length);
-  const diff = streams.subarray(0, diffLength);
-  const extra = streams.subarray(diffLength);
+  const extraLength = target.length - diffLength;
+  const atEnd = target.subarray(Math.min(diffLength, extraLength));
+  const beside = memory.bytes(Math.min(diffLength, extraLength));
+  const [diff, extra] = diffLength > extraLength ? [atEnd, beside] : [beside, atEnd];
   decodeStream(patch.diff.codec, patch.diff.bytes, diff);
   decodeStream(patch.extra.codec, patch.extra.bytes, extra);
   let from = 0;
@@ -81,11 +105,11 @@ function applyStreams(patch: Patch, base: Uint8Array, target: Uint8Array): void 
 }
 
 /** The triples, decoded from their columns. */
-function readControl(patch: Patch): Int32Array {
-  const plain = new Uint8Array(patch.controlLength);
+function readControl(patch: Patch, memory: ApplyMemory): Int32Array {
+  const plain = memory.bytes(patch.controlLength);
   decodeStream(patch.control.codec, patch.control.bytes, plain);
   const reader = new ByteReader(plain, 'patch', CODES);
-  const control = new Int32Array(patch.tripleCount * TRIPLE_NUMBERS);
+  const control = memory.triples(patch.tripleCount * TRIPLE_NUMBERS);
   for (let at = 0; at < control.length; at += TRIPLE_NUMBERS)
     control[at] = reader.uint('an addition', 2 ** 30);
   for (let at = 1; at < control.length; at += TRIPLE_NUMBERS)

@@ -1,6 +1,9 @@
 import { spawnSync } from 'node:child_process';
+import { noise } from '../content/fixtures.ts';
 import { SitecastError } from '../errors.ts';
-import type { StreamEncoder } from './patch.ts';
+import { ByteWriter } from './bytes.ts';
+import { STREAM_CODECS } from './codecs/stream-codec.ts';
+import type { PatchStreams, StreamEncoder } from './patch.ts';
 
 /** What a test gets of a run: `done`, or the code of its error. Any other error is no answer. */
 export function codeOf(run: () => unknown): string {
@@ -37,4 +40,89 @@ function outputOf(program: string, args: string[], input: Uint8Array): Buffer {
   const { stdout, status, stderr } = spawnSync(program, args, { input, maxBuffer: 2 ** 26 });
   if (status !== 0) throw new Error(String(stderr));
   return stdout;
+}
+
+/** A base of `baseBytes`, and streams that make `targetBytes` of it: pieces of the base in another order, every 40th byte changed, new ones between. */
+export function changedPieces(
+  baseBytes: number,
+  targetBytes: number,
+): { base: Buffer; streams: PatchStreams; target: Buffer } {
+  const base = noise(baseBytes, 'base');
+  const pieces = 16;
+  const insert = Math.floor(targetBytes / pieces / 5);
+  const add = Math.floor(targetBytes / pieces) - insert;
+  const diff = Buffer.from(new Uint8Array(add * pieces).map((_, at) => (at % 40 === 0 ? at % 7 : 0)));
+  const extra = Buffer.from(noise(insert * pieces, 'extra').map(byte => byte & 0x5f));
+  const target: Uint8Array[] = [];
+  const control: number[] = [];
+  let from = 0;
+  for (let piece = 0; piece < pieces; piece += 1) {
+    const next = ((piece + 1) * 7_919 * 13) % (baseBytes - add);
+    target.push(base.subarray(from, from + add).map((byte, at) => byte + (diff[piece * add + at] ?? 0)));
+    target.push(extra.subarray(piece * insert, (piece + 1) * insert));
+    control.push(add, insert, next - from - add);
+    from = next;
+  }
+  return { base, streams: { control: Int32Array.from(control), diff, extra }, target: Buffer.concat(target) };
+}
+
+/** Writes bits, the first one highest, as bzip2 has them. */
+class BitWriter {
+  readonly #bytes: Buffer;
+  #bits = 0;
+
+  constructor(maxBytes: number) {
+    this.#bytes = Buffer.alloc(maxBytes);
+  }
+
+  write(count: number, value: number): void {
+    for (let bit = count - 1; bit >= 0; bit -= 1, this.#bits += 1)
+      if (((value >>> bit) & 1) === 1)
+        this.#bytes[this.#bits >> 3] = (this.#bytes[this.#bits >> 3] ?? 0) | (0x80 >> (this.#bits & 7));
+  }
+
+  finish(): Buffer {
+    return this.#bytes.subarray(0, Math.ceil(this.#bits / 8));
+  }
+}
+
+/** A bzip2 stream, as a patch holds it, that gives one byte a block: as much work for as few bytes as can be. */
+export function manyBlocks(blocks: number): Buffer {
+  const writer = new BitWriter(blocks * 32 + 1);
+  writer.write(8, 0x39);
+  for (let block = 0; block < blocks; block += 1) {
+    for (const [count, value] of [
+      [24, 0x314159],
+      [24, 0x265359],
+      [32, 0],
+      // Not randomized, begins at 0; the byte 0 alone occurs.
+      [1, 0],
+      [24, 0],
+      [16, 0x8000],
+      [16, 0x8000],
+      // Two codes, one group, which uses the first code.
+      [3, 2],
+      [15, 1],
+      [1, 0],
+    ] as const)
+      writer.write(count, value);
+    // Both codes: lengths 2, 2, 2. Then the symbols: one byte 0, the end.
+    for (let code = 0; code < 2; code += 1) writer.write(8, 0b00010_000);
+    writer.write(2, 0);
+    writer.write(2, 2);
+  }
+  return writer.finish();
+}
+
+/** A patch of a diff stream alone that bytes of any kind stand for: what no encoder would write. */
+export function patchWithDiff(coded: Uint8Array, targetLength: number): Buffer {
+  const writer = new ByteWriter();
+  for (const byte of [0xdc, 1, STREAM_CODECS.indexOf('bzip2') << 2]) writer.byte(byte);
+  const control = new ByteWriter();
+  for (const value of [targetLength, 0, 0]) control.uint(value);
+  for (const value of [targetLength, 1, control.lengthBytes, control.lengthBytes, coded.length])
+    writer.uint(value);
+  writer.add(control.finish());
+  writer.add(coded);
+  return writer.finish();
 }

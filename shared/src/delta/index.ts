@@ -1,3 +1,4 @@
+export { applicableEncoders, PatchApplier } from './applier.ts';
 export { type ApplyRequest, applyPatch } from './apply.ts';
 export { deflateParameter, PIECE_CODECS, type PieceCodec, pieceCodec } from './encoders/index.ts';
 export { decodeLz4Beginning } from './encoders/lz4-block.ts';

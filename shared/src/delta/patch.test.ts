@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
-import { needsProgram, noise } from '../content/fixtures.ts';
+import { needsProgram } from '../content/fixtures.ts';
 import { applyPatch } from './apply.ts';
-import { bzip2, codeOf, lzma, SYSTEM_ENCODERS } from './fixtures.ts';
+import { bzip2, changedPieces, codeOf, lzma, SYSTEM_ENCODERS } from './fixtures.ts';
 import { encodePatch, type PatchStreams, readPatch, type StreamEncoder } from './patch.ts';
 
 const BASE = Buffer.from('The quick brown fox jumps over the lazy dog');
@@ -55,39 +55,10 @@ it('refuses a patch that is cut off anywhere, and one of an unknown format', asy
   expect(apply(other)).toBe('SITECAST_PATCH_FORMAT');
 });
 
-/** A base, and the streams that make the same bytes with every 50th changed, in four pieces that change places. */
-function changedPieces(): { base: Buffer; streams: PatchStreams; target: Buffer } {
-  const base = noise(200_000, 'base');
-  const diff = Buffer.alloc(200_000).map((_, at) => (at % 50 === 0 ? at % 7 : 0));
-  const control = Int32Array.of(
-    50_000,
-    100,
-    50_000,
-    50_000,
-    100,
-    -100_000,
-    50_000,
-    100,
-    50_000,
-    50_000,
-    0,
-    0,
-  );
-  const extra = Buffer.from('sitecast, '.repeat(30));
-  const places = [0, 100_000, 50_000, 150_000];
-  const parts = places.map((place, at) => {
-    const added = base
-      .subarray(place, place + 50_000)
-      .map((byte, next) => byte + (diff[at * 50_000 + next] ?? 0));
-    return Buffer.concat([added, extra.subarray(at * 100, at * 100 + 100)]);
-  });
-  return { base, streams: { control, diff, extra }, target: Buffer.concat(parts) };
-}
-
 it('codes each stream by what makes it smallest, without what the decoder does not need', async context => {
   needsProgram(context, 'bzip2', '--help');
   needsProgram(context, 'xz', '--version');
-  const { base, streams, target } = changedPieces();
+  const { base, streams, target } = changedPieces(200_000, 200_000);
   const patch = await encodePatch(streams, SYSTEM_ENCODERS);
   expect(Buffer.from(applyPatch({ patch, base, targetLength: target.length })).equals(target)).toBe(true);
   const read = readPatch(patch);
@@ -98,7 +69,7 @@ it('codes each stream by what makes it smallest, without what the decoder does n
 
 it('does not take what its own decoder does not read back', async () => {
   const broken: StreamEncoder = { codec: 'lzma', encode: () => Buffer.alloc(20, 3) };
-  await expect(encodePatch(changedPieces().streams, [broken])).rejects.toMatchObject({
+  await expect(encodePatch(changedPieces(200_000, 200_000).streams, [broken])).rejects.toMatchObject({
     code: 'SITECAST_PATCH_STREAM',
   });
 });

@@ -1,0 +1,132 @@
+import { execFile } from 'node:child_process';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, expect, it } from 'vitest';
+import { needsProgram, removeTemporaryDirectories, temporaryDirectory } from '../content/fixtures.ts';
+import { PatchApplier } from './applier.ts';
+import { changedPieces, manyBlocks, patchWithDiff, SYSTEM_ENCODERS } from './fixtures.ts';
+import { encodePatch } from './patch.ts';
+
+afterAll(removeTemporaryDirectories);
+
+const MIB = 1024 * 1024;
+const FOREVER = { maxMs: Number.POSITIVE_INFINITY };
+/** About 4 MiB of blocks that give a byte each: seconds of work. */
+const BLOCKS = 160_000;
+
+async function withApplier(use: (applier: PatchApplier) => Promise<void>): Promise<void> {
+  const applier = new PatchApplier();
+  try {
+    await use(applier);
+  } finally {
+    await applier.close();
+  }
+}
+
+it('applies one patch after the other, from its own memory or from any other', () =>
+  withApplier(async applier => {
+    for (const length of [100_000, 300_000, 200_000]) {
+      const { base, streams, target } = changedPieces(400_000, length);
+      const patch = await encodePatch(streams, []);
+      const memory = applier.baseMemory(base.length);
+      memory.set(base);
+      for (const from of [base, memory]) {
+        const { bytes } = await applier.apply({ patch, base: from, targetLength: target.length, ...FOREVER });
+        expect(target.equals(bytes)).toBe(true);
+      }
+    }
+  }));
+
+it('ends a patch that takes too long, tells how long it took, and applies the next', () =>
+  withApplier(async applier => {
+    const bomb = patchWithDiff(manyBlocks(BLOCKS), BLOCKS);
+    const base = Buffer.alloc(BLOCKS);
+    await expect(
+      applier.apply({ patch: bomb, base, targetLength: BLOCKS, maxMs: 150 }),
+    ).rejects.toMatchObject({ code: 'SITECAST_PATCH_TIME', data: { cpuMs: expect.any(Number) } });
+    const { streams, target, base: other } = changedPieces(10_000, 10_000);
+    const patch = await encodePatch(streams, []);
+    const { bytes } = await applier.apply({ patch, base: other, targetLength: target.length, ...FOREVER });
+    expect(target.equals(bytes)).toBe(true);
+  }));
+
+it('bounds the work of a stream by its length and that of the target', () =>
+  withApplier(async applier => {
+    const patch = patchWithDiff(manyBlocks(BLOCKS), BLOCKS);
+    const { bytes, cpuMs } = await applier.apply({
+      patch,
+      base: Buffer.alloc(BLOCKS, 1),
+      targetLength: BLOCKS,
+      ...FOREVER,
+    });
+    expect(Buffer.alloc(BLOCKS, 1).equals(bytes)).toBe(true);
+    expect(cpuMs).toBeGreaterThan(150);
+  }));
+
+it('ends with the reason of a signal', () =>
+  withApplier(async applier => {
+    const patch = patchWithDiff(manyBlocks(BLOCKS), BLOCKS);
+    const abort = new AbortController();
+    const applied = applier.apply({
+      patch,
+      base: Buffer.alloc(BLOCKS),
+      targetLength: BLOCKS,
+      ...FOREVER,
+      signal: abort.signal,
+    });
+    setTimeout(() => abort.abort(new Error('stopped')), 20);
+    await expect(applied).rejects.toThrow('stopped');
+  }));
+
+it('gives the code of what is wrong, and refuses what is larger than its memory', () =>
+  withApplier(async applier => {
+    const { streams, target, base } = changedPieces(10_000, 10_000);
+    const patch = await encodePatch(streams, []);
+    const apply = (change: { patch?: Buffer; base?: Buffer; targetLength?: number }) =>
+      applier.apply({ patch, base, targetLength: target.length, ...FOREVER, ...change });
+    await expect(apply({ targetLength: 5 })).rejects.toMatchObject({ code: 'SITECAST_PATCH_LENGTH' });
+    await expect(apply({ base: base.subarray(0, 100) })).rejects.toMatchObject({
+      code: 'SITECAST_PATCH_RANGE',
+    });
+    await expect(apply({ patch: patch.subarray(0, 9) })).rejects.toMatchObject({
+      code: 'SITECAST_PATCH_TRUNCATED',
+    });
+    for (const change of [
+      { targetLength: 4 * MIB + 1 },
+      { base: Buffer.alloc(8 * MIB + 1) },
+      { patch: Buffer.alloc(4 * MIB + 1) },
+    ])
+      await expect(apply(change)).rejects.toMatchObject({ code: 'SITECAST_PATCH_LENGTH' });
+    const { bytes } = await apply({});
+    expect(target.equals(bytes)).toBe(true);
+  }));
+
+/** Applies a patch several times in a process of its own. Prints by how many KiB its peak grew. */
+const PEAK = `
+import { readFileSync } from 'node:fs';
+const [module, folder, targetLength] = process.argv.slice(1);
+const peak = () => Number(/VmHWM:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'latin1'))[1]);
+const { PatchApplier } = await import(module);
+const idle = peak();
+const applier = new PatchApplier();
+const patch = readFileSync(folder + '/patch');
+applier.baseMemory(8 * 2 ** 20).set(readFileSync(folder + '/base'));
+for (let count = 0; count < 6; count += 1)
+  await applier.apply({ patch, base: applier.baseMemory(8 * 2 ** 20), targetLength: Number(targetLength), maxMs: Infinity });
+await applier.close();
+console.log(peak() - idle);
+`;
+
+it('stays within 64 MiB above idle with the longest window', async context => {
+  needsProgram(context, 'bzip2', '--help');
+  needsProgram(context, 'xz', '--version');
+  const { base, streams, target } = changedPieces(8 * MIB, 4 * MIB);
+  const folder = await temporaryDirectory();
+  await writeFile(join(folder, 'base'), base);
+  await writeFile(join(folder, 'patch'), await encodePatch(streams, SYSTEM_ENCODERS));
+  const module = new URL('../../dist/delta/index.js', import.meta.url);
+  const args = ['--input-type=module', '-e', PEAK, module.href, folder, String(target.length)];
+  const { stdout } = await promisify(execFile)(process.execPath, args);
+  expect(Number(stdout)).toBeLessThan(64 * 1024);
+});
