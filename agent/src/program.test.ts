@@ -2,7 +2,7 @@ import { runProgram } from '@sitecast/shared/command';
 import { expect, it } from 'vitest';
 import { agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
-import type { Status } from './state/status.ts';
+import type { CycleResult, Status } from './state/status.ts';
 import { statusText } from './status-text.ts';
 
 async function run(...args: string[]) {
@@ -166,4 +166,21 @@ it('marks every line that a gateway or a hook has sent, so that none looks like 
     expect(text).toContain('no ↵ enrolment  enrolled\ufffd[2J\ufffd');
     expect(await shown(command, '--json')).not.toMatch(/(?!\n)[\p{Cc}\p{Cf}]/u);
   }
+});
+
+it('update ends with 3 where the ordered release is refused here, and with 0 where there is nothing to do yet', async () => {
+  const exitCodeOf = async (rest: CycleResult): Promise<number> => {
+    const never = () => Promise.reject(new Error('not asked for here'));
+    const commands = { run: never, check: never, update: async () => rest, confirm: never, status: never };
+    const streams = { out: () => {}, err: () => {} };
+    return await runProgram(
+      agentProgram(commands, () => {}),
+      ['update', ...needed],
+      { streams },
+    );
+  };
+  const reason = { code: 'SITECAST_RELEASE_BARRED', message: '2.0.0 failed on this device' };
+  expect(await exitCodeOf({ state: 'blocked', reason })).toBe(3);
+  expect(await exitCodeOf({ state: 'waiting', waitingFor: 'window', reason })).toBe(0);
+  expect(await exitCodeOf({ state: 'idle' })).toBe(0);
 });

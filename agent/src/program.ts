@@ -109,6 +109,8 @@ function print(result: CycleResult, options: Record<string, unknown>, out: Outpu
   refuseUnreachable(result);
   if (state === 'failed' || state === 'rolledBack')
     throw new SitecastError('failed', 'SITECAST_UPDATE_FAILED', reason?.message ?? 'the update failed');
+  if (state === 'blocked' && reason && isErrorCode(reason.code))
+    throw new SitecastError('conflict', reason.code, reason.message);
 }
 
 const PLAINLY_UNREACHABLE: ReadonlySet<string> = new Set([

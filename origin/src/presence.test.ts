@@ -86,6 +86,34 @@ it('shows who is heard, who is silent, where no gateway reports, and which devic
   expect(lineOf(list, north.id)).toContain('enrolled          now');
 });
 
+it('shows no turn of a device that has reported the end of its update since', async () => {
+  const holder = await harness.device();
+  const rollout = { id: harness.origin.rollouts.list()[0]?.rollout.id ?? '', attempt: 1 };
+  const turns = [{ id: holder.id, product: 'camera', rollout: rollout.id, heldS: 14, leftS: 600 }];
+  await say(north, 3, { heard: [holder.id], turns });
+  const held = `its turn is held by ${holder.id}`;
+  expect(await sitecast('rollout', 'status', rollout.id)).toContain(held);
+  harness.clock.nowMs += 1000;
+  const release = { counter: 1, version: '1.0.0' };
+  await holder.report({ state: 'completed', rollout, release, booted: { slot: 'B', release } });
+  expect(await sitecast('rollout', 'status', rollout.id)).not.toContain(held);
+  expect(await sitecast('gateway', 'show', north.id)).not.toMatch(/its turn is held by 12D3|no report yet/);
+});
+
+it('says what is wrong with an id, and how a rollout that has ended is rolled back', async () => {
+  const flags = ['--origin', server.url, '--token', harness.origin.adminToken];
+  const refused = async (...args: string[]) => (await startSitecast([...args, ...flags]).done).stderr;
+  expect(await refused('rollout', 'status', 'zzzz')).toContain("no rollout's id is zzzz, or begins with it");
+  const [newest] = harness.origin.rollouts.list();
+  const id = newest?.rollout.id ?? '';
+  expect(await harness.call('POST', `/api/v1/rollouts/${id}/abort`)).toMatchObject({ state: 'aborted' });
+  expect(await refused('rollout', 'rollback')).toContain(`\`sitecast rollout rollback ${id}\``);
+  expect(await harness.call('GET', '/api/v1/rollouts/zzzz')).toMatchObject({
+    code: 'SITECAST_REQUEST_INVALID',
+    detail: 'the request is invalid: id: expected the id of a rollout (16 hexadecimal digits)',
+  });
+});
+
 it('shows what an origin of an earlier version can report', async () => {
   const none = new SitecastError('notFound', 'SITECAST_NOT_FOUND', 'there is no "/api/v1/presence"');
   expect(await fetchPresence({ json: () => Promise.reject(none) })).toBeUndefined();

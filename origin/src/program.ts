@@ -9,6 +9,7 @@ import {
 import { SitecastError } from '@sitecast/shared/errors';
 import { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { indexTarget, manifestTarget, parseTargetName } from '@sitecast/shared/release';
+import { plural } from '@sitecast/shared/text';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
 import type { RestoredFrom } from './recovery/restore.ts';
@@ -244,24 +245,30 @@ function gossipOf({ gossipListen = [], gossipAnnounce = [], fleetKeyFile }: Serv
 function restoredText({ metadata, files, chunks, lost, unread }: RestoredFrom): string {
   const lines = [
     ...[...metadata, ...files].map(name => `brought back: ${name}`),
-    `brought back: ${chunks} chunks`,
+    `brought back: ${plural(chunks, 'chunk')}`,
     ...unread.map(({ mirror, message }) => `not read: ${mirror}: ${message}`),
     ...lost.files.map(name => `lost: ${name}`),
     ...lost.releases.map(
       ({ product, counter, version, chunks: count }) =>
-        `lost: ${count} chunks of ${product} ${version ?? `(counter ${counter})`}`,
+        `lost: ${plural(count, 'chunk')} of ${releaseText({ product, counter, version })}`,
     ),
   ];
   return `${lines.map(plainLine).join('\n')}\n`;
 }
 
+/** A bare number would be read as a version. */
+function releaseText({
+  product,
+  counter,
+  version,
+}: Pick<RestoredFrom['lost']['releases'][number], 'product' | 'counter' | 'version'>): string {
+  return `${product} ${version ?? `(counter ${counter})`}`;
+}
+
 /** @throws SITECAST_MIRRORS_UNREAD (unreachable); SITECAST_FILES_LOST, SITECAST_CHUNKS_LOST (failed) */
 function demandWhole({ lost: { files, releases }, asked, unread }: RestoredFrom): void {
   if (files.length + releases.length === 0) return;
-  const what =
-    files.length > 0
-      ? files.join(', ')
-      : `chunks of ${releases.map(({ product, counter }) => `${product} ${counter}`).join(', ')}`;
+  const what = files.length > 0 ? files.join(', ') : `chunks of ${releases.map(releaseText).join(', ')}`;
   if (unread.length > 0)
     throw new SitecastError(
       'unreachable',
@@ -292,7 +299,7 @@ function recoveredText(recovered: Recovered): string {
     ...lost.map(name => `  nobody has ${name}: ${cureOf(name)}`),
     ...lacking.map(
       ({ product, version, chunks }) =>
-        `  ${chunks} chunks of ${product} ${version} are lost: publish it again, with the same image, once the origin runs`,
+        `  ${plural(chunks, 'chunk')} of ${product} ${version} ${chunks === 1 ? 'is' : 'are'} lost: publish it again, with the same image, once the origin runs`,
     ),
     ...unread.map(({ mirror, message }) => `  not read: ${mirror}: ${message}`),
     versions.timestamp === undefined

@@ -1,5 +1,6 @@
 import { type PlanBytes, planUpdate } from '@sitecast/shared/delta';
 import { isSystemError } from '@sitecast/shared/errors';
+import { plural } from '@sitecast/shared/text';
 import type { BootControl, BootState, Log, SlotName } from '../ports.ts';
 import type { StateChangeLogger } from '../reports/state-change-logger.ts';
 import { isSameUpdate, type Reason, type Update } from '../state/agent-state.ts';
@@ -181,7 +182,7 @@ export async function verify(
     if (fills >= MAX_FILLS)
       throw failed({
         code: 'SITECAST_SLOT_UNRELIABLE',
-        message: `${missing.count} chunks of slot ${target} read back wrong, again`,
+        message: `${plural(missing.count, 'chunk')} of slot ${target} read back wrong, again`,
       });
     const bases = await filler.bases(target, missing, signal);
     const writer = await filler.open(target);

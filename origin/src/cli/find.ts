@@ -1,5 +1,7 @@
+import type { OperatorAct } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { idSchema, nameKey } from '@sitecast/shared/fleet';
+import { plural } from '@sitecast/shared/text';
 import { fetchMembers, fetchRollouts, type Member, type Rollout } from './origin/fleet-api.ts';
 import type { OriginClient } from './origin/client.ts';
 
@@ -93,21 +95,40 @@ export async function findRollout(origin: OriginClient, text: string | undefined
   const [only] = found;
   if (only && found.length === 1) return only;
   const message =
-    text === undefined ? 'there is no rollout yet' : `${found.length} rollouts begin with ${text}`;
+    text === undefined
+      ? 'there is no rollout yet'
+      : found.length === 0
+        ? `no rollout's id is ${text}, or begins with it`
+        : `${plural(found.length, 'rollout')} begin with ${text}`;
   throw new SitecastError('notFound', 'SITECAST_ROLLOUT_UNKNOWN', message, {
     hint: '`sitecast rollout list` shows them.',
   });
 }
 
-/** Finds a rollout by its id or the beginning of it; without a text the only one under way. @throws SITECAST_ROLLOUT_UNKNOWN, SITECAST_ROLLOUT_AMBIGUOUS */
-export async function findRolloutUnderWay(origin: OriginClient, text: string | undefined): Promise<Rollout> {
+/**
+ * Finds a rollout by its id or the beginning of it; without a text the only one under way.
+ * @param act what is to be done: one that has ended can be rolled back, if it is named
+ * @throws SITECAST_ROLLOUT_UNKNOWN, SITECAST_ROLLOUT_AMBIGUOUS
+ */
+export async function findRolloutUnderWay(
+  origin: OriginClient,
+  text: string | undefined,
+  act: OperatorAct,
+): Promise<Rollout> {
   if (text !== undefined) return findRollout(origin, text);
-  const found = (await fetchRollouts(origin)).filter(({ state }) => UNDER_WAY.has(state));
+  const all = await fetchRollouts(origin);
+  const found = all.filter(({ state }) => UNDER_WAY.has(state));
   const [only] = found;
-  if (only === undefined)
+  if (only === undefined) {
+    const [newest] = all;
+    const back =
+      act === 'rollback' && newest
+        ? `One that has ended is named: \`sitecast rollout rollback ${newest.id}\` leads back from ${newest.product} ${newest.release.version}. `
+        : '';
     throw new SitecastError('notFound', 'SITECAST_ROLLOUT_UNKNOWN', 'no rollout is under way', {
-      hint: '`sitecast rollout list` shows those that have ended.',
+      hint: `${back}\`sitecast rollout list\` shows those that have ended.`,
     });
+  }
   if (found.length === 1) return only;
   const named = found.map(
     ({ id, product, release, state }) => `${id} (${product} ${release.version}, ${state})`,

@@ -1,7 +1,8 @@
+import { plural } from '@sitecast/shared/text';
 import { formatDurationMs } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { z } from 'zod';
-import { calledText, plural } from './output.ts';
+import { calledText } from './output.ts';
 import { fleetPresenceSchema, type Turn } from './origin/fleet-api.ts';
 import type { OriginClient } from './origin/client.ts';
 

@@ -6,6 +6,7 @@ import {
   type PRESENCES,
   TELL_EVERY_MS,
 } from '@sitecast/shared/api';
+import type { DeviceState } from '@sitecast/shared/fleet';
 import type { FleetStore } from './fleet-store.ts';
 import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
@@ -26,6 +27,9 @@ const MAX_HEARD = 50_000;
 const ASK_AGAIN_AFTER_MS = 10 * 60_000;
 /** How often the times at which devices were heard are handed to the registry: after a crash no more than that is missing. */
 const KEEP_EVERY_MS = 60 * 60_000;
+
+/** States with which a device ends an update, and its turn. After `failed` it may still be falling back. */
+const TURN_ENDS: ReadonlySet<DeviceState> = new Set(['completed', 'rolledBack']);
 
 /** `untold`: no gateway reports it, or none had the time to. Then the last report is all that is known. */
 export type PresenceState = (typeof PRESENCES)[number];
@@ -157,16 +161,24 @@ export class PresenceBoard {
   turns(isWanted: (turn: Turn) => boolean = () => true): Turn[] {
     const nowMs = this.#deps.now();
     const found: Turn[] = [];
-    for (const [gateway, { turns }] of this.#told)
+    for (const [gateway, { turns, lastMs }] of this.#told)
       for (const turn of turns)
         if (
           turn.untilMs > nowMs &&
+          !this.#hasEndedSince(turn, lastMs) &&
           this.#registry.activeMember(gateway) &&
           this.#deviceAt(turn.site, turn.id) &&
           isWanted(turn)
         )
           found.push(turn);
     return found.sort((one, other) => (one.sinceMs ?? nowMs) - (other.sinceMs ?? nowMs));
+  }
+
+  /** A gateway tells of turns once a minute. The holder's own report that its update has ended may have come since. */
+  #hasEndedSince({ id, rollout }: Turn, toldMs: number): boolean {
+    const last = this.#registry.status(id)?.last;
+    if (last?.rollout?.id !== rollout || !TURN_ENDS.has(last.state)) return false;
+    return Date.parse(last.receivedAt) >= toldMs;
   }
 
   /** How many gateways are in each state, and the silent ones. */

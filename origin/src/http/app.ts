@@ -1,6 +1,6 @@
-import { OpenAPIHono, z } from '@hono/zod-openapi';
+import { OpenAPIHono } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http-problem';
+import { invalidRequest, methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http-problem';
 import { cutText } from '@sitecast/shared/text';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { LogFields } from '@sitecast/shared/log';
@@ -29,11 +29,7 @@ export function createApp(deps: AppDeps): OriginApp {
   const app: OriginApp = new OpenAPIHono<OriginEnv>({
     defaultHook: result => {
       if (result.success) return;
-      throw new SitecastError(
-        'badInput',
-        'SITECAST_REQUEST_INVALID',
-        `the request is invalid: ${cutText(z.prettifyError(result.error), 2000)}`,
-      );
+      throw invalidRequest(result.error);
     },
   });
   app.use(deps.metrics.middleware());

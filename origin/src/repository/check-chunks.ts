@@ -1,3 +1,4 @@
+import { plural } from '@sitecast/shared/text';
 import { ChunkIdSet, ChunkIndex, chunkIdToHex } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { ChunkStaging } from '../staging/ports.ts';
@@ -81,7 +82,7 @@ export function chunksMissing({ product, counter }: ListedRelease, missing: Chun
   return refused(
     'conflict',
     'SITECAST_CHUNKS_MISSING',
-    `${missing.size} chunks of release ${counter} of ${product} are not there, or not right`,
+    `${plural(missing.size, 'chunk')} of release ${counter} of ${product} ${missing.size === 1 ? 'is' : 'are'} not there, or not right`,
     { product, counter, count: missing.size, ids },
     'Upload them again; what is there already is kept.',
   );

@@ -1,3 +1,4 @@
+import { plural } from '@sitecast/shared/text';
 import type { ErrorCode } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
@@ -131,7 +132,7 @@ function damageWarnings({ damage }: Repository): Warning[] {
   const warnings: Warning[] = damage.namedReleases().map(({ product, counter, version, chunks }) => ({
     role: 'targets',
     code: 'SITECAST_CHUNKS_LOST',
-    message: `release ${version ?? counter} of ${product} lacks ${chunks === 1 ? '1 chunk' : `${chunks} chunks`}, damaged or lost: publish it again with the same image, or ${RECOVER}`,
+    message: `release ${version ?? counter} of ${product} lacks ${plural(chunks, 'chunk')}, damaged or lost: publish it again with the same image, or ${RECOVER}`,
   }));
   const named = damage.namedFiles();
   const more = damage.files - named.length;

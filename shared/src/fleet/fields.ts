@@ -5,7 +5,7 @@ import { counterSchema, versionSchema } from '../release/index.ts';
 const MAX_TAGS = 64;
 const MAX_TAG_CHARS = 128;
 
-export const idSchema = z.string().refine(isId, 'the id of a device or gateway (12D3KooW…)');
+export const idSchema = z.string().refine(isId, 'expected the id of a device or gateway (12D3KooW…)');
 export const instantSchema = z.iso.datetime();
 export const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/, '64 lower-case hexadecimal digits');
 
@@ -44,4 +44,6 @@ export const givenTagsSchema = tagsSchema.refine(
 export const releaseRefSchema = z.strictObject({ counter: counterSchema, version: versionSchema });
 export type ReleaseRef = z.infer<typeof releaseRefSchema>;
 
-export const rolloutIdSchema = z.string().regex(/^[0-9a-f]{16}$/, '16 hexadecimal digits');
+export const rolloutIdSchema = z
+  .string()
+  .regex(/^[0-9a-f]{16}$/, 'expected the id of a rollout (16 hexadecimal digits)');

@@ -6,6 +6,9 @@ import { cutText } from '../text/index.ts';
 export const MAX_DETAIL_CHARS = 8192;
 export const MAX_HINT_CHARS = 1024;
 
+/** The longest description of what is wrong with a request. */
+const MAX_ISSUES_CHARS = 2000;
+
 const STATUS_OF_KIND: Record<ErrorKind, number> = {
   badInput: 400,
   unauthenticated: 401,
@@ -102,4 +105,17 @@ export function methodNotAllowed(method: string, allow: readonly string[]): Site
   return new SitecastError('badInput', 'SITECAST_METHOD_NOT_ALLOWED', `${method} isn't possible here`, {
     data: { allow },
   });
+}
+
+/** The error for a request that a schema refuses: each wrong field, and what is wrong with it, in one line. */
+export function invalidRequest({
+  issues,
+}: {
+  issues: readonly { path: readonly PropertyKey[]; message: string }[];
+}): SitecastError {
+  const texts = issues.map(({ path, message }) =>
+    path.length === 0 ? message : `${path.map(String).join('.')}: ${message}`,
+  );
+  const what = cutText(texts.join('; '), MAX_ISSUES_CHARS);
+  return new SitecastError('badInput', 'SITECAST_REQUEST_INVALID', `the request is invalid: ${what}`);
 }

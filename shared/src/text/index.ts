@@ -17,6 +17,11 @@ export function cutTextStart(text: string, maxChars: number): string {
   return text.slice(isSplit ? start + 1 : start).toWellFormed();
 }
 
+/** `1 device`, `1,200 devices`: a count with its noun, whose plural ends with an s. */
+export function plural(count: number, noun: string): string {
+  return `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
+}
+
 /** The end of a command's output, for use in a sentence; `no output` if there is none. */
 export function outputText(output: string, maxChars: number): string {
   const text = cutTextStart(output.trim(), maxChars).trim();

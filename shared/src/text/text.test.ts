@@ -1,6 +1,6 @@
 import { array, assert, constantFrom, integer, nat, oneof, property, string, uint8Array } from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { cutText, cutTextStart, decodeTail, outputText } from './index.ts';
+import { cutText, cutTextStart, decodeTail, outputText, plural } from './index.ts';
 
 /** Any UTF-16 text, with lone surrogates. */
 const anyText = oneof(
@@ -67,4 +67,13 @@ describe('the last bytes of an output', () => {
     expect(decodeTail(Buffer.from('a\0b'), false)).toBe('a\0b');
     assert(property(uint8Array(), bytes => decodeTail(bytes, true).isWellFormed()));
   });
+});
+
+it('a count agrees with its noun', () => {
+  expect([0, 1, 2, 1200].map(count => plural(count, 'chunk'))).toEqual([
+    '0 chunks',
+    '1 chunk',
+    '2 chunks',
+    '1,200 chunks',
+  ]);
 });

@@ -1,3 +1,4 @@
+import { plural } from '@sitecast/shared/text';
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
@@ -15,7 +16,7 @@ import {
   type TufKey,
 } from '@sitecast/shared/trust';
 import type { Draft } from './draft.ts';
-import { formatBytes, plural } from '../output.ts';
+import { formatBytes } from '../output.ts';
 import { notesLines } from '../release/releases.ts';
 
 const MAX_SHOWN_NOTES_LINES = 40;

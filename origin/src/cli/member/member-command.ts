@@ -1,3 +1,4 @@
+import { plural } from '@sitecast/shared/text';
 import { parseBoundedInteger, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Command } from 'commander';
@@ -13,7 +14,7 @@ import {
 } from '../origin/fleet-api.ts';
 import { findMember } from '../find.ts';
 import { asJson, EXAMPLE_NAMES, type JsonOptions, type Kind, noteNew, WHICH } from './options.ts';
-import { calledText, idText, note, plural, print, printJson, table } from '../output.ts';
+import { calledText, idText, note, print, printJson, table } from '../output.ts';
 import { describeMember, formatTags, namesText, takenText } from './view.ts';
 import { connect } from '../settings.ts';
 

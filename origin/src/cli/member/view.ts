@@ -1,5 +1,6 @@
+import { plural } from '@sitecast/shared/text';
 import type { Member, MemberDetail } from '../origin/fleet-api.ts';
-import { calledText, facts, field, plural, table } from '../output.ts';
+import { calledText, facts, field, table } from '../output.ts';
 import { turnLines } from '../presence-view.ts';
 import { reasonText } from '../rollout/view.ts';
 
@@ -108,7 +109,7 @@ function oddities({ anomalies, chains }: MemberDetail): string[] {
     ANOMALIES[kind] ?? kind,
     `${short(epoch)}/${seq}`,
   ]);
-  const known = chains.map(({ epoch, seq }) => `${short(epoch)} (${seq} reports)`).join(', ');
+  const known = chains.map(({ epoch, seq }) => `${short(epoch)} (${plural(seq, 'report')})`).join(', ');
   return [...table(['ODD', 'WHAT', 'REPORT'], rows), `report chains, oldest first: ${known}`];
 }
 
@@ -119,11 +120,14 @@ const ANOMALIES: Record<string, string> = {
   interleaved: 'an older chain went on beside a newer one',
 };
 
-function history({ reports, kept }: MemberDetail): string[] {
-  if (reports.length === 0) return ['no report yet'];
+function history({ kind, reports, kept }: MemberDetail): string[] {
+  // Gateways don't report.
+  if (reports.length === 0) return kind === 'gateway' ? [] : ['no report yet'];
   const dropped = kept?.dropped ?? 0;
   const older =
-    dropped === 0 ? [] : [`${dropped} older reports are no longer kept; the newest ${kept?.reports} are`];
+    dropped === 0
+      ? []
+      : [`${plural(dropped, 'older report')} no longer kept; the newest ${kept?.reports} are`];
   const rows = reports.map(({ report, receivedAt }) => [
     receivedAt,
     String(report.seq),

@@ -1,3 +1,4 @@
+import { plural } from '@sitecast/shared/text';
 import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { manifestTarget, productTarget, type ReleaseManifest } from '@sitecast/shared/release';
@@ -134,7 +135,7 @@ export function releaseShowCommand(): SettingsCommand {
           facts([
             ['release', `${version} of ${product} (counter ${counter})`],
             ['hardware', hardware.join(', ')],
-            ['size', `${formatBytes(image.lengthBytes)}, ${image.chunks} chunks`],
+            ['size', `${formatBytes(image.lengthBytes)}, ${plural(image.chunks, 'chunk')}`],
             ['sha256', image.sha256],
             ['created', createdAt],
             ...(minimum ? [['from', `${minimum.version} on`] as const] : []),

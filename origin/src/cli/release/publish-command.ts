@@ -1,3 +1,4 @@
+import { plural } from '@sitecast/shared/text';
 import type { ChunkSizes } from '@sitecast/shared/content';
 import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -5,7 +6,7 @@ import { MAX_HARDWARE, nameSchema, versionSchema } from '@sitecast/shared/releas
 import { readFileBounded } from '@sitecast/shared/durable';
 import { InvalidArgumentError } from 'commander';
 import type { z } from 'zod';
-import { formatBytes, note, plural, print, printJson } from '../output.ts';
+import { formatBytes, note, print, printJson } from '../output.ts';
 import type { ImageOptions } from './image-upload.ts';
 import type { PublishOutcome, ReleaseDescription } from './publish.ts';
 import {

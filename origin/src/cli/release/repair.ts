@@ -1,3 +1,4 @@
+import { plural } from '@sitecast/shared/text';
 import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { indexTarget, manifestTarget, type ReleaseManifest } from '@sitecast/shared/release';
@@ -114,7 +115,7 @@ async function finish(
   throw new SitecastError(
     'conflict',
     'SITECAST_CHUNKS_MISSING',
-    `the origin lacks ${lost} chunks of ${product} ${version}, which was cut into chunks in another way`,
+    `the origin lacks ${plural(lost, 'chunk')} of ${product} ${version}, which was cut into chunks in another way`,
     { hint: 'Give what it was published from: the image, or --caibx and --store.' },
   );
 }

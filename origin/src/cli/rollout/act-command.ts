@@ -1,10 +1,11 @@
+import { plural } from '@sitecast/shared/text';
 import { OPERATOR_ACTS, type OperatorAct } from '@sitecast/shared/api';
 import { SettingsCommand } from '@sitecast/shared/command';
 import { confirm } from '../terminal.ts';
 import { findRolloutUnderWay } from '../find.ts';
 import { fetchRolloutStatus, previewSchema, type Rollout, rolloutSchema } from '../origin/fleet-api.ts';
 import type { OriginClient } from '../origin/client.ts';
-import { note, plural, print, printJson } from '../output.ts';
+import { note, print, printJson } from '../output.ts';
 import { describeFailures } from './view.ts';
 import { addOriginOptions, connect, type OriginOptions } from '../settings.ts';
 
@@ -70,7 +71,7 @@ Example:
     )
     .action(async (text: string | undefined, options: ActOptions) => {
       const origin = await connect(options);
-      const rollout = await findRolloutUnderWay(origin, text);
+      const rollout = await findRolloutUnderWay(origin, text, act);
       const done = await perform(origin, rollout, act, options);
       const { id, product, release, state } = done;
       if (options.json) printJson(done);

@@ -1,5 +1,5 @@
+import { plural } from '@sitecast/shared/text';
 import type { Figures, RolloutStatus } from '../origin/fleet-api.ts';
-import { plural } from '../output.ts';
 
 /** Why watching ends: the awaited state is reached, or an operator must act first. */
 export interface Ending {

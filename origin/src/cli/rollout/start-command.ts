@@ -1,3 +1,4 @@
+import { plural } from '@sitecast/shared/text';
 import type { RolloutSpecInput } from '@sitecast/shared/api';
 import {
   applyOptionsFile,
@@ -10,7 +11,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { InvalidArgumentError, Option } from 'commander';
 import { findMember } from '../find.ts';
 import { collect, collectTag, dryRunSchema, startedRolloutSchema, tagsOf } from '../origin/fleet-api.ts';
-import { note, plural, print, printJson } from '../output.ts';
+import { note, print, printJson } from '../output.ts';
 import { describeDryRun, describeSuperseded } from './view.ts';
 import { addOriginOptions, connect, type OriginOptions } from '../settings.ts';
 

@@ -1,7 +1,7 @@
 import { formatDurationMs } from '@sitecast/shared/command';
-import { cutText } from '@sitecast/shared/text';
+import { cutText, plural } from '@sitecast/shared/text';
 import type { DryRun, Figures, Rollout, RolloutStatus } from '../origin/fleet-api.ts';
-import { calledText, field, formatBytes, plural, table } from '../output.ts';
+import { calledText, field, formatBytes, table } from '../output.ts';
 import { turnLines } from '../presence-view.ts';
 import { describeNext, soakMsOf, stageText } from './outlook.ts';
 
@@ -171,7 +171,7 @@ function describeStop({ stop, state, rollbackTo }: Rollout): string[] {
   const figures =
     stop.why === 'operator'
       ? ''
-      : `: of ${members} devices ${failed} failed at ${plural(failedSites, 'site')}, ${silent} silent`;
+      : `: of ${plural(members, 'device')} ${failed} failed at ${plural(failedSites, 'site')}, ${silent} silent`;
   const goal = rollbackTo ? ` to ${rollbackTo.version} (${rollbackTo.counter})` : '';
   return [
     `${state === 'paused' ? 'paused' : `sent back${goal}`} by ${field(stop.by)} at ${stop.at} (${stop.why})${figures}`,

@@ -1,9 +1,10 @@
+import { plural } from '@sitecast/shared/text';
 import { SitecastError } from '@sitecast/shared/errors';
 import { createdJoinTokenSchema, joinTokenListSchema } from '../origin/fleet-api.ts';
 import { namesText } from '../member/view.ts';
 import { createNewFile } from '../new-file.ts';
 import type { OriginClient } from '../origin/client.ts';
-import { note, plural, print, printJson, table } from '../output.ts';
+import { note, print, printJson, table } from '../output.ts';
 
 const DEFAULT_LIFETIME_MS = 30 * 86_400_000;
 const SHORT_ID_CHARS = 16;

@@ -1,6 +1,7 @@
 import type { RolloutState } from '@sitecast/shared/fleet';
 import { OPERATOR_ACTS, type OperatorAct } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
+import { plural } from '@sitecast/shared/text';
 import { beginStage, type Decided } from './effects.ts';
 import { type ControllerState, figuresOf, isLastStage, type RolloutStats } from './state.ts';
 import { verdictOf } from './verdict.ts';
@@ -150,7 +151,7 @@ function acknowledgeNeeded(stats: RolloutStats): SitecastError {
   return new SitecastError(
     'conflict',
     'SITECAST_ACKNOWLEDGE_NEEDED',
-    `${stats.failed} devices failed and ${stats.silent} fell silent: that's why it was stopped`,
+    `${plural(stats.failed, 'device')} failed and ${stats.silent} fell silent: that's why it was stopped`,
     {
       hint: 'Look at `sitecast rollout status`, then resume with --acknowledge.',
       data: { failed: stats.failed, silent: stats.silent },
