@@ -146,21 +146,25 @@ async function serveDevices(
 }
 
 function openPrefetch(
-  { settings, mirror, targets, devices, wanLimits, log }: ChunkServicesDeps,
+  { settings, mirror, targets, devices, wanLimits, now, log }: ChunkServicesDeps,
   from: { disk: DiskCache; pipeline: ChunkPipeline; deviceChunks: DeviceChunks | undefined },
 ): Prefetch {
   const { disk, pipeline, deviceChunks } = from;
   return new Prefetch({
     set: () => mirror.current,
     devicesOf: product => devices.of(product),
+    runningOf: id => devices.runningOf(id),
     local: target => targets.local(target),
+    fetch: target => targets.get(target),
     cache: disk,
     chunks: pipeline.forDevices,
     isAllowed: id => pipeline.isAllowed(id),
     isBusy: () => pipeline.isBusy(),
     mayPrefetch: () => wanLimits.mayPrefetch,
+    isPaced: () => wanLimits.isPaced,
     isTooEarly: (image, count) => deviceChunks?.isTooEarly(image, count) ?? false,
     cacheBytes: settings.cacheBytes,
+    now,
     log,
   });
 }

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { chunkPath } from '@sitecast/shared/content';
+import { type ChunkIndex, chunkPath } from '@sitecast/shared/content';
+import { encodeRecipe } from '@sitecast/shared/delta';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import {
@@ -136,4 +137,90 @@ it('keeps its rate over a real socket, and delays no metadata', async () => {
   expect((await chunks).every(({ status }) => status === 200)).toBe(true);
   // It is a lower bound: a busy machine or a full link only makes it slower.
   expect(performance.now() - beginMs).toBeGreaterThan((6 * chunkBytes) / 400 - 100);
+});
+
+/** A camera at Lisbon that says which release it runs. */
+async function enrolRunning(gateway: TestGateway, counter: number): Promise<void> {
+  const device = new TestDevice();
+  await device.post(`${gateway.url}/site/v1/enrolments`, { envelope: await device.enrolment() });
+  const report = await device.report({
+    booted: { slot: 'A', release: { counter, version: `${counter}.0.0` } },
+  });
+  const answer = await device.post(`${gateway.url}/site/v1/reports`, { reports: [report] });
+  expect(answer.status).toBe(202);
+}
+
+/** Two releases with a common begin, and a delta whose patch makes the first of the two chunks that differ. */
+async function releasesWithDelta(origin: FakeOrigin) {
+  const old = noise(4, 1);
+  const image = Buffer.concat([old, noise(2, 2)]);
+  const base = await origin.publishRelease('camera', 1, old);
+  const target = await origin.publishRelease('camera', 2, image);
+  const shaOf = (index: ChunkIndex): string => createHash('sha256').update(index.encode()).digest('hex');
+  const recipe = (patchIndex: Uint8Array): Uint8Array =>
+    encodeRecipe(
+      {
+        product: 'camera',
+        from: { counter: 1, indexSha256: shaOf(base.index) },
+        to: { counter: 2, indexSha256: shaOf(target.index) },
+        patchIndexSha256: createHash('sha256').update(patchIndex).digest('hex'),
+        encoders: [],
+        restFrameBytes: CHUNK_BYTES,
+      },
+      [
+        {
+          firstChunk: 4,
+          chunkCount: 1,
+          baseOffset: 0,
+          baseLength: CHUNK_BYTES,
+          patchLength: 3000,
+          frameBytes: CHUNK_BYTES,
+          encoderBits: 0,
+        },
+      ],
+      { base: base.index, target: target.index },
+    );
+  const publishDelta = () =>
+    origin.repository.publishDelta({ product: 'camera', from: 1, to: 2 }, recipe, noise(1, 9, 3000));
+  return { target, publishDelta };
+}
+
+it('fetches ahead by the deltas from the releases that devices run, and no chunk that a patch makes', async () => {
+  const origin = await harness.origin();
+  const { target, publishDelta } = await releasesWithDelta(origin);
+  const patches = await publishDelta();
+  // As long as nothing tells which release a device runs, no whole image is fetched for it.
+  await origin.startRollout('camera', 2, { deltasBy: new Date(Date.now() + 3_600_000).toISOString() });
+  const gateway = await harness.gateway(origin, { prefetch: true });
+  await gateway.untilEnrolled();
+  await enrolRunning(gateway, 1);
+  await until(async () => (await gateway.metric('sitecast_cache_chunks')) >= 2, 'the plan');
+  await sleep(2500);
+  expect(timesAsked(origin, target.ids)).toEqual([0, 0, 0, 0, 0, 1]);
+  expect(timesAsked(origin, patches.ids)).toEqual(patches.ids.map(() => 1));
+});
+
+it('waits for a delta while the order says so where the WAN has a rate, and begins with chunks elsewhere', async () => {
+  const origin = await harness.origin();
+  const { target, publishDelta } = await releasesWithDelta(origin);
+  await origin.startRollout('camera', 2, { deltasBy: new Date(Date.now() + 3_600_000).toISOString() });
+  const metered = await harness.gateway(origin, { prefetch: true, wanRate: 10_000_000 });
+  await metered.untilEnrolled();
+  await enrolRunning(metered, 1);
+  await sleep(4500);
+  expect(timesAsked(origin, target.ids)).toEqual([0, 0, 0, 0, 0, 0]);
+  const patches = await publishDelta();
+  await until(async () => (await metered.metric('sitecast_cache_chunks')) === 2, 'the plan');
+  expect(timesAsked(origin, target.ids)).toEqual([0, 0, 0, 0, 0, 1]);
+  expect(timesAsked(origin, patches.ids)).toEqual(patches.ids.map(() => 1));
+  await metered.close();
+
+  const other = await harness.origin();
+  const second = await releasesWithDelta(other);
+  await other.startRollout('camera', 2, { deltasBy: new Date(Date.now() + 3_600_000).toISOString() });
+  const open = await harness.gateway(other, { prefetch: true });
+  await open.untilEnrolled();
+  await enrolRunning(open, 1);
+  await until(async () => (await open.metric('sitecast_cache_chunks')) === 2, 'the chunks');
+  expect(timesAsked(other, second.target.ids)).toEqual([0, 0, 0, 0, 1, 1]);
 });

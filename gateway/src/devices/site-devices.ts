@@ -3,6 +3,8 @@ import type { Assignment, RolloutsFile } from '@sitecast/shared/fleet';
 /** The devices that this gateway knows an assignment of. */
 export class SiteDevices {
   readonly #devices = new Map<string, Assignment>();
+  /** Counters of the releases that devices of the site run, as far as they have reported since this gateway's start. */
+  readonly #running = new Map<string, number>();
   #site: string | undefined;
 
   /** The site that this gateway serves; undefined before it is assigned to one. */
@@ -19,7 +21,20 @@ export class SiteDevices {
   note(assignment: Assignment): void {
     const { id, kind, product, revoked } = assignment;
     if (kind === 'device' && product !== undefined && !revoked) this.#devices.set(id, assignment);
-    else this.#devices.delete(id);
+    else {
+      this.#devices.delete(id);
+      this.#running.delete(id);
+    }
+  }
+
+  /** A device that is known here has reported which release it runs. */
+  noteRunning(id: string, counter: number): void {
+    if (this.#devices.has(id)) this.#running.set(id, counter);
+  }
+
+  /** Counter of the release that a device runs; undefined before it has reported to this gateway. */
+  runningOf(id: string): number | undefined {
+    return this.#running.get(id);
   }
 
   /** Whether an id is a device of this site. */

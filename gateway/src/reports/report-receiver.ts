@@ -30,6 +30,8 @@ interface ReportReceiverDeps {
   queue: Pick<ReportQueue, 'add' | 'refusedOf'>;
   assignments: Pick<RelayedDocuments<Assignment>, 'known'>;
   acknowledgements: Pick<RelayedDocuments<Acknowledgement>, 'get'>;
+  /** A device says which release it runs. */
+  onRunning?: (id: string, counter: number) => void;
   now: () => number;
 }
 
@@ -151,9 +153,10 @@ export class ReportReceiver {
 
   #check(sender: string, value: unknown, isKnown: boolean): QueuedReport {
     const unverified = readReport(value);
-    const { id, epoch, seq } = unverified.document;
+    const { id, epoch, seq, booted } = unverified.document;
     if (id !== sender) throw notYours(id);
     unverified.verify([id], this.#verify);
+    if (isKnown && booted?.release) this.#deps.onRunning?.(id, booted.release.counter);
     const digest = createHash('sha256').update(unverified.payload).digest('hex').slice(0, 16);
     return { id, epoch, seq, digest, isKnown, envelope: envelopeSchema.parse(value) };
   }

@@ -1,11 +1,13 @@
-import { type ChunkId, ChunkIdSet, ChunkIndex, type ChunkStore } from '@sitecast/shared/content';
+import { type ChunkId, ChunkIndex, type ChunkStore, eachId } from '@sitecast/shared/content';
+import { decodeRecipe } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, eligibilityOf, type Rollout, type RolloutsFile } from '@sitecast/shared/fleet';
-import { indexTarget } from '@sitecast/shared/release';
+import { indexTarget, patchIndexTarget, recipeTarget } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
+import { type HeldDelta, joined, planUpdate, type UpdatePlan } from './update-plan.ts';
 
 /** At most this share of the cache is fetched ahead, counted in plain bytes. */
 const MAX_SHARE_OF_CACHE = 0.5;
@@ -24,8 +26,12 @@ interface PrefetchDeps {
   set: () => MirrorSet | undefined;
   /** The devices of this site. */
   devicesOf: (product: string) => Iterable<Assignment>;
+  /** Counter of the release that a device runs; undefined where this gateway doesn't know. */
+  runningOf: (id: string) => number | undefined;
   /** A mirrored file that is here. */
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
+  /** Fetches a mirrored file that isn't here. */
+  fetch: (target: FoundTarget) => Promise<unknown>;
   cache: { has(id: ChunkId): Promise<boolean>; readonly isFull: boolean };
   /** Whether a mirrored index names a chunk: no other is fetched. */
   isAllowed: (id: ChunkId) => boolean;
@@ -34,31 +40,36 @@ interface PrefetchDeps {
   /** Whether chunks that devices ask for wait for their turn. */
   isBusy: () => boolean;
   mayPrefetch: () => boolean;
+  /** Whether the WAN has a rate: then each byte counts. */
+  isPaced: () => boolean;
   /**
    * Whether devices of the site may soon say that they hold an image: then its chunks come from them.
    * @param image SHA-256 of its chunk index, in hex; @param count its chunks
    */
   isTooEarly: (image: string, count: number) => boolean;
   cacheBytes: number;
+  now: () => number;
   log: Log;
 }
 
 interface Wanted {
-  rollout: string;
+  rollout: Rollout;
   product: string;
+  /** Of the release that devices are to install. */
   counter: number;
-  baseline: number | undefined;
+  /** Counters of the releases that they run; undefined: nothing tells. */
+  bases: readonly (number | undefined)[];
 }
 
 /**
- * Fetches the chunks of active rollouts before the first device asks, where a device of this site is in the rollout. Chunks that the
- * release before has are left out: devices take them from their own slot.
+ * Fetches before the first device asks what the devices of this site will need for active rollouts: the patches of deltas from the
+ * releases that they run, and chunks that neither these nor a patch give.
  */
 export class Prefetch {
   readonly #deps: PrefetchDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
-  /** Indexes whose chunks were all fetched, by hash. */
-  #done = new Set<string>();
+  /** Bytes of what was fetched, by index and running release. */
+  readonly #done = new Map<string, number>();
   /** Rollouts that were under way when this gateway started: devices may hold their images already. */
   #older: ReadonlySet<string> | undefined;
 
@@ -93,55 +104,104 @@ export class Prefetch {
       [...set.rollouts.values()].flatMap(({ rollouts }) => rollouts.map(({ id }) => id)),
     );
     if (!this.#deps.mayPrefetch()) return;
-    const byName = new Map([...set.targets.values()].map(target => [target.name, target]));
+    const byName = targetsByName(set);
     this.#forgetUnlisted(byName.values());
     let leftBytes = this.#deps.cacheBytes * MAX_SHARE_OF_CACHE;
     let failure: SitecastError | undefined;
-    for (const { rollout, product, counter, baseline } of this.#wanted(set)) {
-      const target = byName.get(indexTarget(product, counter));
+    for (const wanted of this.#wanted(set)) {
+      const target = byName.get(indexTarget(wanted.product, wanted.counter));
       const index = target && (await this.#read(target));
       if (!target || !index) continue;
-      leftBytes -= index.lengthBytes;
+      const { plans, doneBytes } = await this.#plansFor(wanted, { target, index, byName });
+      const plan = joined([...plans.values()]);
+      leftBytes -= doneBytes + plan.bytes;
       // The newest comes first; what does not fit waits for a device to ask.
       if (leftBytes < 0) break;
-      if (this.#isDoneOrMustWait(rollout, target, index)) continue;
-      const before = await this.#before(byName, product, baseline);
-      const found = await this.#fetchAll(this.#lacking(index, before), signal);
+      if (plans.size === 0 || this.#mustWait(wanted.rollout.id, target, index)) continue;
+      const found = await this.#fetchAll(this.#lacking(plan), signal);
       if (!found.isWhole) return;
       // A chunk that no source has holds up neither the others nor the next release.
       failure ??= found.failure;
-      if (!found.failure) this.#noteDone(target, product, counter);
+      if (!found.failure) this.#noteDone(plans, wanted);
     }
     if (failure) throw failure;
   }
 
-  #noteDone(target: FoundTarget, product: string, counter: number): void {
-    this.#done.add(hashOf(target));
+  #noteDone(plans: ReadonlyMap<string, UpdatePlan>, { product, counter }: Wanted): void {
+    for (const [key, { bytes }] of plans) this.#done.set(key, bytes);
     this.#deps.log.info({ product, counter }, 'a release was fetched ahead');
+  }
+
+  /**
+   * What the devices of this site will fetch, by the releases that they run. While a delta from one of these is still being made, what its
+   * devices need isn't fetched where each byte counts, or where that would be the whole image.
+   * @returns what isn't fetched yet, by what tells it apart; and bytes of what is
+   */
+  async #plansFor(
+    { rollout, product, counter: to, bases }: Wanted,
+    {
+      target,
+      index,
+      byName,
+    }: { target: FoundTarget; index: ChunkIndex; byName: ReadonlyMap<string, FoundTarget> },
+  ): Promise<{ plans: Map<string, UpdatePlan>; doneBytes: number }> {
+    const isPending = Date.parse(rollout.deltasBy ?? '') > this.#deps.now();
+    const plans = new Map<string, UpdatePlan>();
+    let doneBytes = 0;
+    for (const from of bases) {
+      const key = `${hashOf(target)} ${from ?? ''}`;
+      const done = this.#done.get(key);
+      doneBytes += done ?? 0;
+      if (done !== undefined) continue;
+      const listed = from === undefined ? undefined : byName.get(indexTarget(product, from));
+      const base = listed && (await this.#fetchIndex(listed));
+      const delta = from === undefined ? undefined : await this.#delta(byName, { product, from, to });
+      if (!delta && isPending && (this.#deps.isPaced() || !base)) continue;
+      plans.set(key, planUpdate(index, base, delta));
+    }
+    return { plans, doneBytes };
+  }
+
+  async #delta(
+    byName: ReadonlyMap<string, FoundTarget>,
+    name: { product: string; from: number; to: number },
+  ): Promise<HeldDelta | undefined> {
+    const [recipe, patches] = [byName.get(recipeTarget(name)), byName.get(patchIndexTarget(name))];
+    const bytes = recipe && (await this.#deps.local(recipe));
+    const patchIndex = patches && (await this.#read(patches));
+    try {
+      return bytes && patchIndex && { recipe: decodeRecipe(bytes), patchIndex };
+    } catch (error) {
+      // A later format: devices of a later version fetch the patches when they ask.
+      if (error instanceof SitecastError) return undefined;
+      throw error;
+    }
   }
 
   #forgetUnlisted(targets: Iterable<FoundTarget>): void {
     const listed = new Set([...targets].map(hashOf));
-    this.#done = new Set([...this.#done].filter(hash => listed.has(hash)));
+    for (const key of this.#done.keys())
+      if (!listed.has(key.slice(0, key.lastIndexOf(' ')))) this.#done.delete(key);
   }
 
-  #isDoneOrMustWait(rollout: string, target: FoundTarget, index: ChunkIndex): boolean {
+  #mustWait(rollout: string, target: FoundTarget, index: ChunkIndex): boolean {
     const { sha256 = '' } = target.file.hashes;
-    if (this.#done.has(hashOf(target))) return true;
     return this.#older?.has(rollout) === true && this.#deps.isTooEarly(sha256, index.count);
   }
 
   *#wanted({ rollouts }: MirrorSet): Generator<Wanted> {
     for (const file of rollouts.values()) {
       const devices = [...this.#deps.devicesOf(file.product)];
+      const baseline = baselineOf(file);
       for (const rollout of [...file.rollouts].reverse()) {
-        if (rollout.state !== 'active' || !devices.some(device => isFor(rollout, device))) continue;
-        yield {
-          rollout: rollout.id,
-          product: file.product,
-          counter: rollout.release.counter,
-          baseline: baselineOf(file),
-        };
+        if (rollout.state !== 'active') continue;
+        const { counter } = rollout.release;
+        const bases = new Set<number | undefined>();
+        for (const device of devices) {
+          const running = this.#deps.runningOf(device.id);
+          if (running !== counter && isFor(rollout, device, running)) bases.add(running ?? baseline);
+        }
+        if (bases.size > 0) yield { rollout, product: file.product, counter, bases: [...bases] };
       }
     }
   }
@@ -183,23 +243,21 @@ export class Prefetch {
     }
   }
 
-  /** The image's chunks that are neither cached here nor in the release before. */
-  async *#lacking(index: ChunkIndex, before: ChunkIndex | undefined): AsyncGenerator<ChunkId, void> {
-    const had = new ChunkIdSet();
-    for (const { id } of before?.places() ?? []) had.add(id);
+  /** The plan's chunks that aren't cached here. */
+  async *#lacking({ ids }: UpdatePlan): AsyncGenerator<ChunkId, void> {
     const { cache, isAllowed } = this.#deps;
-    for (const { id } of index.places())
-      if (!had.has(id) && isAllowed(id) && !(await cache.has(id))) yield Uint8Array.from(id);
+    for (const id of eachId(ids.bytes()))
+      if (isAllowed(id) && !(await cache.has(id))) yield Uint8Array.from(id);
   }
 
-  /** The index of the release that devices run already. */
-  async #before(
-    byName: ReadonlyMap<string, FoundTarget>,
-    product: string,
-    counter: number | undefined,
-  ): Promise<ChunkIndex | undefined> {
-    const target = counter === undefined ? undefined : byName.get(indexTarget(product, counter));
-    return target && (await this.#read(target));
+  /** The index of a release that devices run already: it is fetched if it isn't here. */
+  async #fetchIndex(target: FoundTarget): Promise<ChunkIndex | undefined> {
+    try {
+      await this.#deps.fetch(target);
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+    }
+    return this.#read(target);
   }
 
   async #read(target: FoundTarget): Promise<ChunkIndex | undefined> {
@@ -219,15 +277,22 @@ function isAboutChunk(error: unknown): error is SitecastError {
   return error instanceof SitecastError && (error.kind === 'notFound' || error.kind === 'untrusted');
 }
 
-/** Whether a device is in the rollout, at this stage or a later one. This gateway does not know which release the device runs. */
-function isFor(rollout: Rollout, assignment: Assignment): boolean {
-  const bootedCounter = rollout.match.fromCounter?.min ?? 0;
+/** Whether a device is in the rollout, at this stage or a later one. @param running counter of the release that it runs, if it is known */
+function isFor(rollout: Rollout, assignment: Assignment, running: number | undefined): boolean {
+  const bootedCounter = running ?? rollout.match.fromCounter?.min ?? 0;
   return eligibilityOf(rollout, { assignment, bootedCounter }) !== 'noMatch';
 }
 
-/** The release that most devices run: that of the newest completed rollout. */
+/** The release that most devices run whose reports haven't told: that of the newest completed rollout. */
 function baselineOf({ rollouts }: RolloutsFile): number | undefined {
   return rollouts.findLast(({ state }) => state === 'completed')?.release.counter;
+}
+
+/** By name. The top-level targets go before what a delegated role lists under the same name. */
+function targetsByName({ targets }: MirrorSet): Map<string, FoundTarget> {
+  const byName = new Map<string, FoundTarget>();
+  for (const target of targets.values()) if (!byName.has(target.name)) byName.set(target.name, target);
+  return byName;
 }
 
 function hashOf({ name, file }: FoundTarget): string {
