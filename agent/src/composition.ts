@@ -17,6 +17,7 @@ import type {
   SitePeers,
   Slot,
   SlotName,
+  WindowApplier,
 } from './ports.ts';
 import { Delivery, delivering } from './reports/delivery.ts';
 import { Outbox } from './reports/outbox.ts';
@@ -26,12 +27,16 @@ import { StateChangeLogger } from './reports/state-change-logger.ts';
 import type { PeerSettings, RunSettings } from './settings.ts';
 import { clearDataDirectory } from './state/data-directory.ts';
 import type { DurableFiles } from './state/durable-files.ts';
+import { Spending } from './state/spending.ts';
 import { StateFile } from './state/state-file.ts';
 import { STATUS_FILE, StatusBoard } from './state/status.ts';
 import { UpdateAgent } from './update/agent.ts';
 import { Confirmation } from './update/boot-steps.ts';
+import { ChunkFetcher } from './update/chunk-fetcher.ts';
+import { Deltas } from './update/deltas.ts';
 import { Hooks } from './update/hooks.ts';
 import type { InstallDependencies } from './update/install-steps.ts';
+import { KeptPatches } from './update/kept-patches.ts';
 import { Leases } from './update/leases.ts';
 import { Reboots } from './update/reboots.ts';
 import { Releases } from './update/releases.ts';
@@ -40,6 +45,7 @@ import { SlotFiller } from './update/slot-filler.ts';
 import { SlotContents } from './update/slot-contents.ts';
 import { SlotWatch } from './update/slots.ts';
 import { UpdateChecker } from './update/update-checker.ts';
+import { WindowFiller } from './update/window-filler.ts';
 import { Gateways } from './upstream/gateways.ts';
 import { Membership } from './upstream/membership.ts';
 import { Trust, type TrustStart } from './upstream/trust.ts';
@@ -57,6 +63,7 @@ export interface AgentPorts {
   run: RunCommand;
   gateways: [Gateway, ...Gateway[]];
   files: DurableFiles;
+  applier: WindowApplier;
   log: Log;
   /** Fires when this process is asked to end. */
   stop: AbortSignal;
@@ -138,7 +145,8 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
     delivery,
     exchange,
   };
-  const update = connectUpdate(settings, ports, { ...opened, membership, stateChanges });
+  const spending = await Spending.open(data, { maxBytes: settings.maxBytes, files });
+  const update = connectUpdate(settings, ports, { ...opened, membership, stateChanges, spending });
   const { factoryRelease, pollMs, startJitterMs } = settings;
   const kept = { boot, stateFile, status, reporter, outbox, data, slots, slotWatch };
   const agent = new UpdateAgent({ ...kept, update, factoryRelease, deliver });
@@ -149,20 +157,19 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
 interface Opened extends Omit<OpenAgent, 'agent' | 'daemon' | 'delivery'> {
   membership: Membership;
   stateChanges: StateChangeLogger;
+  spending: Spending;
 }
 
-function connectUpdate(
-  settings: RunSettings,
-  { clock, slots, run, files, log, stop }: AgentPorts,
-  opened: Opened,
-): InstallDependencies {
-  const { identity, boot, stateFile, outbox, status, gateways, trust, exchange } = opened;
+function connectUpdate(settings: RunSettings, ports: AgentPorts, opened: Opened): InstallDependencies {
+  const { clock, slots, run, log, stop } = ports;
+  const { identity, boot, stateFile, outbox, status, gateways, trust, exchange, spending } = opened;
   const { confirmation, membership, reporter, stateChanges } = opened;
   const { product, hardware, hooks, hookTimeoutMs, healthTimeoutMs } = settings;
-  const { minActivationIntervalMs, maxFetchBytes } = settings;
+  const { minActivationIntervalMs, maxFetchBytes, maxBytes } = settings;
   const { id } = identity;
   const reporting = { status, outbox, reporter, stateChanges };
   const releases = new Releases({ trust, product });
+  const filling = connectFilling(settings, ports, { ...opened, releases });
   return {
     boot,
     stateFile,
@@ -185,23 +192,43 @@ function connectUpdate(
       ...reporting,
     }),
     releases,
-    schedule: new Schedule({ clock, trust, stateFile, minActivationIntervalMs, maxFetchBytes }),
-    filler: new SlotFiller({
-      id,
-      slots,
-      stateFile,
-      gateways,
-      exchange,
-      contents: new SlotContents({ data: settings.data, files, releases, stateFile, log }),
-      clock,
-      status,
-      reporter,
-      concurrency: settings.concurrency,
-    }),
+    ...filling,
+    spending,
+    schedule: new Schedule({ clock, trust, stateFile, minActivationIntervalMs, maxFetchBytes, maxBytes }),
     hooks: new Hooks({ product, hooks, hookTimeoutMs, healthTimeoutMs, slots, run, clock, log }),
     leases: new Leases({ gateways, id, clock, log, stop }),
     reboots: new Reboots({ boot, clock, log, stop }),
   };
+}
+
+/** What fills a slot: from both slots, by windows, and with chunks of the site. */
+function connectFilling(
+  settings: RunSettings,
+  { clock, slots, files, applier, log }: AgentPorts,
+  { releases, ...opened }: Opened & { releases: Releases },
+): Pick<InstallDependencies, 'deltas' | 'contents' | 'filler'> {
+  const { identity, stateFile, status, gateways, trust, exchange, spending, reporter } = opened;
+  const { data, product, deltas: mode, maxApplyMs, concurrency } = settings;
+  const contents = new SlotContents({ data, files, releases, stateFile, log });
+  const deltas = new Deltas({ product, mode, maxApplyMs, trust, contents, stateFile, spending, log });
+  const patches = new KeptPatches(data, files);
+  const filler = new SlotFiller({
+    id: identity.id,
+    slots,
+    stateFile,
+    gateways,
+    exchange,
+    contents,
+    deltas,
+    fetcher: new ChunkFetcher({ gateways, exchange, clock, spending, concurrency }),
+    windows: new WindowFiller({ applier, patches, spending, maxApplyMs }),
+    encoders: applier.encoders,
+    spending,
+    clock,
+    status,
+    reporter,
+  });
+  return { deltas, contents, filler };
 }
 
 /** Codes that say that no file of reports lies in its place. */

@@ -1,5 +1,6 @@
 import { join, resolve } from 'node:path';
 import { sleep } from '@sitecast/shared/async';
+import { PatchApplier } from '@sitecast/shared/delta';
 import { makeDirectory } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Identity } from '@sitecast/shared/identity';
@@ -96,6 +97,7 @@ async function openLocked(
     slots,
     boot,
     run: runCommand,
+    applier: new PatchApplier(),
     gateways,
     files,
     log,

@@ -231,6 +231,26 @@ export interface SitePeers {
   close(): Promise<void>;
 }
 
+/** Makes the bytes of one window of a delta, in bounded memory and time. */
+export interface WindowApplier {
+  /** The encoders that it knows, by their names in recipes: what a window needs beside the plain decoders. */
+  readonly encoders: readonly string[];
+  /**
+   * @param base the window's whole base range
+   * @param maxMs CPU time that it may take
+   * @returns exactly `targetLength` bytes, there until the next patch is applied; the caller compares them with the signed index
+   * @throws SITECAST_PATCH_… where the patch makes nothing, or takes too much memory or time: `data.cpuMs` says how much; the signal's reason
+   */
+  apply(request: {
+    patch: Uint8Array;
+    base: Uint8Array;
+    targetLength: number;
+    maxMs: number;
+    signal?: AbortSignal;
+  }): Promise<{ bytes: Uint8Array; cpuMs: number }>;
+  close(): Promise<void>;
+}
+
 /** What other processes of the device's owner ask a running daemon for. */
 export const CONTROL_COMMANDS = ['check', 'update', 'confirm', 'status'] as const;
 export type ControlCommand = (typeof CONTROL_COMMANDS)[number];

@@ -12,11 +12,13 @@ import { addLogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { InvalidArgumentError, Option } from 'commander';
 import { HOOK_NAMES, type HookName } from './update/hooks.ts';
+import type { DeltaMode } from './update/deltas.ts';
 import type { SlotName } from './ports.ts';
 
 const MAX_CONCURRENCY = 64;
 const MAX_GATEWAYS = 16;
 const MIN_POLL_MS = 1000;
+const DEFAULT_MAX_APPLY_MS = 15 * 60_000;
 /** At a lower rate a chunk of 1 MiB would take longer than its requester's deadline allows. */
 const MIN_UPLOAD_BYTES_PER_S = 125_000;
 
@@ -49,6 +51,11 @@ export interface RunSettings {
   pollMs: number;
   startJitterMs: number;
   maxFetchBytes: number | undefined;
+  deltas: DeltaMode;
+  /** What one release may cost, bytes from gateways; undefined: no bound. */
+  maxBytes: number | undefined;
+  /** CPU time that applying patches may take for one release. */
+  maxApplyMs: number;
   concurrency: number;
   timeSync: 'auto' | 'yes' | 'no';
   log: LogSettings;
@@ -87,6 +94,19 @@ function addIdentityOptions(command: SettingsCommand): void {
     );
 }
 
+/** What an update may cost. */
+function addCostOptions(command: SettingsCommand): SettingsCommand {
+  return command
+    .option('--max-fetch-bytes <size>', 'an update that would fetch more waits', parseBytes)
+    .option(
+      '--max-bytes <size>',
+      'what one release may cost, failed tries included; then it waits',
+      parseBytes,
+    )
+    .addOption(choice('--deltas <which>', 'whether patches are used', ['on', 'signed-only', 'off'], 'on'))
+    .addOption(duration('--max-apply-time <duration>', 'CPU time for the patches of one release', '15m'));
+}
+
 /** The options of all commands that can act on the device. */
 export function addRunOptions(command: SettingsCommand): SettingsCommand {
   command
@@ -122,8 +142,8 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     )
     .addOption(duration('--min-activation-interval <duration>', 'least time between two activations', '0s'))
     .addOption(duration('--poll <duration>', 'how often to look, where no gateway tells of changes', '60s'))
-    .addOption(duration('--start-jitter <duration>', 'the first look comes at random within that', '0s'))
-    .option('--max-fetch-bytes <size>', 'an update that would fetch more waits', parseBytes)
+    .addOption(duration('--start-jitter <duration>', 'the first look comes at random within that', '0s'));
+  addCostOptions(command)
     .option('--concurrency <n>', 'chunks on their way at once', parseBoundedInteger(1, MAX_CONCURRENCY), 8)
     .option('--no-peers', 'takes chunks from gateways alone, and hands none out')
     .addOption(
@@ -190,6 +210,9 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     pollMs: Math.max(MIN_POLL_MS, values.number('poll') ?? 60_000),
     startJitterMs: values.number('startJitter') ?? 0,
     maxFetchBytes: values.number('maxFetchBytes'),
+    deltas: deltaModeOf(values.text('deltas')),
+    maxBytes: values.number('maxBytes'),
+    maxApplyMs: values.number('maxApplyTime') ?? DEFAULT_MAX_APPLY_MS,
     concurrency: values.number('concurrency') ?? 8,
     timeSync: timeSyncOf(values.text('timeSync')),
     log: logSettingsOf(options),
@@ -213,6 +236,10 @@ function bootSettings(values: Values): RunSettings['boot'] {
     path: values.text('bootFile'),
     firstSlot: values.text('firstSlot') === 'B' ? 'B' : 'A',
   };
+}
+
+function deltaModeOf(text: string | undefined): DeltaMode {
+  return text === 'off' || text === 'signed-only' ? text : 'on';
 }
 
 function timeSyncOf(text: string | undefined): RunSettings['timeSync'] {

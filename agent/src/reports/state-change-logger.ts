@@ -65,7 +65,7 @@ export class StateChangeLogger {
     else if (STEPS[state] !== undefined) this.#log('info', `${STEPS[state]} ${version}${why}`, data);
   }
 
-  downloading({ release }: Order, bytes: { fetchBytes: number; imageBytes: number }): void {
+  downloading({ release }: Order, bytes: Record<string, number>): void {
     this.#log('info', `downloading ${release.version}`, bytes);
   }
 

@@ -100,6 +100,7 @@ const FILES = [
   'reports.jsonl',
   'slot-a.caibx',
   'slot-b.caibx',
+  'spending.json',
   'state.json',
   'state.json.copy',
   'status.json',

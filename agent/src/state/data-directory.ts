@@ -6,11 +6,12 @@ import { isSystemError } from '@sitecast/shared/errors';
 import type { Log } from '../ports.ts';
 
 /** Directories of the agent. Only files lie in them. */
-const DIRECTORIES: ReadonlySet<string> = new Set(['trust', 'documents']);
+const DIRECTORIES: ReadonlySet<string> = new Set(['trust', 'documents', 'patches']);
 /** Files that are replaced as a whole. Of those that have a copy, only the copy is listed: the code that reads them sets aside what is in their place. */
 const FILES: ReadonlySet<string> = new Set([
   'control.sock',
   'status.json',
+  'spending.json',
   'slot-a.caibx',
   'slot-b.caibx',
   'reports.jsonl',

@@ -20,6 +20,25 @@ const shownSlotSchema = slotRecordSchema.extend({
   problem: reasonSchema.optional(),
 });
 
+/**
+ * How the image of an update comes into its slot, bytes: lengths of the image by their source, then what comes over the network.
+ * `frames` is estimated; what slots hold is known only once it is read.
+ */
+const updateWaysSchema = z.looseObject({
+  image: z.number(),
+  inPlace: z.number(),
+  zero: z.number(),
+  booted: z.number(),
+  other: z.number(),
+  patched: z.number(),
+  fetched: z.number(),
+  patches: z.number(),
+  frames: z.number(),
+  isEstimate: z.boolean(),
+  /** Spent on this release until the plan was made. */
+  spentBytes: z.number(),
+});
+
 /** What `sitecast-agent status` shows; the daemon keeps it in `status.json`. */
 export const statusSchema = z.looseObject({
   format: z.literal('sitecast-status-1'),
@@ -43,6 +62,7 @@ export const statusSchema = z.looseObject({
   progress: z.strictObject({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
   /** Bytes of the update in progress: already right in the slot, and to be fetched. */
   plan: z.strictObject({ imageBytes: z.number(), rightBytes: z.number(), fetchBytes: z.number() }).optional(),
+  ways: updateWaysSchema.optional(),
   booted: z.enum(SLOT_NAMES).optional(),
   slots: z.strictObject({ A: shownSlotSchema, B: shownSlotSchema }),
   update: updateSchema.nullable(),

@@ -1,6 +1,7 @@
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { PatchApplier } from '@sitecast/shared/delta';
 import type { UpdateAgent } from '../update/agent.ts';
 import type { AgentClock, BootControl, Gateway, Log, Slot, SlotName } from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
@@ -73,6 +74,9 @@ export class TestDevice {
       pollMs: 1000,
       startJitterMs: 0,
       maxFetchBytes: undefined,
+      deltas: 'on',
+      maxBytes: undefined,
+      maxApplyMs: 60_000,
       concurrency: 4,
       timeSync: 'auto',
       peers: undefined,
@@ -138,6 +142,7 @@ export class TestDevice {
       slots,
       boot,
       run: runCommand,
+      applier: new PatchApplier(),
       gateways: [toGateway(first), ...others.map(toGateway)],
       files,
       log,

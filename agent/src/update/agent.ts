@@ -152,7 +152,7 @@ export class UpdateAgent {
       waitingFor,
       progress: undefined,
       // A plan that waits for something is still shown.
-      ...(update || state === 'waiting' ? {} : { plan: undefined }),
+      ...(update || state === 'waiting' ? {} : { plan: undefined, ways: undefined }),
       update,
       barred,
       lastFailure,

@@ -1,21 +1,23 @@
-import { type PlanBytes, planUpdate } from '@sitecast/shared/delta';
 import { isSystemError } from '@sitecast/shared/errors';
 import { plural } from '@sitecast/shared/text';
 import type { BootControl, BootState, Log, SlotName } from '../ports.ts';
 import type { StateChangeLogger } from '../reports/state-change-logger.ts';
 import { isSameUpdate, type Reason, type Update } from '../state/agent-state.ts';
+import type { Spending } from '../state/spending.ts';
 import type { CycleResult } from '../state/status.ts';
 import { type JudgeDependencies, TRIAL_BOOTS } from './boot-steps.ts';
-import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
+import { objectionTo, type Order } from './choose.ts';
+import type { Deltas } from './deltas.ts';
 import type { Hooks } from './hooks.ts';
 import type { Leases } from './leases.ts';
-import type { MissingChunks } from './missing-chunks.ts';
-import { asObjection, type Release, type Releases } from './releases.ts';
+import type { Release, Releases } from './releases.ts';
 import { CycleEnd, failed, postponed, resultOfAttempt, superseded } from './result.ts';
 import type { Schedule } from './schedule.ts';
-import type { SlotBases, SlotFiller } from './slot-filler.ts';
+import type { SlotContents } from './slot-contents.ts';
+import type { FillPlan, SlotFiller } from './slot-filler.ts';
 import * as become from './transitions.ts';
 import type { UpdateChecker, UpdateContext } from './update-checker.ts';
+import type { DeltaUnusable } from './window-filler.ts';
 
 // The steps of `installUpdate` in update.ts, in their order.
 
@@ -28,6 +30,9 @@ export interface InstallDependencies extends JudgeDependencies {
   boot: Pick<BootControl, 'read' | 'markBad' | 'setNext' | 'confirm' | 'setTrial'>;
   checker: Pick<UpdateChecker, 'check'>;
   releases: Releases;
+  deltas: Deltas;
+  contents: Pick<SlotContents, 'withHash'>;
+  spending: Spending;
   schedule: Schedule;
   filler: SlotFiller;
   hooks: Pick<Hooks, 'run' | 'ask' | 'has'>;
@@ -55,39 +60,6 @@ export async function abandonUnwanted(
     await abandon(deps, update, noLongerWanted(update));
 }
 
-/** The first order whose manifest fits. @returns a result instead where there is none, and why */
-export async function releaseToInstall(
-  { releases, reporter, stateFile }: InstallDependencies,
-  { choice, facts }: UpdateContext,
-  signal: AbortSignal,
-): Promise<Release | CycleResult> {
-  let objection: Reason | undefined;
-  for (const order of choice.orders) {
-    const found = await releases.manifestOf(order, signal).then(manifest => ({ manifest }), asObjection);
-    const problem = 'manifest' in found ? objectionTo(order, found.manifest, facts) : found.objection;
-    if (!problem && 'manifest' in found) return releases.load(order, found.manifest, signal);
-    objection ??= problem;
-    // An older release may be the stepping stone to it.
-    if (problem?.code !== 'SITECAST_STEPPING_STONE') break;
-  }
-  if (!objection) return nothingOrdered({ reporter, stateFile }, choice.reason);
-  await reporter.report('blocked', { ...choice.orders[0], reason: objection });
-  return { state: 'blocked', reason: objection };
-}
-
-async function nothingOrdered(
-  { reporter, stateFile }: Pick<InstallDependencies, 'reporter' | 'stateFile'>,
-  why: Choice['reason'],
-): Promise<CycleResult> {
-  if (!why) return { state: 'idle' };
-  const { state, rollout, ...reason } = why;
-  // How an attempt ended here was reported, and stays the last word; but an operator has to hear that a device can't go back.
-  const record = stateFile.current.rollouts.find(({ id }) => id === rollout?.id);
-  const hasEnded = (record?.ended?.attempt ?? 0) >= (rollout?.attempt ?? 1);
-  if (!hasEnded || reason.code === ROLLBACK_IMPOSSIBLE) await reporter.report(state, { rollout, reason });
-  return { state, reason, waitingFor: state === 'waiting' ? 'rollout' : undefined };
-}
-
 /** Whether an earlier cycle of this process has verified the slot, and nothing of this process has written there since. */
 export function isVerified(
   { filler, stateFile }: InstallDependencies,
@@ -111,49 +83,49 @@ export async function holdsReturn(
   return true;
 }
 
-/** What a plan has found. */
-export interface Planned {
-  missing: MissingChunks;
-  bases: SlotBases;
-  bytes: PlanBytes;
-}
-
 /**
- * Compares the slot with the image: the slot is the journal, and what lies right there isn't fetched.
- * @returns what is missing, and what can be copied
- * @throws CycleEnd (`waiting`) where the order's terms, the owner or a hook say "not now"; SITECAST_SLOT_MISSING, SITECAST_SLOT_TOO_SMALL
+ * Compares the slot with the image: the slot is the journal, and what lies right there isn't fetched. Then finds the cheapest way for
+ * the rest.
+ * @throws CycleEnd (`waiting`) where the order's terms, the owner or a hook say "not now", or it would cost too much; SITECAST_SLOT_MISSING
  */
 export async function plan(
-  { schedule, filler, status, hooks }: InstallDependencies,
-  { release: { order, index }, target, signal }: Attempt,
-): Promise<Planned> {
+  { schedule, filler, status, hooks, spending }: InstallDependencies,
+  { release, target, signal }: Attempt,
+): Promise<FillPlan> {
+  const { order } = release;
   status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
-  const missing = await filler.missingIn(target, index, signal);
-  const bases = await filler.bases(target, missing, signal);
-  const { bytes } = planUpdate({
-    target: index,
-    isInPlace: at => !missing.has(at),
-    booted: bases.booted?.index,
-    other: bases.other,
+  const planned = await filler.plan(target, release, signal);
+  const { bytes } = planned.plan;
+  const costs = { patchBytes: bytes.patches, frameBytes: bytes.frames, spentBytes: spending.spentBytes };
+  status.set({
+    plan: { imageBytes: bytes.image, rightBytes: bytes.inPlace, fetchBytes: bytes.fetched },
+    ways: { ...bytes, isEstimate: true, spentBytes: spending.spentBytes },
   });
-  status.set({ plan: { imageBytes: bytes.image, rightBytes: bytes.inPlace, fetchBytes: bytes.fetched } });
-  schedule.checkSize(order, bytes.fetched);
+  schedule.checkSize(order, { fetchBytes: bytes.fetched + bytes.patches, ...costs });
   await hooks.ask('pre-download', { slot: target, release: order.release }, signal);
-  return { missing, bases, bytes };
+  return planned;
 }
 
 /** Writes what is missing to the slot, and makes it durable. No boot chooses the slot from before the first byte. */
 export async function fetch(
   { filler, stateFile, boot, reporter, stateChanges, clock }: InstallDependencies,
   { release, target, signal }: Attempt,
-  { missing, bases, bytes }: Planned,
+  planned: FillPlan,
 ): Promise<void> {
   const { order, index } = release;
   const writer = await filler.open(target);
   try {
     // Once an attempt: a download that was cut off and goes on is the same one.
     await reporter.report('downloading', order, true);
-    stateChanges.downloading(order, { fetchBytes: bytes.fetched, imageBytes: index.lengthBytes });
+    const { bytes } = planned.plan;
+    const copiedBytes = bytes.booted + bytes.other;
+    const fetchBytes = bytes.fetched + bytes.patches;
+    stateChanges.downloading(order, {
+      fetchBytes,
+      copiedBytes,
+      patchBytes: bytes.patches,
+      imageBytes: index.lengthBytes,
+    });
     const { update } = stateFile.current;
     if (update?.phase !== 'downloading' || !isSameUpdate(update, order)) {
       await filler.withdraw(target);
@@ -162,10 +134,21 @@ export async function fetch(
       const begun = updateOf(release, { target, phase: 'downloading', stateFile, clock });
       await stateFile.change(become.toDownloading(begun));
     }
-    await filler.writeMissing({ release, target, missing, bases, writer, signal });
+    await filler.writeMissing({ ...planned, release, target, writer, signal });
   } finally {
     await writer.close();
   }
+}
+
+/** Reports why a delta is of no use. A recipe that was wrong isn't tried again. */
+export async function giveUpDelta(
+  { spending, reporter, log }: InstallDependencies,
+  { order, delta }: Release,
+  { code, message, hasFailed }: DeltaUnusable,
+): Promise<void> {
+  log('warn', `${order.release.version} goes on without its delta: ${message}`, { code });
+  if (hasFailed && delta) await spending.noteFailedRecipe(delta.sha256);
+  await reporter.report('downloading', { ...order, reason: { code, message } });
 }
 
 /** Reads the whole slot back past the page cache. What is wrong is fetched once more. */
@@ -184,10 +167,12 @@ export async function verify(
         code: 'SITECAST_SLOT_UNRELIABLE',
         message: `${plural(missing.count, 'chunk')} of slot ${target} read back wrong, again`,
       });
-    const bases = await filler.bases(target, missing, signal);
+    // What reads back wrong is a few chunks: they are copied or fetched, without patches.
+    const whole = { ...release, delta: undefined };
+    const planned = await filler.planMissing(target, whole, missing, signal);
     const writer = await filler.open(target);
     try {
-      await filler.writeMissing({ release, target, missing, bases, writer, signal });
+      await filler.writeMissing({ ...planned, release: whole, target, writer, signal });
     } finally {
       await writer.close();
     }
@@ -328,7 +313,7 @@ async function abandon(
 ): Promise<void> {
   await reporter.report('idle', { ...update, reason: { code: 'SITECAST_ROLLOUT_STOPPED', message } });
   await stateFile.change({ update: null });
-  status.set({ progress: undefined, plan: undefined });
+  status.set({ progress: undefined, plan: undefined, ways: undefined });
 }
 
 /** The update as it is noted in one of the phases before the boot loader is told. */

@@ -102,8 +102,8 @@ async function expectToEndAfterCutsAt(places: readonly string[], story: Story): 
 /** Each name at its first place, and some more. SITECAST_TEST_EVERY_POINT=1 tests all of them, which takes two minutes. */
 it('continues after a power cut at each failpoint of an update, to the same slot, fetching nothing twice, reporting all once', async () => {
   const all = await failpointsOf(completed);
-  expect(new Set(all.map(where => where.replace(/#.*/, ''))).size).toBe(24);
-  // 104, or less where two changes of the state are written as one.
+  expect(new Set(all.map(where => where.replace(/#.*/, ''))).size).toBe(26);
+  // 106, or less where two changes of the state are written as one.
   expect(all.length).toBeGreaterThan(95);
   const places = all.filter((where, at) => isEvery || where.endsWith('#1') || at % 12 === 0);
   await expectToEndAfterCutsAt(places, completed);

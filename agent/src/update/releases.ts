@@ -10,6 +10,7 @@ import {
 import type { Reason } from '../state/agent-state.ts';
 import type { Trust } from '../upstream/trust.ts';
 import type { Order } from './choose.ts';
+import type { Delta } from './deltas.ts';
 import { CycleEnd, failed } from './result.ts';
 
 /** A release that an order names, with everything that was checked about it. */
@@ -20,6 +21,8 @@ export interface Release {
   index: ChunkIndex;
   /** Of the index's bytes, in hex: what devices call the image. */
   indexSha256: string;
+  /** A recipe that leads to it from the release that runs. */
+  delta?: Delta | undefined;
 }
 
 /** Reads the signed files of the releases that orders name. */
@@ -44,16 +47,35 @@ export class Releases {
     return parseReleaseManifest(bytes);
   }
 
-  /** @throws CycleEnd (`failed`) where manifest and index don't fit together */
-  async load(order: Order, manifest: ReleaseManifest, signal: AbortSignal): Promise<Release> {
+  /**
+   * @param known an index that the device has already, by the hash that the manifest names
+   * @param onFetched called with the bytes that come over the network for it
+   * @throws CycleEnd (`failed`) where manifest and index don't fit together
+   */
+  async load(
+    order: Order,
+    manifest: ReleaseManifest,
+    {
+      known,
+      delta,
+      onFetched,
+      signal,
+    }: {
+      known: ChunkIndex | undefined;
+      delta: Delta | undefined;
+      onFetched: (lengthBytes: number) => void;
+      signal: AbortSignal;
+    },
+  ): Promise<Release> {
     const { counter, version } = order.release;
-    const indexBytes = await this.#trust.document(indexTarget(this.#product, counter), signal);
+    const target = indexTarget(this.#product, counter);
+    const indexBytes = known?.encode() ?? (await this.#trust.document(target, signal, { onFetched }));
     if (!indexBytes || sha256(indexBytes) !== manifest.index.sha256)
       throw unusable(`the index of ${version} is not the one that its manifest names`);
-    const index = ChunkIndex.decode(indexBytes);
+    const index = known ?? ChunkIndex.decode(indexBytes);
     if (index.lengthBytes !== manifest.image.lengthBytes)
       throw unusable(`index and manifest of ${version} differ in the image's length`);
-    return { order, manifest, indexBytes, index, indexSha256: manifest.index.sha256 };
+    return { order, manifest, indexBytes, index, indexSha256: manifest.index.sha256, delta };
   }
 
   /**

@@ -108,6 +108,19 @@ interface ScheduleDependencies {
   minActivationIntervalMs: number;
   /** An update that would fetch more waits for approval; undefined: no bound. */
   maxFetchBytes: number | undefined;
+  /** What one release may cost; undefined: no bound. */
+  maxBytes: number | undefined;
+}
+
+/** In bytes. */
+interface PlannedCosts {
+  /** Plain bytes of what is fetched, and patches. */
+  fetchBytes: number;
+  patchBytes: number;
+  /** Frames of what is fetched: estimated. */
+  frameBytes: number;
+  /** Spent on the release until now. */
+  spentBytes: number;
 }
 
 /** When an order may be followed, by the rollout's terms and this device's own. */
@@ -128,10 +141,16 @@ export class Schedule {
   }
 
   /** @throws CycleEnd (`waiting`) where this device's owner has to approve of a download of that size first */
-  checkSize({ release }: Order, fetchBytes: number): void {
-    const { maxFetchBytes } = this.#deps;
-    if (maxFetchBytes === undefined || fetchBytes <= maxFetchBytes) return;
-    const message = `${release.version} takes ${fetchBytes} bytes, more than --max-fetch-bytes`;
+  checkSize({ release }: Order, { fetchBytes, patchBytes, frameBytes, spentBytes }: PlannedCosts): void {
+    const { maxFetchBytes, maxBytes } = this.#deps;
+    if (maxFetchBytes !== undefined && fetchBytes > maxFetchBytes) {
+      const message = `${release.version} takes ${fetchBytes} bytes, more than --max-fetch-bytes`;
+      throw postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
+    }
+    const plannedBytes = patchBytes + frameBytes;
+    if (maxBytes === undefined || plannedBytes === 0 || spentBytes + plannedBytes <= maxBytes) return;
+    const spent = spentBytes === 0 ? '' : ` after ${spentBytes} that are spent`;
+    const message = `${release.version} takes about ${plannedBytes} bytes${spent}, more than --max-bytes`;
     throw postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
   }
 

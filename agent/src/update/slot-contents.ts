@@ -1,16 +1,23 @@
 import type { ChunkIndex } from '@sitecast/shared/content';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import type { Log, SlotName } from '../ports.ts';
+import { type Log, SLOT_NAMES, type SlotName } from '../ports.ts';
 import type { DurableFiles } from '../state/durable-files.ts';
 import { SlotIndexFile } from '../state/slot-index-file.ts';
 import type { StateFile } from '../state/state-file.ts';
-import type { Releases } from './releases.ts';
+
+/** Gets indexes of releases that are listed. */
+interface IndexSource {
+  indexOf(
+    counter: number,
+    wanted: { sha256: string | undefined; worthBytes: number; signal: AbortSignal },
+  ): Promise<SlotContent | undefined>;
+}
 
 interface SlotContentsDependencies {
   /** The agent's own directory. */
   data: string;
   files: Pick<DurableFiles, 'replace'>;
-  releases: Pick<Releases, 'indexOf'>;
+  releases: IndexSource;
   stateFile: Pick<StateFile, 'current' | 'change'>;
   log: Log;
 }
@@ -38,6 +45,15 @@ export class SlotContents {
       // A full disk, say: the next update fetches the index, and the slot is handed out until the next start only.
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
     }
+  }
+
+  /** An index that is kept here, of either slot. @returns undefined where none has that hash */
+  async withHash(indexSha256: string): Promise<ChunkIndex | undefined> {
+    for (const name of SLOT_NAMES) {
+      const found = await this.#file(name).read(indexSha256);
+      if (found) return found;
+    }
+    return undefined;
   }
 
   /** What the slot held before it was written to last. It is only a hint. */

@@ -1,7 +1,7 @@
+import { type Plan, planUpdate, type PlacedWindow } from '@sitecast/shared/delta';
 import type { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { SiteExchange } from '../peers/site-exchange.ts';
-import { planUpdate } from '@sitecast/shared/delta';
 import {
   type AgentClock,
   otherSlot,
@@ -11,16 +11,19 @@ import {
   type SlotWriter,
 } from '../ports.ts';
 import { type Reporter, SOURCE_BANNED } from '../reports/reporter.ts';
+import type { Spending } from '../state/spending.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { StatusBoard } from '../state/status.ts';
-import { GatewayChunks } from '../upstream/gateway-chunks.ts';
 import type { Gateways } from '../upstream/gateways.ts';
 import type { Order } from './choose.ts';
+import type { ChunkFetcher, PaidSource } from './chunk-fetcher.ts';
+import type { Deltas } from './deltas.ts';
 import { compareWithIndex, type MissingChunks } from './missing-chunks.ts';
 import type { Release } from './releases.ts';
 import type { SlotContent, SlotContents } from './slot-contents.ts';
 import { copyFromSlots } from './slot-copy.ts';
 import { locateSlot } from './slots.ts';
+import { DeltaUnusable, type WindowFiller } from './window-filler.ts';
 
 /** Of one fill. So many show well enough that a site is full of misbehaving peers. */
 const MAX_REPORTED_BANS = 8;
@@ -30,28 +33,35 @@ interface SlotFillerDependencies {
   id: string;
   slots: Readonly<Record<SlotName, Slot>>;
   stateFile: StateFile;
-  gateways: Pick<Gateways, 'all' | 'liveliest' | 'post'>;
+  gateways: Pick<Gateways, 'liveliest' | 'post'>;
   /** Undefined: chunks come from gateways alone. */
   exchange: SiteExchange | undefined;
   contents: SlotContents;
+  deltas: Pick<Deltas, 'windowsOf' | 'patchIndexOf'>;
+  fetcher: ChunkFetcher;
+  windows: WindowFiller;
+  /** The encoders that recipes may need, by their names. */
+  encoders: readonly string[];
+  spending: Pick<Spending, 'flush'>;
   clock: AgentClock;
   status: StatusBoard;
   reporter: Reporter;
-  /** Chunks on their way at once. Each takes one buffer of the longest chunk's length. */
-  concurrency: number;
 }
 
-/** What the slots are supposed to hold: where chunks can be copied from. */
-export interface SlotBases {
+/** How the missing chunks of a slot come to their places. */
+export interface FillPlan {
+  missing: MissingChunks;
+  plan: Plan;
   booted: SlotContent | undefined;
+  /** What the slot held before. */
   other: ChunkIndex | undefined;
+  /** Of the recipe; empty: no recipe. */
+  windows: readonly PlacedWindow[];
 }
 
-interface Fill {
+interface Fill extends FillPlan {
   release: Release;
   target: SlotName;
-  missing: MissingChunks;
-  bases: SlotBases;
   writer: SlotWriter;
   signal: AbortSignal;
 }
@@ -74,7 +84,7 @@ export class SlotFiller {
   }
 
   /** @throws SITECAST_SLOT_MISSING; SITECAST_SLOT_TOO_SMALL */
-  async checkSlot(target: SlotName, { index }: Release): Promise<void> {
+  async checkSlot(target: SlotName, { index }: Pick<Release, 'index'>): Promise<void> {
     await locateSlot(this.#deps, target);
     const slot = this.#deps.slots[target];
     const capacityBytes = await slot.capacityBytes();
@@ -87,28 +97,46 @@ export class SlotFiller {
     );
   }
 
-  /** Which chunks of the image the slot doesn't hold in their places. */
-  async missingIn(target: SlotName, index: ChunkIndex, signal: AbortSignal): Promise<MissingChunks> {
+  /** Which chunks of the image the slot doesn't hold in their places, and how they come there. @throws the reason of `signal` */
+  async plan(target: SlotName, release: Release, signal: AbortSignal): Promise<FillPlan> {
     const reader = await this.#deps.slots[target].openForReading();
     try {
-      return await compareWithIndex(index, reader, { signal });
+      const missing = await compareWithIndex(release.index, reader, { signal });
+      return await this.planMissing(target, release, missing, signal);
     } finally {
       await reader?.close();
     }
   }
 
-  /** What can be copied for the missing chunks. @throws the reason of `signal` */
-  async bases(target: SlotName, missing: MissingChunks, signal: AbortSignal): Promise<SlotBases> {
-    if (missing.count === 0) return { booted: undefined, other: undefined };
-    const { contents } = this.#deps;
+  /** How the missing chunks come to their places. @throws the reason of `signal` */
+  async planMissing(
+    target: SlotName,
+    { index, delta }: Release,
+    missing: MissingChunks,
+    signal: AbortSignal,
+  ): Promise<FillPlan> {
+    const { contents, deltas, encoders } = this.#deps;
+    const isNeeded = missing.count > 0;
     const worthBytes = missing.lengthBytes;
-    return {
-      booted: await contents.booted(otherSlot(target), { worthBytes, signal }),
-      other: await contents.last(target),
-    };
+    const booted = isNeeded
+      ? (delta?.base ?? (await contents.booted(otherSlot(target), { worthBytes, signal })))
+      : undefined;
+    const other = isNeeded ? await contents.last(target) : undefined;
+    const windows = (delta && deltas.windowsOf(delta, index)) ?? [];
+    const known = delta?.recipe.encoders.map(name => encoders.includes(name)) ?? [];
+    const plan = planUpdate({
+      target: index,
+      isInPlace: at => !missing.has(at),
+      booted: booted?.index,
+      other,
+      windows,
+      canApply: at => known.every((isKnown, bit) => isKnown || !hasBit(windows[at]?.encoderBits ?? 0, bit)),
+      restFrameBytes: delta?.recipe.restFrameBytes,
+    });
+    return { missing, plan, booted, other, windows };
   }
 
-  /** The same by what the medium holds, past the page cache. An image that is there whole is remembered until the slot is written to. */
+  /** What the slot lacks by what the medium holds, past the page cache. An image that is there whole is remembered until the slot is written to. */
   async readBack(
     target: SlotName,
     { index, indexSha256 }: Release,
@@ -162,121 +190,102 @@ export class SlotFiller {
     await this.#deps.exchange?.withdraw(target);
   }
 
-  /** The slot is right: it stays handed out, after a start of the agent as well. */
+  /** The slot is right: it stays handed out, after a start of the agent as well, and the next update copies from it. */
   async keep(target: SlotName, { indexBytes }: Release): Promise<void> {
     this.#deps.exchange?.settle(target);
     await this.#deps.contents.keep(target, indexBytes);
   }
 
   /**
-   * Writes the missing chunks and makes them durable. Each is verified before its first byte is written.
-   * @throws SITECAST_NO_SOURCE and others of the sources; as `SlotWriter.write`. Nothing is under way any more by then
+   * Writes the missing chunks as planned and makes them durable: what the slots hold, what windows give, what is fetched. Each is
+   * verified before its first byte is written.
+   * @throws SITECAST_NO_SOURCE and others of the sources; DeltaUnusable; as `SlotWriter.write`. Nothing is under way any more by then
    */
   async writeMissing(fill: Fill): Promise<void> {
-    const { release, writer } = fill;
+    const { release, missing, writer, signal } = fill;
     const bans = new Map<string, Promise<void>>();
     const onBan = (source: string, code: string): void => {
       if (bans.has(source) || bans.size >= MAX_REPORTED_BANS) return;
       const reason = { code: SOURCE_BANNED, message: `${source} sent wrong bytes (${code})` };
       bans.set(source, this.#deps.reporter.report('downloading', { ...release.order, reason }, true));
     };
+    const { fetcher, spending } = this.#deps;
+    const source = fetcher.source(onBan, signal);
+    const progress = { doneBytes: 0, totalBytes: missing.lengthBytes };
     try {
-      const progress = { doneBytes: 0, totalBytes: fill.missing.lengthBytes };
       await this.#copy(fill, progress);
-      await this.#fetch(fill, progress, onBan);
+      await this.#applyWindows(fill, source, progress);
+      await this.#fetch(fill, { source, onBan, progress });
       await writer.finish(release.index.lengthBytes);
     } finally {
       await Promise.all(bans.values());
+      await spending.flush();
     }
   }
 
-  async #copy({ release, target, missing, bases, writer, signal }: Fill, progress: Progress): Promise<void> {
+  async #copy(
+    { release, target, missing, plan, booted, other, writer, signal }: Fill,
+    progress: Progress,
+  ): Promise<void> {
     const { slots } = this.#deps;
-    const { index, order } = release;
-    const sources = { booted: bases.booted?.index, other: bases.other };
-    const plan = planUpdate({ target: index, isInPlace: at => !missing.has(at), ...sources });
     await copyFromSlots({
-      index,
+      index: release.index,
       missing,
       plan,
-      sources,
+      sources: { booted: booted?.index, other },
       slots: { booted: slots[otherSlot(target)], target: slots[target] },
       writer,
       signal,
-      onWritten: lengthBytes => this.#showProgress(order, progress, lengthBytes),
+      onWritten: lengthBytes => this.#showProgress(release.order, progress, lengthBytes),
     });
   }
 
-  async #fetch(fill: Fill, progress: Progress, onBan: PeerFetch['onBan']): Promise<void> {
-    if (fill.missing.count === 0) return;
-    const { gateways, exchange, clock } = this.#deps;
-    const sources = new GatewayChunks(
-      gateways.all.map(({ chunks }) => chunks),
-      {
-        sleep: (ms, stop) => clock.sleep(ms, stop),
-        onBan,
-        // Meanwhile peers are asked. The exchange asks a gateway that was away again by itself.
-        ...(exchange ? { rounds: 1 } : {}),
-      },
-    );
-    if (exchange) await this.#fetchFromSite(fill, exchange, { sources, progress, onBan });
-    else await this.#fetchFromGateways(fill, { sources, progress });
-  }
-
-  /** What is written is handed out to others at once. */
-  async #fetchFromSite(
-    fill: Fill,
-    exchange: SiteExchange,
-    { sources, progress, onBan }: { sources: GatewayChunks; progress: Progress; onBan: PeerFetch['onBan'] },
-  ): Promise<void> {
-    const { release, target, missing, signal } = fill;
-    const { index, indexSha256 } = release;
-    const image = { id: Buffer.from(indexSha256, 'hex'), index };
-    const held = await exchange.begin(target, image, at => !missing.has(at));
-    await exchange.fetch(image, missing.firsts(), {
-      gateway: sources,
-      concurrency: this.#deps.concurrency,
+  async #applyWindows(fill: Fill, { store, signal }: PaidSource, progress: Progress): Promise<void> {
+    const { release, target, missing, plan, windows, writer } = fill;
+    const { delta, index, order } = release;
+    if (!delta || plan.windows.length === 0) return;
+    const { slots, deltas, fetcher } = this.#deps;
+    const used = new Set(plan.windows);
+    const patchIndex = await deltas.patchIndexOf(delta, signal);
+    if (!patchIndex)
+      throw new DeltaUnusable('SITECAST_PATCHES_UNAVAILABLE', "the index of the patches can't be had", {
+        hasFailed: false,
+      });
+    await this.#deps.windows.apply({
+      delta,
+      windows: windows.filter((_, at) => used.has(at)),
+      patchIndex,
+      index,
+      missing,
+      booted: slots[otherSlot(target)],
+      writer,
+      store,
+      concurrency: fetcher.concurrency,
       signal,
-      deliver: async (first, plain) => {
-        const writtenBytes = await write(fill, missing.placesOf(first), plain, at => held?.add(at));
-        this.#showProgress(release.order, progress, writtenBytes);
-      },
-      onBan,
+      onWritten: at => this.#showProgress(order, progress, index.lengthOf(at)),
     });
   }
 
-  async #fetchFromGateways(
-    fill: Fill,
-    { sources, progress }: { sources: GatewayChunks; progress: Progress },
+  async #fetch(
+    { release, target, missing, writer }: Fill,
+    { source, onBan, progress }: { source: PaidSource; onBan: PeerFetch['onBan']; progress: Progress },
   ): Promise<void> {
-    const { release, missing, signal } = fill;
-    const { index } = release;
-    const firsts = missing.firsts();
-    const failure = new AbortController();
-    const stop = AbortSignal.any([signal, failure.signal]);
-    const work = async (): Promise<void> => {
-      const into = Buffer.allocUnsafeSlow(index.sizes.maxBytes);
-      // The workers share one iterator.
-      for (const first of firsts) {
-        stop.throwIfAborted();
-        const lengthBytes = index.lengthOf(first);
-        const chunk = await sources.get(index.idAt(first), { lengthBytes, into, signal: stop });
-        const writtenBytes = await write(fill, missing.placesOf(first), chunk.plain());
-        this.#showProgress(release.order, progress, writtenBytes);
-      }
-    };
-    const workers = Array.from({ length: Math.min(this.#deps.concurrency, missing.count) }, async () => {
-      try {
-        await work();
-      } catch (error) {
-        failure.abort(error);
-        throw error;
-      }
+    const { index, indexSha256, order } = release;
+    await this.#deps.fetcher.fetch({
+      index,
+      indexSha256,
+      target,
+      missing,
+      source,
+      onBan,
+      write: async (first, plain, onWritten) => {
+        for (const at of missing.placesOf(first)) {
+          await writer.write(plain, index.startOf(at));
+          onWritten(at);
+          this.#showProgress(order, progress, plain.length);
+        }
+      },
     });
-    await Promise.allSettled(workers);
-    signal.throwIfAborted();
-    // The first failure, not the abortions that followed from it.
-    failure.signal.throwIfAborted();
   }
 
   #showProgress(order: Order, progress: Progress, writtenBytes: number): void {
@@ -306,18 +315,6 @@ export class SlotFiller {
   }
 }
 
-/** Writes a chunk wherever the image has it. @returns the bytes written */
-async function write(
-  { release, writer }: Fill,
-  places: Iterable<number>,
-  plain: Uint8Array,
-  onWritten: (at: number) => void = () => {},
-): Promise<number> {
-  let writtenBytes = 0;
-  for (const at of places) {
-    await writer.write(plain, release.index.startOf(at));
-    onWritten(at);
-    writtenBytes += plain.length;
-  }
-  return writtenBytes;
+function hasBit(bits: number, bit: number): boolean {
+  return Math.floor(bits / 2 ** bit) % 2 === 1;
 }

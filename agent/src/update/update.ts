@@ -16,22 +16,24 @@ import {
   notePowerLoss,
 } from './boot-steps.ts';
 import { bootVerdict } from './boot-verdict.ts';
+import { releaseToInstall } from './find-release.ts';
 import {
   abandonUnwanted,
   activate,
   type Attempt,
   endAttempt,
   fetch,
+  giveUpDelta,
   holdsReturn,
   type InstallDependencies,
   isVerified,
   mayActivate,
   plan,
-  releaseToInstall,
   verify,
 } from './install-steps.ts';
 import { failed } from './result.ts';
 import type { UpdateContext } from './update-checker.ts';
+import { DeltaUnusable } from './window-filler.ts';
 
 // The update, from the order to the confirmed slot, in two functions. Each step notes its phase durably before it acts, so after a
 // power cut or a restart both go on from the phase that is stored. A cycle asks `judgeBoot` first: it goes on with an update that the
@@ -81,10 +83,23 @@ async function fill(deps: InstallDependencies, attempt: Attempt): Promise<number
   await deps.schedule.checkDownload(context.facts.rollouts, release.order);
   await deps.filler.checkSlot(target, release);
   if (!(await holdsReturn(deps, attempt))) {
-    await fetch(deps, attempt, await plan(deps, attempt));
+    await fetchAsPlanned(deps, attempt);
     await verify(deps, attempt);
   }
   return deps.clock.now();
+}
+
+/** A delta that turns out to be of no use is reported, and the rest planned anew without it: that may cost more than is allowed. */
+async function fetchAsPlanned(deps: InstallDependencies, attempt: Attempt): Promise<void> {
+  try {
+    await fetch(deps, attempt, await plan(deps, attempt));
+  } catch (error) {
+    const { release } = attempt;
+    if (!(error instanceof DeltaUnusable) || !release.delta) throw error;
+    await giveUpDelta(deps, release, error);
+    const whole = { ...attempt, release: { ...release, delta: undefined } };
+    await fetch(deps, whole, await plan(deps, whole));
+  }
 }
 
 /** @throws CycleEnd (`failed`) where it has happened before */

@@ -31,6 +31,13 @@ export type TrustStart =
   /** SHA-256 of the first root, from a join token. The gateways have the bytes. */
   | { kind: 'hash'; rootSha256: string };
 
+interface DocumentOptions {
+  /** Only a target that the top-level targets list counts, which offline keys sign. */
+  isTopLevel?: boolean;
+  /** Called with the length of what came over the network, in bytes. */
+  onFetched?: (lengthBytes: number) => void;
+}
+
 /** The signed repository, as this device trusts it, through any gateway that answers. */
 export class Trust {
   readonly #client: TufClient;
@@ -136,22 +143,31 @@ export class Trust {
    * @returns undefined if the repository lists no such target
    * @throws SITECAST_METADATA_EXPIRED and others of docs/ERRORS.md under "Trust"
    */
-  document(name: string, signal?: AbortSignal): Promise<Uint8Array | undefined> {
-    return this.#turn(() => this.#document(name, signal));
+  document(
+    name: string,
+    signal?: AbortSignal,
+    options: DocumentOptions = {},
+  ): Promise<Uint8Array | undefined> {
+    return this.#turn(() => this.#document(name, signal, options));
   }
 
-  async #document(name: string, signal: AbortSignal | undefined): Promise<Uint8Array | undefined> {
+  async #document(
+    name: string,
+    signal: AbortSignal | undefined,
+    { isTopLevel = false, onFetched }: DocumentOptions,
+  ): Promise<Uint8Array | undefined> {
     const found = await this.#gateways.eachRepository(
       () => this.#client.findTarget(name, { signal }),
       signal,
     );
-    if (!found) return undefined;
+    if (!found || (isTopLevel && found.role !== 'targets')) return undefined;
     const stored = await this.#stored(found);
     if (stored) return stored;
     const bytes = await this.#gateways.eachRepository(
       () => this.#client.fetchTarget(found, { signal }),
       signal,
     );
+    onFetched?.(bytes.length);
     const path = this.#pathOf(found);
     if (path !== undefined) {
       await prune(this.#documents);

@@ -26,8 +26,10 @@ export interface PlanInput {
   booted?: ChunkIndex | undefined;
   /** What the slot that is written held before. */
   other?: ChunkIndex | undefined;
-  /** Windows that can be applied, in the target's order, without overlap; empty: no recipe. */
+  /** Windows of the recipe, in the target's order, without overlap; empty: no recipe. */
   windows?: readonly WindowCosts[];
+  /** Whether this device can apply that window of the list; undefined: all of them. */
+  canApply?: (window: number) => boolean;
   /** Frames of all chunks that neither base nor windows give, bytes; undefined: no recipe says it. */
   restFrameBytes?: number | undefined;
 }
@@ -60,8 +62,8 @@ export interface Plan {
  */
 export function planUpdate(input: PlanInput): Plan {
   const ways = waysWithoutWindows(input);
-  const { windows = [] } = input;
-  const used = windows.flatMap((window, at) => (useWindow(window, input, ways) ? [at] : []));
+  const { windows = [], canApply = () => true } = input;
+  const used = windows.flatMap((window, at) => (canApply(at) && useWindow(window, input, ways) ? [at] : []));
   const bytes = bytesOf(input, ways);
   bytes.patches = used.reduce((sum, at) => sum + (windows[at]?.patchLength ?? 0), 0);
   return { bytes, windows: used, wayOf: at => wayAt(ways, at) };

@@ -1,0 +1,63 @@
+import { createHash } from 'node:crypto';
+import type { ChunkIndex } from '@sitecast/shared/content';
+import { encodePatch, encodeRecipe, type RecipeWindow } from '@sitecast/shared/delta';
+import type { FleetRepository, PublishedImage } from '@sitecast/shared/testing/origin';
+
+/** A delta of equally long windows between two images, for tests. Nothing in it is compressed, and it claims to be worth it. */
+export interface TestDelta {
+  from: number;
+  to: number;
+  base: PublishedImage;
+  target: PublishedImage;
+  /** Numbers of the first chunks of the windows, and how many chunks each has. */
+  firsts: readonly number[];
+  chunkCount: number;
+  /** Alters the patches, say. */
+  spoil?: (patches: Buffer[]) => Buffer[];
+}
+
+/** Publishes the delta. Each window is made from the base's bytes at the same offset. @returns the length of all patches */
+export async function publishTestDelta(fleet: FleetRepository, delta: TestDelta): Promise<number> {
+  const { from, to, base, target, spoil = same => same } = delta;
+  const windows: RecipeWindow[] = [];
+  const made: Buffer[] = [];
+  for (const firstChunk of delta.firsts) {
+    const offset = target.index.startOf(firstChunk);
+    const end = target.index.endOf(firstChunk + delta.chunkCount - 1);
+    const old = base.image.subarray(offset, end);
+    const add = old.length;
+    const diff = Uint8Array.from(old, (byte, at) => (target.image[offset + at] ?? 0) - byte);
+    const extra = target.image.subarray(offset + add, end);
+    const patch = await encodePatch({ control: Int32Array.from([add, extra.length, 0]), diff, extra }, []);
+    made.push(patch);
+    const lengths = { baseOffset: offset, baseLength: add, patchLength: patch.length };
+    windows.push({
+      firstChunk,
+      chunkCount: delta.chunkCount,
+      ...lengths,
+      frameBytes: 2 * (end - offset),
+      encoderBits: 0,
+    });
+  }
+  const patches = Buffer.concat(spoil(made));
+  const releaseOf = (counter: number, index: ChunkIndex) => ({
+    counter,
+    indexSha256: sha256(index.encode()),
+  });
+  const head = {
+    product: 'camera',
+    from: releaseOf(from, base.index),
+    to: releaseOf(to, target.index),
+    encoders: [],
+    restFrameBytes: 0,
+  };
+  const indexes = { base: base.index, target: target.index };
+  const recipe = (patchIndex: Uint8Array) =>
+    encodeRecipe({ ...head, patchIndexSha256: sha256(patchIndex) }, windows, indexes);
+  await fleet.publishDelta({ product: 'camera', from, to }, recipe, patches, 5000);
+  return patches.length;
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}

@@ -1,0 +1,239 @@
+import { randomBytes } from 'node:crypto';
+import { open, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { PublishedImage } from '@sitecast/shared/testing/origin';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { publishTestDelta, type TestDelta } from '../testing/deltas.ts';
+import { TestDevice } from '../testing/device.ts';
+import { AgentHarness } from '../testing/harness.ts';
+import { powerCutAt, untilPowerCut } from '../testing/power-cut.ts';
+
+const CHUNK_BYTES = 10_000;
+const CHUNKS = 24;
+const image1 = randomBytes(CHUNKS * CHUNK_BYTES);
+/** Only the first four chunks are the same. */
+const image2 = Buffer.concat([image1.subarray(0, 4 * CHUNK_BYTES), randomBytes((CHUNKS - 4) * CHUNK_BYTES)]);
+
+let harness: AgentHarness;
+let base: PublishedImage;
+let target: PublishedImage;
+
+beforeEach(async () => {
+  harness = await AgentHarness.open();
+  base = harness.fleet.addRelease({ counter: 1, image: image1, chunkBytes: CHUNK_BYTES });
+  harness.fleet.addRollout(1);
+  await harness.fleet.publishAll();
+  await harness.device.cycle();
+  harness.gateway.requests.length = 0;
+});
+afterEach(async () => {
+  await harness.close();
+});
+
+/** Release 2, with a delta of five windows; ways to the last four chunks are not in it. */
+async function order(changes: Partial<TestDelta> = {}): Promise<number> {
+  target = harness.fleet.addRelease({ counter: 2, image: image2, chunkBytes: CHUNK_BYTES });
+  harness.fleet.addRollout(2);
+  await harness.fleet.publishAll();
+  return republish(changes);
+}
+
+function republish(changes: Partial<TestDelta> = {}): Promise<number> {
+  const places = { firsts: [4, 7, 10, 13, 16], chunkCount: 3 };
+  return publishTestDelta(harness.fleet, { from: 1, to: 2, base, target, ...places, ...changes });
+}
+
+const chunksOf = (image: PublishedImage) => new Set(image.ids.map(id => Buffer.from(id).toString('hex')));
+const fetched = () =>
+  harness.gateway.requests.flatMap(line => /\/([0-9a-f]{64})\.cacnk/.exec(line)?.[1] ?? []);
+/** How many chunks of the release, and how many of patches, were asked for. */
+function counts() {
+  const ofRelease = chunksOf(target);
+  const chunks = fetched().filter(id => ofRelease.has(id)).length;
+  return { chunks, patches: fetched().length - chunks };
+}
+const PATCH_CHUNKS = Math.ceil((5 * 3 * CHUNK_BYTES) / 5000) + 1;
+
+/** The last byte that the first window gives is another one. */
+const wrong = (all: Buffer[]) => {
+  const [first = Buffer.alloc(0), ...others] = all;
+  const spoilt = Buffer.from(first);
+  const last = spoilt.length - 1;
+  spoilt.writeUInt8(spoilt.readUInt8(last) ^ 1, last);
+  return [spoilt, ...others];
+};
+
+describe('an update with a recipe', () => {
+  it('takes patches where they cost less, and neither the index nor the chunks that they give', async () => {
+    await order();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('A')).toEqual(image2);
+    expect(counts()).toEqual({ chunks: 5, patches: PATCH_CHUNKS });
+    expect(harness.gateway.requests.filter(line => line.includes('camera-2.caibx'))).toEqual([]);
+    expect(await readdir(join(harness.device.directory, 'data', 'patches'))).toEqual([]);
+  });
+
+  it.each(['off', 'signed-only'] as const)('does without where it may not use it (%s)', async deltas => {
+    await order();
+    await harness.device.close();
+    await harness.device.open({ settings: { deltas } });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(counts()).toEqual({ chunks: 20, patches: 0 });
+  });
+
+  it('fetches the chunks of a window whose base was altered, and none of its patch', async () => {
+    await order();
+    const slot = await open(join(harness.device.directory, 'b.img'), 'r+');
+    await slot.write(Buffer.from('altered'), 0, 7, 8 * CHUNK_BYTES + 5);
+    await slot.close();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('A')).toEqual(image2);
+    expect(counts().chunks).toBe(8);
+    expect(counts().patches).toBeLessThan(PATCH_CHUNKS);
+  });
+
+  it('goes by chunks behind a gateway without recipes or without patches, and bans nobody', async () => {
+    await order();
+    harness.gateway.misbehave = path => (path.includes('deltas') ? 'missing' : undefined);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(counts()).toEqual({ chunks: 20, patches: 0 });
+    expect(harness.reports.filter(({ reason }) => reason?.code === 'SITECAST_SOURCE_BANNED')).toEqual([]);
+  });
+
+  it('goes by chunks where the patches are missing, says so, and takes them once they are there', async () => {
+    await order();
+    const ofRelease = chunksOf(target);
+    harness.gateway.misbehave = path => {
+      const id = /\/([0-9a-f]{64})\.cacnk/.exec(path)?.[1];
+      return id !== undefined && !ofRelease.has(id) ? 'missing' : undefined;
+    };
+    await harness.device.close();
+    await harness.device.open({ haste: 100 });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(counts().chunks).toBe(20);
+    expect(harness.reports.map(({ reason }) => reason?.code)).toContain('SITECAST_PATCHES_UNAVAILABLE');
+    expect(harness.reports.map(({ reason }) => reason?.code)).not.toContain('SITECAST_SOURCE_BANNED');
+  });
+});
+
+describe('a recipe that is wrong', () => {
+  it('is given up at its first wrong chunk, before that is written; the rest comes by chunks', async () => {
+    await order({ spoil: wrong });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('A')).toEqual(image2);
+    expect(harness.reports.map(({ reason }) => reason?.code)).toContain('SITECAST_PATCH_WRONG');
+    expect(counts().chunks).toBe(20);
+  });
+
+  it('is not tried again; after a second one the release comes by chunks alone', async () => {
+    await order({ spoil: wrong });
+    const noChunks = (path: string) => {
+      const id = /\/([0-9a-f]{64})\.cacnk/.exec(path)?.[1];
+      return id !== undefined && chunksOf(target).has(id) ? ('missing' as const) : undefined;
+    };
+    harness.gateway.misbehave = noChunks;
+    await harness.device.close();
+    await harness.device.open({ haste: 100 });
+    for (let recipes = 1; recipes <= 2; recipes += 1) {
+      expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
+      const patches = counts().patches;
+      expect(patches).toBeGreaterThan(0);
+      expect(await harness.device.cycle()).toMatchObject({ state: 'waiting' });
+      expect(counts().patches).toBe(patches);
+      await republish({ spoil: wrong, chunkCount: 3 - recipes });
+    }
+    harness.gateway.requests.length = 0;
+    harness.gateway.misbehave = () => undefined;
+    await republish();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(counts()).toEqual({ chunks: 20, patches: 0 });
+  });
+});
+
+describe('what a release may cost', () => {
+  it('counts patches, and waits where the plan is too expensive', async () => {
+    const patchBytes = await order();
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: patchBytes } });
+    expect(await harness.device.cycle()).toMatchObject({
+      state: 'waiting',
+      waitingFor: 'approval',
+      reason: { code: 'SITECAST_PLAN_TOO_LARGE' },
+    });
+    expect(fetched()).toEqual([]);
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: patchBytes + 10 * CHUNK_BYTES } });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  });
+
+  it('is never more, whatever fails and however often the agent starts; the way is said, not paid', async () => {
+    await order({ spoil: wrong });
+    const maxBytes = 220_000;
+    for (let starts = 0; starts < 4; starts += 1) {
+      await harness.device.close();
+      await harness.device.open({ settings: { maxBytes } });
+      expect(await harness.device.cycle()).toMatchObject({
+        state: 'waiting',
+        waitingFor: 'approval',
+        reason: { code: 'SITECAST_PLAN_TOO_LARGE' },
+      });
+    }
+    const { chunks, patches } = counts();
+    expect(chunks * CHUNK_BYTES + patches * 5000).toBeLessThanOrEqual(maxBytes);
+  });
+
+  it('ends a download within its bound', async () => {
+    await order();
+    await harness.device.close();
+    // The plan doesn't know what the index of the patches costs, and that the base was altered.
+    const slot = await open(join(harness.device.directory, 'b.img'), 'r+');
+    await slot.write(Buffer.alloc(3 * CHUNK_BYTES), 0, 3 * CHUNK_BYTES, 0);
+    await slot.close();
+    const maxBytes = 212_000;
+    await harness.device.open({ settings: { maxBytes } });
+    expect(await harness.device.cycle()).toMatchObject({
+      state: 'waiting',
+      waitingFor: 'approval',
+      reason: { code: 'SITECAST_BYTES_SPENT' },
+    });
+    const { chunks, patches } = counts();
+    expect(chunks * CHUNK_BYTES + patches * 5000).toBeLessThanOrEqual(maxBytes);
+  });
+});
+
+it('fetches no patch twice, whenever the power fails, and makes nothing wrong', async () => {
+  await order();
+  await harness.device.close();
+  const reached: string[] = [];
+  const run = async (where: string | undefined) => {
+    const device = await TestDevice.copyOf(harness.device, [harness.gateway.url]);
+    harness.gateway.requests.length = 0;
+    const failpoint = where === undefined ? (name: string) => void reached.push(name) : powerCutAt(where);
+    const isCut = await untilPowerCut(async () => {
+      await device.open({ failpoint, settings: { concurrency: 1 } });
+      await device.cycle();
+    });
+    await device.close({ isCut: true });
+    await device.open();
+    await device.cycle();
+    const isRight = (await device.slot('A')).equals(image2);
+    await device.remove();
+    const ids = fetched();
+    return { isCut, isRight, repeated: ids.length - new Set(ids).size };
+  };
+  expect(await run(undefined)).toEqual({ isCut: false, isRight: true, repeated: 0 });
+  const isPatch = /^[0-9a-f]{64} (before|after)$|^chunk|^slot sync|^spending/;
+  const seen = new Map<string, number>();
+  const places = reached.flatMap(name => {
+    seen.set(name, (seen.get(name) ?? 0) + 1);
+    return isPatch.test(name) ? [`${name}#${seen.get(name)}`] : [];
+  });
+  expect(places.length).toBeGreaterThan(100);
+  for (const [at, where] of places.entries()) {
+    if (at % 5 !== 0 && process.env.SITECAST_TEST_EVERY_POINT !== '1') continue;
+    const { repeated, ...found } = await run(where);
+    expect({ where, ...found }).toEqual({ where, isCut: true, isRight: true });
+    // What was on its way when the power failed.
+    expect(repeated).toBeLessThanOrEqual(1);
+  }
+});

@@ -1,0 +1,151 @@
+import { createHash } from 'node:crypto';
+import { ChunkIndex } from '@sitecast/shared/content';
+import {
+  decodeRecipe,
+  type PlacedWindow,
+  type Recipe,
+  targetIndexOf,
+  windowsOf,
+} from '@sitecast/shared/delta';
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  type DeltaName,
+  patchIndexTarget,
+  recipeTarget,
+  type ReleaseManifest,
+} from '@sitecast/shared/release';
+import type { Log, SlotName } from '../ports.ts';
+import { MAX_FAILED_RECIPES, type Spending } from '../state/spending.ts';
+import type { StateFile } from '../state/state-file.ts';
+import type { Trust } from '../upstream/trust.ts';
+import type { SlotContent, SlotContents } from './slot-contents.ts';
+
+/** `signed-only`: a recipe counts only where the top-level targets list it, so offline keys have signed it. */
+export type DeltaMode = 'on' | 'signed-only' | 'off';
+
+/** A recipe that fits this device and a release. */
+export interface Delta {
+  name: DeltaName;
+  recipe: Recipe;
+  /** Of the recipe's bytes, in hex. */
+  sha256: string;
+  base: SlotContent;
+}
+
+interface DeltasDependencies {
+  product: string;
+  mode: DeltaMode;
+  /** CPU time that applying patches may take for one image, milliseconds. */
+  maxApplyMs: number;
+  trust: Pick<Trust, 'document'>;
+  contents: Pick<SlotContents, 'booted'>;
+  stateFile: Pick<StateFile, 'current'>;
+  spending: Spending;
+  log: Log;
+}
+
+/** Finds the recipes of this device's updates. Without one an update goes by chunks. */
+export class Deltas {
+  readonly #deps: DeltasDependencies;
+
+  constructor(deps: DeltasDependencies) {
+    this.#deps = deps;
+  }
+
+  /**
+   * The recipe that leads from the release that runs to this one. A gateway that knows no recipes, or a recipe that isn't usable, is no
+   * error: the update goes another way. Bytes that come over the network are counted as spent on the image.
+   * @throws the reason of `signal`
+   */
+  async find(
+    { index, image, counter }: Pick<ReleaseManifest, 'index' | 'image' | 'counter'>,
+    booted: SlotName,
+    signal: AbortSignal,
+  ): Promise<Delta | undefined> {
+    const { product, mode, trust, stateFile, spending, contents } = this.#deps;
+    const from = stateFile.current.slots[booted].release?.counter ?? 0;
+    spending.begin(index.sha256);
+    if (mode === 'off' || from < 1 || from === counter || this.#isSpent()) return undefined;
+    const name = { product, from, to: counter };
+    try {
+      const isTopLevel = mode === 'signed-only';
+      const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
+      const bytes = await trust.document(recipeTarget(name), signal, { isTopLevel, onFetched });
+      if (!bytes) return undefined;
+      const sha256 = createHash('sha256').update(bytes).digest('hex');
+      if (spending.failedRecipes.includes(sha256)) return undefined;
+      const recipe = decodeRecipe(bytes);
+      const base = await contents.booted(booted, { worthBytes: image.lengthBytes, signal });
+      if (!base) return undefined;
+      checkReleases(recipe, name, { base: base.indexSha256, target: index.sha256 });
+      return { name, recipe, sha256, base };
+    } catch (error) {
+      this.#tell('the recipe', error, signal);
+      return undefined;
+    }
+  }
+
+  /** The target's index, rebuilt. @returns undefined where the recipe doesn't give it: it is to be fetched */
+  targetIndexOf({ recipe, base }: Delta): ChunkIndex | undefined {
+    try {
+      return targetIndexOf(recipe, base.index);
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      return undefined;
+    }
+  }
+
+  /** @returns the windows, checked against both images; undefined where they don't fit them */
+  windowsOf({ recipe, base }: Delta, target: ChunkIndex): readonly PlacedWindow[] | undefined {
+    try {
+      return windowsOf(recipe, base.index, target);
+    } catch (error) {
+      this.#tell('the recipe', error);
+      return undefined;
+    }
+  }
+
+  /** Where the patches lie in chunks. @returns undefined where it can't be had. @throws the reason of `signal` */
+  async patchIndexOf({ name, recipe }: Delta, signal: AbortSignal): Promise<ChunkIndex | undefined> {
+    const { trust, spending } = this.#deps;
+    try {
+      const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
+      const bytes = await trust.document(patchIndexTarget(name), signal, { onFetched });
+      if (!bytes || createHash('sha256').update(bytes).digest('hex') !== recipe.patchIndexSha256)
+        return undefined;
+      return ChunkIndex.decode(bytes);
+    } catch (error) {
+      this.#tell('the index of the patches', error, signal);
+      return undefined;
+    }
+  }
+
+  /** Two recipes have failed for this image, or applying patches has cost all the time that it may. */
+  #isSpent(): boolean {
+    const { spending, maxApplyMs } = this.#deps;
+    return spending.failedRecipes.length >= MAX_FAILED_RECIPES || spending.applyMs >= maxApplyMs;
+  }
+
+  #tell(what: string, error: unknown, signal?: AbortSignal): void {
+    signal?.throwIfAborted();
+    if (!(error instanceof SitecastError)) throw error;
+    this.#deps.log('info', `${what} can't be used: ${error.message}`, { code: error.code });
+  }
+}
+
+/** @throws SITECAST_RECIPE_OTHER */
+function checkReleases(recipe: Recipe, name: DeltaName, indexes: { base: string; target: string }): void {
+  const { product, from, to } = recipe;
+  const isIt =
+    product === name.product &&
+    from.counter === name.from &&
+    to.counter === name.to &&
+    from.indexSha256 === indexes.base &&
+    to.indexSha256 === indexes.target;
+  if (isIt) return;
+  throw new SitecastError(
+    'badInput',
+    'SITECAST_RECIPE_OTHER',
+    'the recipe is about other images than its name says',
+  );
+}

@@ -1,0 +1,60 @@
+import type { ReleaseManifest } from '@sitecast/shared/release';
+import type { SlotName } from '../ports.ts';
+import type { Reason } from '../state/agent-state.ts';
+import type { CycleResult } from '../state/status.ts';
+import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
+import type { InstallDependencies } from './install-steps.ts';
+import { asObjection, type Release } from './releases.ts';
+import type { UpdateContext } from './update-checker.ts';
+
+// Which release a cycle installs, with everything that is known about it.
+
+/** The first order whose manifest fits. @returns a result instead where there is none, and why */
+export async function releaseToInstall(
+  deps: InstallDependencies,
+  { choice, facts }: UpdateContext,
+  signal: AbortSignal,
+): Promise<Release | CycleResult> {
+  const { releases, reporter, stateFile } = deps;
+  let objection: Reason | undefined;
+  for (const order of choice.orders) {
+    const found = await releases.manifestOf(order, signal).then(manifest => ({ manifest }), asObjection);
+    const problem = 'manifest' in found ? objectionTo(order, found.manifest, facts) : found.objection;
+    if (!problem && 'manifest' in found)
+      return loadRelease(deps, order, { manifest: found.manifest, booted: facts.booted, signal });
+    objection ??= problem;
+    // An older release may be the stepping stone to it.
+    if (problem?.code !== 'SITECAST_STEPPING_STONE') break;
+  }
+  if (!objection) return nothingOrdered({ reporter, stateFile }, choice.reason);
+  await reporter.report('blocked', { ...choice.orders[0], reason: objection });
+  return { state: 'blocked', reason: objection };
+}
+
+/** With the recipe that leads to it, and its index: rebuilt by the recipe, from a slot's file, or fetched. */
+async function loadRelease(
+  { releases, deltas, contents, spending }: InstallDependencies,
+  order: Order,
+  { manifest, booted, signal }: { manifest: ReleaseManifest; booted: SlotName; signal: AbortSignal },
+): Promise<Release> {
+  spending.begin(manifest.index.sha256);
+  const inSlot = await contents.withHash(manifest.index.sha256);
+  // What a slot holds already needs no recipe.
+  const delta = inSlot ? undefined : await deltas.find(manifest, booted, signal);
+  const known = inSlot ?? (delta && deltas.targetIndexOf(delta));
+  const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
+  return releases.load(order, manifest, { known, delta, onFetched, signal });
+}
+
+async function nothingOrdered(
+  { reporter, stateFile }: Pick<InstallDependencies, 'reporter' | 'stateFile'>,
+  why: Choice['reason'],
+): Promise<CycleResult> {
+  if (!why) return { state: 'idle' };
+  const { state, rollout, ...reason } = why;
+  // How an attempt ended here was reported, and stays the last word; but an operator has to hear that a device can't go back.
+  const record = stateFile.current.rollouts.find(({ id }) => id === rollout?.id);
+  const hasEnded = (record?.ended?.attempt ?? 0) >= (rollout?.attempt ?? 1);
+  if (!hasEnded || reason.code === ROLLBACK_IMPOSSIBLE) await reporter.report(state, { rollout, reason });
+  return { state, reason, waitingFor: state === 'waiting' ? 'rollout' : undefined };
+}

@@ -1,0 +1,57 @@
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type ChunkId, chunkIdToHex, MAX_CHUNK_BYTES, sameChunkId, sha256 } from '@sitecast/shared/content';
+import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import type { DurableFiles } from '../state/durable-files.ts';
+
+const PATCHES_DIRECTORY = 'patches';
+
+/** Chunks of patches, kept durably until what they make is durable in the slot: a power cut makes no patch come twice. */
+export class KeptPatches {
+  readonly #directory: string;
+  readonly #files: Pick<DurableFiles, 'replace'>;
+
+  /** @param data the agent's own directory */
+  constructor(data: string, files: Pick<DurableFiles, 'replace'>) {
+    this.#directory = join(data, PATCHES_DIRECTORY);
+    this.#files = files;
+  }
+
+  /** @returns undefined where it isn't here, or is damaged */
+  async get(id: ChunkId): Promise<Buffer | undefined> {
+    try {
+      const bytes = await readFileBounded(this.#pathOf(id), MAX_CHUNK_BYTES);
+      return sameChunkId(sha256(bytes), id) ? bytes : undefined;
+    } catch (error) {
+      if (isSystemError(error) || error instanceof SitecastError) return undefined;
+      throw error;
+    }
+  }
+
+  /** Durable once it returns. */
+  async put(id: ChunkId, bytes: Uint8Array): Promise<void> {
+    await makeDirectory(this.#directory, 0o700);
+    await this.#files.replace(this.#pathOf(id), bytes, 0o600);
+  }
+
+  /** Removes all but these. What a power cut brings back is removed by the next call. */
+  async keepOnly(ids: readonly ChunkId[]): Promise<void> {
+    const kept = new Set(ids.map(chunkIdToHex));
+    for (const name of await this.#names())
+      if (!kept.has(name)) await rm(join(this.#directory, name), { recursive: true, force: true });
+  }
+
+  async #names(): Promise<string[]> {
+    try {
+      return await readdir(this.#directory);
+    } catch (error) {
+      if (isSystemError(error, 'ENOENT')) return [];
+      throw error;
+    }
+  }
+
+  #pathOf(id: ChunkId): string {
+    return join(this.#directory, chunkIdToHex(id));
+  }
+}
