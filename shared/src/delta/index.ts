@@ -1,7 +1,7 @@
 export { applicableEncoders, PatchApplier } from './applier.ts';
 export { type ApplyRequest, applyPatch } from './apply.ts';
 export { deflateParameter, PIECE_CODECS, type PieceCodec, pieceCodec } from './encoders/index.ts';
-export { decodeLz4Beginning } from './encoders/lz4-block.ts';
+export { decodeLz4Beginning, decodeLz4Block } from './encoders/lz4-block.ts';
 export {
   MAX_ENCODER_NAME_CHARS,
   MAX_OPENED_BASE_BYTES,

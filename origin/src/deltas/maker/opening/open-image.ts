@@ -1,0 +1,138 @@
+import { MAX_OPENED_BASE_BYTES, MAX_PIECE_BYTES } from '@sitecast/shared/delta';
+import { blockwise, type ByteSource, NotOpened } from './byte-source.ts';
+import { type ImageRange, OpenedImage, type OpenedLayer } from './opened-image.ts';
+import { type Piece, PieceMap } from './piece-map.ts';
+import { LZ4_LEGACY_BLOCK_BYTES, type ScanResult, type ScanTask } from './scan.ts';
+import { type ListedPiece, readSquashfs, type SquashfsPieces } from './squashfs.ts';
+
+/** What opening an image leaves to the maker's process, where the time goes. */
+export interface Prober {
+  scan(task: ScanTask): Promise<ScanResult>;
+  /** Opens a range, and looks for an LZ4 block whose length stands at `at` of what comes out. */
+  probe(
+    range: ImageRange,
+    bytes: Uint8Array,
+    at: number,
+  ): Promise<{ length: number; plainLength: number } | undefined>;
+}
+
+const PART_BYTES = 4 * 1024 * 1024;
+/** Kernels of one image, and blocks of one kernel, that are looked at. */
+const MAX_KERNELS = 16;
+const MAX_KERNEL_BLOCKS = 64;
+
+/** Finds the compressed pieces of an image: of a squashfs, and of kernels in it or in any other image. An image that is malformed stays closed. */
+export async function openImage(source: ByteSource, prober: Prober): Promise<OpenedImage> {
+  const squashfs = await readPieces(source);
+  const { pieces, magics } = await scanAll(source, squashfs, prober);
+  const outer: OpenedLayer = {
+    codec: squashfs?.codec.piece.name ?? 'zstd-1.5.5-wasm',
+    parameter: squashfs?.codec.parameter ?? 1,
+    pieces: new PieceMap(pieces),
+  };
+  const withoutKernels = new OpenedImage(source.sizeBytes, [outer]);
+  const blocks = await findBlocks(source, withoutKernels, magics, prober);
+  return new OpenedImage(source.sizeBytes, [
+    outer,
+    { codec: 'lz4hc-1.9.4', parameter: 9, pieces: new PieceMap(blocks) },
+  ]);
+}
+
+async function readPieces(source: ByteSource): Promise<SquashfsPieces | undefined> {
+  try {
+    const found = await readSquashfs(blockwise(source));
+    if (found === undefined) return undefined;
+    // Throws where they overlap.
+    const map = new PieceMap(found.pieces.map(piece => ({ ...piece, plainLength: piece.maxPlainLength })));
+    return map.count === 0 ? undefined : found;
+  } catch (error) {
+    if (error instanceof NotOpened) return undefined;
+    throw error;
+  }
+}
+
+/** Opens everything once: for the lengths of pieces, and places where kernels may begin, in the opened image. */
+async function scanAll(
+  source: ByteSource,
+  squashfs: SquashfsPieces | undefined,
+  prober: Prober,
+): Promise<{ pieces: Piece[]; magics: number[] }> {
+  const listed = [...(squashfs?.pieces ?? [])].sort((one, other) => one.offset - other.offset);
+  const pieces: Piece[] = [];
+  const magics: number[] = [];
+  let growth = 0;
+  for (let offset = 0, first = 0; offset < source.sizeBytes; ) {
+    const { end, last } = partEnd(listed, first, offset, source.sizeBytes);
+    const inPart = listed.slice(first, last);
+    const from = offset;
+    const { plainLengths, magics: found } = await prober.scan({
+      codec: squashfs?.codec.piece.name ?? '',
+      bytes: await source.read(offset, end - offset),
+      pieces: inPart.map(piece => ({
+        offset: piece.offset - from,
+        length: piece.length,
+        plainLength: piece.maxPlainLength,
+      })),
+    });
+    for (const magic of found) magics.push(offset + growth + magic);
+    inPart.forEach(({ offset, length }, at) => {
+      const plainLength = plainLengths[at] ?? 0;
+      if (plainLength === 0) return;
+      pieces.push({ offset, length, plainLength });
+      growth += plainLength - length;
+    });
+    first = last;
+    offset = end;
+  }
+  return { pieces, magics };
+}
+
+/** Where a part that begins at `offset` ends: behind whole pieces, before it would be too long, opened. */
+function partEnd(
+  pieces: readonly ListedPiece[],
+  first: number,
+  offset: number,
+  sizeBytes: number,
+): { end: number; last: number } {
+  let end = Math.min(offset + PART_BYTES, sizeBytes);
+  let last = first;
+  let opened = PART_BYTES;
+  for (let piece = pieces[last]; piece !== undefined && piece.offset < end; piece = pieces[++last]) {
+    opened += piece.maxPlainLength;
+    if (opened > MAX_OPENED_BASE_BYTES) return { end: piece.offset, last };
+    end = Math.max(end, piece.offset + piece.length);
+  }
+  return { end, last };
+}
+
+/** The blocks of kernels that lie in one piece of the opened image. */
+async function findBlocks(
+  source: ByteSource,
+  image: OpenedImage,
+  magics: readonly number[],
+  prober: Prober,
+): Promise<Piece[]> {
+  const blocks: Piece[] = [];
+  let end = 0;
+  for (const magic of magics.slice(0, MAX_KERNELS)) {
+    if (magic < end) continue;
+    for (let at = magic + 4, count = 0; count < MAX_KERNEL_BLOCKS; count++) {
+      const block = await probeAt(source, image, at, prober);
+      if (block === undefined) break;
+      blocks.push({ offset: at + 4, ...block });
+      at += 4 + block.length;
+      end = at;
+      if (block.plainLength < LZ4_LEGACY_BLOCK_BYTES) break;
+    }
+  }
+  return blocks;
+}
+
+/** Longest LZ4 block that 8 MiB become. */
+const MAX_BLOCK_BYTES = MAX_PIECE_BYTES;
+
+async function probeAt(source: ByteSource, image: OpenedImage, at: number, prober: Prober) {
+  const range = image.rangeAround(at, Math.min(at + 4 + MAX_BLOCK_BYTES, image.openedBytes));
+  const bytes = await source.read(range.offset, range.length);
+  return prober.probe(range, bytes, at - image.toOpened(range.offset));
+}

@@ -1,0 +1,234 @@
+import {
+  type BaseLayer,
+  MAX_OPENED_BASE_BYTES,
+  MAX_OPENED_TARGET_BYTES,
+  MAX_WINDOW_BASE_BYTES,
+} from '@sitecast/shared/delta';
+import { type Piece, PieceMap } from './piece-map.ts';
+
+/** Pieces of one codec, in the bytes that the layer before gives. */
+export interface OpenedLayer {
+  readonly codec: string;
+  /** What the image's pieces were made with. */
+  readonly parameter: number;
+  readonly pieces: PieceMap;
+}
+
+/** A layer of a range, with places in that range: what the maker's process is given. */
+export interface RangeLayer {
+  readonly codec: string;
+  readonly parameter: number;
+  /** In order. The last one may reach beyond the range, and is cut off there. */
+  readonly pieces: readonly Piece[];
+}
+
+/** A range of an image with the pieces that lie in it, outermost layer first. */
+export interface ImageRange {
+  readonly offset: number;
+  readonly length: number;
+  readonly layers: readonly RangeLayer[];
+}
+
+/** A part of a piece that begins before the window and is wanted in it: opened only up to this length, in compressed bytes. */
+const MAX_HEAD_BYTES = 512 * 1024;
+/** Compressed bytes behind a cut in an LZ4 block: its encoder's choices before the cut don't depend on what follows later. */
+const LOOK_AHEAD_BYTES = 4096;
+/** Pieces longer than this begin and end windows: see `mayJoin`. */
+const LARGE_PIECE_BYTES = 1024 * 1024;
+const EMPTY = new PieceMap([]);
+
+/**
+ * An image, and the same opened: all its compressed pieces replaced by their plain bytes, and those in them again. Offsets are bytes of either;
+ * this class knows where things lie, and reads nothing.
+ */
+export class OpenedImage {
+  readonly sizeBytes: number;
+  readonly layers: readonly OpenedLayer[];
+  readonly #outer: PieceMap;
+  readonly #inner: PieceMap;
+
+  constructor(sizeBytes: number, layers: readonly OpenedLayer[]) {
+    this.sizeBytes = sizeBytes;
+    this.layers = layers;
+    this.#outer = layers[0]?.pieces ?? EMPTY;
+    this.#inner = layers[1]?.pieces ?? EMPTY;
+  }
+
+  get openedBytes(): number {
+    return this.sizeBytes + this.#outer.growthBytes + this.#inner.growthBytes;
+  }
+
+  toOpened(offset: number): number {
+    return this.#inner.toPlain(this.#outer.toPlain(offset));
+  }
+
+  /**
+   * The range of the image for a range of the opened one: whole pieces, as far as bounds allow.
+   * @param from @param to places in the opened image
+   */
+  baseRange(from: number, to: number): ImageRange {
+    for (let [low, high] = [from, to]; ; ) {
+      const range = this.#alignedRange(low, high);
+      if (range !== undefined) return range;
+      const less = Math.ceil((high - low) / 16);
+      [low, high] = [low + less, high - less];
+    }
+  }
+
+  /** The range of the image for a range of the opened one: whole pieces, however long it becomes. */
+  rangeAround(from: number, to: number): ImageRange {
+    const [low, high] = widen(this.#inner, from, to);
+    return this.#range(...widen(this.#outer, low, high));
+  }
+
+  #alignedRange(from: number, to: number): ImageRange | undefined {
+    const range = this.rangeAround(from, to);
+    const opened = range.layers.reduce(
+      (sum, { pieces }) => pieces.reduce((all, { length, plainLength }) => all + plainLength - length, sum),
+      range.length,
+    );
+    return (range.length <= MAX_WINDOW_BASE_BYTES && opened <= MAX_OPENED_BASE_BYTES) || to - from < 65_536
+      ? range
+      : undefined;
+  }
+
+  /**
+   * All of the opened image, in parts of about `partBytes` whose ends lie in no piece.
+   * @returns with each part where it lies in the opened image, and where in the range's opened bytes
+   */
+  *parts(
+    partBytes: number,
+  ): Generator<{ range: ImageRange; openedOffset: number; from: number; length: number }> {
+    for (let at = 0; at < this.openedBytes; ) {
+      const [low, high] = widen(this.#inner, at, Math.min(at + partBytes, this.openedBytes));
+      const [offset, end] = widen(this.#outer, low, high);
+      const next = this.#inner.toPlain(high);
+      yield {
+        range: this.#range(offset, end),
+        openedOffset: at,
+        from: low - this.#outer.toPlain(offset),
+        length: next - at,
+      };
+      at = next;
+    }
+  }
+
+  /** All that is needed to make the target's bytes from `from` to `to` out of opened ones: a range that reaches beyond both. */
+  targetRange(from: number, to: number): ImageRange {
+    const [offset, end] = around(this.#outer, from, to);
+    const [innerFrom, innerTo] = [this.#outer.toPlain(offset), this.#outer.toPlain(end)];
+    const index = this.#inner.endingAfter(innerFrom);
+    let low = innerFrom;
+    let high = innerTo;
+    if (index < this.#inner.count) {
+      const first = this.#inner.at(index);
+      if (first.offset < low && low - first.offset <= MAX_HEAD_BYTES) low = first.offset;
+      const last = this.#inner.endingAfter(innerTo - 1);
+      if (last < this.#inner.count && this.#inner.at(last).offset < innerTo) {
+        const piece = this.#inner.at(last);
+        high = Math.max(innerTo, Math.min(piece.offset + piece.length, innerTo + LOOK_AHEAD_BYTES));
+      }
+    }
+    const [widerFrom, widerTo] = widen(this.#outer, low, high);
+    return this.#range(Math.min(offset, widerFrom), Math.max(end, widerTo), true);
+  }
+
+  /** How long an opened target is that makes these bytes, nearly: pieces that stick out at the head count as a whole. */
+  openedLength(from: number, to: number): number {
+    const [offset, end] = around(this.#outer, from, to);
+    const [innerFrom, innerTo] = [this.#outer.toPlain(offset), this.#outer.toPlain(end)];
+    let length = this.#inner.toPlain(innerTo) - this.#inner.toPlain(innerFrom);
+    const last = this.#inner.endingAfter(innerTo);
+    if (last < this.#inner.count) {
+      const piece = this.#inner.at(last);
+      // What is cut off at the tail counts in proportion.
+      if (piece.offset < innerTo) length += (piece.plainLength * (innerTo - piece.offset)) / piece.length;
+    }
+    return length;
+  }
+
+  /**
+   * Whether a window from `from` may go on from `at` to `to`. A block of a kernel is nearly as long as an opened target may be: a window ends behind
+   * the chunk in which one begins, and the next holds all of it.
+   */
+  mayJoin(from: number, at: number, to: number, maxOpenedBytes: number): boolean {
+    const opened = this.openedLength(from, to);
+    const large = this.#largeAt(nearPlain(this.#outer, at) - 1);
+    if (large === undefined) return opened <= maxOpenedBytes;
+    return nearPlain(this.#outer, from) > large.offset && opened <= MAX_OPENED_TARGET_BYTES;
+  }
+
+  /** The large piece that holds this byte of the inner layer. */
+  #largeAt(offset: number): Piece | undefined {
+    const index = this.#inner.endingAfter(offset);
+    if (index === this.#inner.count) return undefined;
+    const piece = this.#inner.at(index);
+    return piece.offset <= offset && piece.plainLength >= LARGE_PIECE_BYTES ? piece : undefined;
+  }
+
+  #range(offset: number, end: number, isCutOff = false): ImageRange {
+    let [from, to] = [offset, end];
+    const layers = this.layers.map(({ codec, parameter, pieces }, depth) => {
+      const layer = { codec, parameter, pieces: piecesIn(pieces, from, to, isCutOff && depth === 1) };
+      [from, to] = [pieces.toPlain(from), pieces.toPlain(to)];
+      return layer;
+    });
+    // Where no piece lies, both sides of a layer are the same.
+    return { offset, length: end - offset, layers: layers.filter(({ pieces }) => pieces.length > 0) };
+  }
+}
+
+/** The pieces in a range, with places in it: only whole ones, but for a last one that is cut off. */
+function piecesIn(map: PieceMap, from: number, to: number, isCutOff: boolean): Piece[] {
+  const pieces: Piece[] = [];
+  for (let index = map.endingAfter(from); index < map.count; index++) {
+    const { offset, length, plainLength } = map.at(index);
+    if (offset >= to) break;
+    if (offset >= from && (isCutOff || offset + length <= to))
+      pieces.push({ offset: offset - from, length, plainLength });
+  }
+  return pieces;
+}
+
+/** From a range of opened bytes to the range that gives them: pieces at its ends are taken as a whole. */
+function widen(map: PieceMap, from: number, to: number): [from: number, to: number] {
+  const last = map.plainEndingAfter(to - 1);
+  const lastPiece = last < map.count ? map.at(last) : undefined;
+  const isInPiece = lastPiece !== undefined && lastPiece.plainOffset < to;
+  return [map.toImage(from), isInPiece ? lastPiece.offset + lastPiece.length : map.toImage(to)];
+}
+
+/** Where a byte lies once all is opened: in proportion, where it lies in a piece. */
+function nearPlain(map: PieceMap, offset: number): number {
+  const index = map.endingAfter(offset);
+  const piece = index < map.count ? map.at(index) : undefined;
+  if (piece === undefined || piece.offset >= offset) return map.toPlain(offset);
+  return piece.plainOffset + ((offset - piece.offset) * piece.plainLength) / piece.length;
+}
+
+/** A range with the pieces at its ends, as a whole. */
+function around(map: PieceMap, from: number, to: number): [from: number, to: number] {
+  const first = map.endingAfter(from);
+  const last = map.endingAfter(to - 1);
+  const firstPiece = first < map.count ? map.at(first) : undefined;
+  const lastPiece = last < map.count ? map.at(last) : undefined;
+  return [
+    firstPiece === undefined ? from : Math.min(from, firstPiece.offset),
+    lastPiece !== undefined && lastPiece.offset < to ? Math.max(to, lastPiece.offset + lastPiece.length) : to,
+  ];
+}
+
+/** The layers of a base range, as a patch has them. */
+export function baseLayers(layers: readonly RangeLayer[]): BaseLayer[] {
+  return layers.map(({ codec, pieces }) => {
+    let end = 0;
+    return {
+      codec,
+      pieces: pieces.map(({ offset, length, plainLength }) => {
+        const rawBefore = offset - end;
+        end = offset + length;
+        return { rawBefore, compressedLength: length, plainLength };
+      }),
+    };
+  });
+}

@@ -1,0 +1,52 @@
+import { deflateParameter, type PieceCodec, pieceCodec } from '@sitecast/shared/delta';
+import { NotOpened } from './byte-source.ts';
+
+/** squashfs_fs.h: `ZLIB_COMPRESSION`, `ZSTD_COMPRESSION`. lzo, lz4 and xz have no encoder here that gives equal bytes. */
+const ZLIB = 1;
+const ZSTD = 6;
+/** mksquashfs' levels where an image names none. */
+const ZSTD_LEVEL = 15;
+const ZLIB_LEVEL = 9;
+const ZLIB_WINDOW_BITS = 15;
+
+/** Opens pieces of one squashfs, and closes them as mksquashfs did. */
+export interface SquashfsCodec {
+  readonly piece: PieceCodec;
+  readonly parameter: number;
+  /** @throws NotOpened */
+  decode(bytes: Uint8Array, maxBytes: number): Uint8Array;
+}
+
+/** @param options the compressor's own, where the image has them; a level outside of what the encoder takes leaves the image closed */
+export function codecOf(compressor: number, options: DataView | undefined): SquashfsCodec | undefined {
+  if (compressor === ZSTD)
+    return codec('zstd-1.5.5-wasm', options === undefined ? ZSTD_LEVEL : uint32(options, 0));
+  if (compressor === ZLIB) {
+    const level = options === undefined ? ZLIB_LEVEL : uint32(options, 0);
+    const windowBits =
+      options === undefined || options.byteLength < 6 ? ZLIB_WINDOW_BITS : options.getUint16(4, true);
+    if (level > 9 || windowBits > 15) return undefined;
+    return codec('pako-2.2.0', deflateParameter(level, windowBits, 0));
+  }
+  return undefined;
+}
+
+function uint32(options: DataView, at: number): number {
+  if (options.byteLength < at + 4) throw new NotOpened('compressor options are cut off');
+  return options.getUint32(at, true);
+}
+
+function codec(name: string, parameter: number): SquashfsCodec | undefined {
+  const piece = pieceCodec(name);
+  if (!piece.takes(parameter)) return undefined;
+  return { piece, parameter, decode: (bytes, maxBytes) => openPiece(piece, bytes, maxBytes) };
+}
+
+/** Opens a piece that may be malformed. @throws NotOpened */
+function openPiece(piece: PieceCodec, bytes: Uint8Array, maxBytes: number): Uint8Array {
+  try {
+    return piece.decode(bytes, maxBytes);
+  } catch (error) {
+    throw new NotOpened('a piece is malformed', { cause: error });
+  }
+}

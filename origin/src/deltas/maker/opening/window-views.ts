@@ -1,0 +1,179 @@
+import {
+  type BaseLayer,
+  decodeLz4Beginning,
+  MAX_OPENED_TARGET_BYTES,
+  MAX_PIECE_BYTES,
+  openBase,
+  pieceCodec,
+  type TargetLayer,
+} from '@sitecast/shared/delta';
+import { SitecastError } from '@sitecast/shared/errors';
+import { baseLayers, type RangeLayer } from './opened-image.ts';
+import type { Piece } from './piece-map.ts';
+
+/** Bytes with the pieces that lie in them. */
+export interface RangeBytes {
+  readonly bytes: Uint8Array;
+  readonly layers: readonly RangeLayer[];
+}
+
+/** A window's target, opened as far as it can be closed again. */
+export interface ClosableTarget {
+  readonly plain: Uint8Array;
+  readonly layers: TargetLayer[];
+  /** Compressed bytes of pieces that the encoder makes differently: they stay as they are. */
+  readonly inexact: Uint8Array[];
+}
+
+/** Where a window lies in bytes. */
+interface Place {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** How much longer than the wanted bytes the beginning of an LZ4 block is opened, so that its encoder chooses as it did in the whole. */
+const LOOK_AHEAD_BYTES = 4096;
+const LZ4 = 'lz4hc-1.9.4';
+
+/** Opens the pieces of a window's target that its encoder makes again to the byte. A target that would be too long, opened, stays closed. */
+export function openTarget(range: RangeBytes, place: Place): ClosableTarget {
+  const closed = { plain: range.bytes.subarray(place.from, place.to), layers: [], inexact: [] };
+  try {
+    const opened = openLayers(range, place);
+    return opened.plain.length <= MAX_OPENED_TARGET_BYTES ? opened : closed;
+  } catch (error) {
+    if (error instanceof SitecastError && error.code === 'SITECAST_PATCH_RANGE') return closed;
+    throw error;
+  }
+}
+
+function openLayers({ bytes, layers }: RangeBytes, place: Place): ClosableTarget {
+  let closed = bytes;
+  let { from, to } = place;
+  let plain = bytes.subarray(from, to);
+  const views: TargetLayer[] = [];
+  const inexact: Uint8Array[] = [];
+  for (const [depth, layer] of layers.entries()) {
+    const opened = openExact(closed, layer, { from, to });
+    inexact.push(...opened.inexact);
+    if (opened.view.pieces.length > 0) {
+      views.push(opened.view);
+      ({ plain } = opened);
+    }
+    if (depth === layers.length - 1 || inexact.length > 0) break;
+    [from, to] = [openedOffset(layer.pieces, opened.place.from), openedOffset(layer.pieces, opened.place.to)];
+    closed = openBase(closed, baseLayers([layer]));
+    plain = closed.subarray(from, to);
+  }
+  return { plain, layers: views, inexact };
+}
+
+interface OpenedExactly {
+  readonly view: TargetLayer;
+  readonly plain: Uint8Array;
+  /** What the view closes to, before its head is cut off. */
+  readonly place: Place;
+  readonly inexact: Uint8Array[];
+}
+
+function openExact(
+  closed: Uint8Array,
+  { codec, parameter, pieces }: RangeLayer,
+  { from, to }: Place,
+): OpenedExactly {
+  const parts: Uint8Array[] = [];
+  const inexact: Uint8Array[] = [];
+  const exact: TargetLayer['pieces'][number][] = [];
+  let start = from;
+  let end = from;
+  for (const piece of pieces) {
+    const { offset, length } = piece;
+    if (offset + length <= from || offset >= to) continue;
+    const plain = openAndClose(closed, { codec, parameter }, piece, to);
+    if (plain === undefined) {
+      inexact.push(closed.subarray(offset, offset + length));
+      continue;
+    }
+    if (offset < end) {
+      start = offset;
+      end = offset;
+    }
+    exact.push({ rawBefore: offset - end, plainLength: plain.length });
+    parts.push(closed.subarray(end, offset), plain);
+    end = offset + length;
+  }
+  if (end < to) parts.push(closed.subarray(end, to));
+  return {
+    view: { codec, parameter, headBytes: from - start, pieces: exact },
+    plain: Buffer.concat(parts),
+    place: { from: start, to: Math.max(end, to) },
+    inexact,
+  };
+}
+
+/** The piece's plain bytes, or as many as are needed to make what of it lies before `to`; undefined where its encoder makes other bytes. */
+function openAndClose(
+  closed: Uint8Array,
+  { codec, parameter }: Pick<RangeLayer, 'codec' | 'parameter'>,
+  { offset, length, plainLength }: Piece,
+  to: number,
+): Uint8Array | undefined {
+  const encoder = pieceCodec(codec);
+  const wanted = closed.subarray(offset, Math.min(offset + length, to));
+  try {
+    const isCut = codec === LZ4 && offset + length > to + LOOK_AHEAD_BYTES;
+    const plain = isCut
+      ? decodeLz4Beginning(closed.subarray(offset, to + LOOK_AHEAD_BYTES), MAX_PIECE_BYTES)
+      : encoder.decode(closed.subarray(offset, offset + length), plainLength);
+    const again = encoder.encode(plain, parameter);
+    const isExact = isCut ? again.length >= wanted.length : again.length === length;
+    return isExact && Buffer.compare(again.subarray(0, wanted.length), wanted) === 0 ? plain : undefined;
+  } catch (error) {
+    // A block that is cut off and isn't opened as a whole, or one that its encoder has no memory for.
+    if (error instanceof SitecastError) return undefined;
+    throw error;
+  }
+}
+
+/** Where the bytes from `offset` on lie once all pieces are opened; `offset` lies in none. */
+function openedOffset(pieces: readonly Piece[], offset: number): number {
+  return pieces.reduce(
+    (sum, piece) => (piece.offset + piece.length <= offset ? sum + piece.plainLength - piece.length : sum),
+    offset,
+  );
+}
+
+/**
+ * Opens a base range for a target: as deep as the target is opened. Pieces that the target holds as well, in the very same compressed bytes that can't
+ * be made again, stay as they are: they are found as they are.
+ */
+export function openBaseFor(
+  { bytes, layers }: RangeBytes,
+  target: ClosableTarget,
+): { plain: Uint8Array; layers: BaseLayer[] } {
+  const isNested = target.layers.length > 1 || target.layers[0]?.codec === layers.at(-1)?.codec;
+  const used =
+    target.layers.length === 0 ? [] : isNested && target.inexact.length === 0 ? layers : layers.slice(0, 1);
+  const kept = used.map(layer => ({
+    ...layer,
+    pieces: layer.pieces.filter(piece => !isAmong(target.inexact, bytes, piece)),
+  }));
+  const views = baseLayers(target.inexact.length > 0 ? kept : used);
+  return { plain: openBase(bytes, views), layers: views };
+}
+
+function isAmong(pieces: readonly Uint8Array[], bytes: Uint8Array, { offset, length }: Piece): boolean {
+  const own = bytes.subarray(offset, offset + length);
+  return pieces.some(piece => piece.length === length && Buffer.compare(piece, own) === 0);
+}
+
+/** All of the range, opened: for samples of its content. A piece that is cut off stays closed. */
+export function openAll({ bytes, layers }: RangeBytes): Uint8Array {
+  let opened = bytes;
+  for (const layer of layers) {
+    const { length } = opened;
+    const pieces = layer.pieces.filter(piece => piece.offset + piece.length <= length);
+    opened = openBase(opened, baseLayers([{ ...layer, pieces }]));
+  }
+  return opened;
+}
