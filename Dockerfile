@@ -8,7 +8,7 @@ ENV npm_config_build_from_source=zstd-napi npm_config_nodedir=/usr/local
 WORKDIR /opt/sitecast
 COPY . .
 # `npm ci` compiles TypeScript too (the `prepare` script); what only that needed goes afterwards.
-RUN npm ci && npm prune --omit=dev && rm -rf node_modules/@sitecast/test test
+RUN npm ci && npm prune --omit=dev && rm -rf node_modules/@sitecast/test test */bundle/*.map
 
 FROM node:26-trixie-slim
 ENV NODE_ENV=production PATH=/opt/sitecast/node_modules/.bin:$PATH

@@ -144,8 +144,12 @@ it('works without a daemon: check, then update, in one process each', async () =
 });
 
 it('loads libp2p for peers, and none of it with --no-peers', async () => {
-  const hook = `export async function load(url, context, next) {
-    if (url.includes('libp2p')) (await import('node:fs')).writeSync(2, 'LIBP2P');
+  const hook = `import { existsSync, readFileSync, writeSync } from 'node:fs';
+  export async function load(url, context, next) {
+    const map = url.startsWith('file:') ? new URL(url + '.map') : undefined;
+    // A bundle's source map names the modules in it.
+    const { sources } = map && existsSync(map) ? JSON.parse(readFileSync(map, 'utf8')) : { sources: [] };
+    if ([url, ...sources].some(name => name.includes('libp2p'))) writeSync(2, 'LIBP2P');
     return next(url, context);
   }`;
   const dataUrl = (code: string) => `data:text/javascript,${encodeURIComponent(code)}`;

@@ -18,7 +18,7 @@ export class Operators {
   readonly #idle: ChildProcess[] = [];
   readonly #running = new Set<ChildProcess>();
 
-  /** @param path of the compiled `operator-process` */
+  /** @param path of the bundled `operator-process` */
   constructor(path: string, env: NodeJS.ProcessEnv) {
     this.#path = path;
     this.#env = env;

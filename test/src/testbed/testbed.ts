@@ -20,10 +20,7 @@ export type CommandName = keyof typeof BINS;
 const SETTINGS = /^(?:SITECAST_.*|https?_proxy|no_proxy)$/i;
 const HERE = fileURLToPath(import.meta.url);
 const TOP = HERE.slice(0, HERE.lastIndexOf('/test/'));
-const operators = new Operators(
-  join(TOP, 'test/dist/src/testbed/operator-process.js'),
-  withoutSettings(process.env),
-);
+const operators = new Operators(join(TOP, 'test/bundle/operator-process.js'), withoutSettings(process.env));
 
 /** The commands as installed: compiled, started by their bin stubs. Works from sources and from dist. */
 function binPath(name: CommandName): string {
