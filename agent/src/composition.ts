@@ -2,7 +2,8 @@ import { join } from 'node:path';
 import { readFileBounded, setAside } from '@sitecast/shared/durable';
 import { describeError } from '@sitecast/shared/command';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { type JoinToken, readJoinToken, type ReportEvent } from '@sitecast/shared/fleet';
+import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
+
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
 import { Daemon } from './daemon.ts';
@@ -22,6 +23,7 @@ import type {
 import { Delivery, delivering } from './reports/delivery.ts';
 import { Outbox } from './reports/outbox.ts';
 import { FILE_NAME as OUTBOX_FILE } from './reports/report-chain.ts';
+import { deltaInventory, reportFacts } from './reports/report-facts.ts';
 import { Reporter } from './reports/reporter.ts';
 import { StateChangeLogger } from './reports/state-change-logger.ts';
 import type { PeerSettings, RunSettings } from './settings.ts';
@@ -124,7 +126,12 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
   const slotWatch = new SlotWatch({ slots, stateFile });
   const status = openStatus(settings, ports, { trust, stateFile, outbox, slotWatch, wish });
   const stateChanges = new StateChangeLogger(log);
-  const facts = () => reportFacts(trust, stateFile, status);
+  const spending = await Spending.open(data, { maxBytes: settings.maxBytes, files });
+  const deltas = deltaInventory(settings, ports.applier);
+  const facts = (counter: number | undefined) => ({
+    ...reportFacts({ trust, stateFile, status, deltas }),
+    transfer: spending.transferOf(counter),
+  });
   const reporter = new Reporter({ outbox, clock, stateChanges, facts });
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log });
   const exchange = await openExchange(settings, ports, { gateways, trust, membership, stateFile, status });
@@ -145,7 +152,6 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
     delivery,
     exchange,
   };
-  const spending = await Spending.open(data, { maxBytes: settings.maxBytes, files });
   const update = connectUpdate(settings, ports, { ...opened, membership, stateChanges, spending });
   const { factoryRelease, pollMs, startJitterMs } = settings;
   const kept = { boot, stateFile, status, reporter, outbox, data, slots, slotWatch };
@@ -331,20 +337,6 @@ async function openExchange(
   });
   await exchange.start(stateFile.current.slots);
   return exchange;
-}
-
-function reportFacts(
-  trust: Trust,
-  stateFile: StateFile,
-  status: StatusBoard,
-): Pick<ReportEvent, 'timestampVersion' | 'booted' | 'inventory'> {
-  const { booted, product, hardware } = status.current;
-  const release = booted && stateFile.current.slots[booted].release;
-  return {
-    timestampVersion: trust.timestampVersion,
-    inventory: { product, hardware },
-    ...(booted ? { booted: { slot: booted, ...(release ? { release } : {}) } } : {}),
-  };
 }
 
 async function trustStart(

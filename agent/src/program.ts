@@ -2,7 +2,7 @@ import { type OutputStreams, plainJson, plainLine, SettingsCommand } from '@site
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { addRunOptions, type RunSettings, runSettings } from './settings.ts';
 import type { CheckResult, CycleResult, Status } from './state/status.ts';
-import { statusText } from './status-text.ts';
+import { statusText, waysText } from './status-text.ts';
 
 /** The commands, done by a running daemon or else by this process. */
 export interface AgentCommands {
@@ -131,10 +131,12 @@ function refuseUnreachable({ waitingFor, reason }: CycleResult): void {
   });
 }
 
-function checkText({ rest, booted, available }: CheckResult): string {
+function checkText({ rest, booted, available, plan }: CheckResult): string {
   const running = booted ? `release ${booted.version} runs` : 'no known release runs';
-  if (available)
-    return `${running}; ${available.kind === 'rollBack' ? 'to go back to' : 'to be installed'}: ${available.release.version}`;
+  if (available) {
+    const what = available.kind === 'rollBack' ? 'to go back to' : 'to be installed';
+    return `${running}; ${what}: ${available.release.version}${plan ? `; ${waysText(plan)}` : ''}`;
+  }
   if (!rest.reason) return `${running}; nothing to do`;
   return `${running}; ${rest.state}: ${rest.reason.message} (${rest.reason.code})`;
 }

@@ -33,3 +33,18 @@ it('shows a requested name as such until the device is accepted', () => {
   expect(lines[0]).toBe('device     12D3KooWdevice');
   expect(lines).toContain('enrolment  pending; it wants to be called cam-8');
 });
+
+it('shows how an image comes into its slot, without ways that give nothing, and what was spent', () => {
+  const none = { inPlace: 0, zero: 0, booted: 0, other: 0, patched: 0, fetched: 0, patches: 0, frames: 0 };
+  const ways = {
+    ...none,
+    image: 3_145_728,
+    booted: 2_097_152,
+    patched: 1_048_576,
+    patches: 2048,
+    isEstimate: true,
+  };
+  expect(shown({ state: 'downloading', ways: { ...ways, spentBytes: 1024 } })).toContain(
+    'plan       3.0 MiB, as estimated: 2.0 MiB from the booted slot, 1.0 MiB by patches of 2.0 KiB; 1.0 KiB spent until then',
+  );
+});

@@ -1,5 +1,5 @@
 import { plainLine } from '@sitecast/shared/command';
-import type { Status } from './state/status.ts';
+import type { Status, UpdateWays } from './state/status.ts';
 import type { SlotName } from './ports.ts';
 import { SLOT_NAMES } from './ports.ts';
 
@@ -66,14 +66,32 @@ function stateLine({ state, waitingFor, message }: Status): string {
   return message === undefined ? what : `${what}: ${message}`;
 }
 
-function progressLines({ progress, plan, update }: Status): string[][] {
+/** How an image comes into its slot, and what that costs: where there is nothing to say of a way, it is left out. */
+export function waysText(ways: UpdateWays): string {
+  const { image, inPlace, zero, booted, other, patched, patches, fetched, frames, isEstimate, spentBytes } =
+    ways;
+  const parts = [
+    [inPlace, `${size(inPlace)} in place`],
+    [zero, `${size(zero)} of zeros`],
+    [booted, `${size(booted)} from the booted slot`],
+    [other, `${size(other)} from the other slot`],
+    [patched, `${size(patched)} by patches of ${size(patches)}`],
+    [fetched, `${size(fetched)} to fetch as ${size(frames)}`],
+  ].flatMap(([bytes, text = '']) => (bytes === 0 ? [] : [text]));
+  const spent = spentBytes === 0 ? '' : `; ${size(spentBytes)} spent until then`;
+  return `${size(image)}${isEstimate ? ', as estimated' : ''}: ${parts.join(', ')}${spent}`;
+}
+
+function progressLines({ progress, plan, ways, update }: Status): string[][] {
   const lines: string[][] = [];
   if (update)
     lines.push([
       'update',
       `${update.kind} ${update.release.version} to slot ${update.target}: ${update.phase}`,
     ]);
-  if (plan) lines.push(['plan', `${mebibytes(plan.fetchBytes)} of ${mebibytes(plan.imageBytes)} to fetch`]);
+  if (ways) lines.push(['plan', waysText(ways)]);
+  else if (plan)
+    lines.push(['plan', `${mebibytes(plan.fetchBytes)} of ${mebibytes(plan.imageBytes)} to fetch`]);
   if (progress && progress.totalBytes > 0) {
     const percent = Math.floor((100 * progress.doneBytes) / progress.totalBytes);
     lines.push([
@@ -123,4 +141,6 @@ function ago(at: string, nowMs: number): string {
     : `${at} (${Math.round(seconds / 86_400)} days ago)`;
 }
 
+const size = (bytes: number): string =>
+  bytes >= 1_048_576 ? mebibytes(bytes) : `${(bytes / 1024).toFixed(1)} KiB`;
 const mebibytes = (bytes: number): string => `${(bytes / 1_048_576).toFixed(1)} MiB`;

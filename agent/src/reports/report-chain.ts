@@ -73,8 +73,8 @@ export async function sealChain(
 }
 
 export function eventOf(report: Report): ReportEvent {
-  const { at, timestampVersion, state, rollout, release, booted, reason, inventory } = report;
-  return { at, timestampVersion, state, rollout, release, booted, reason, inventory };
+  const { at, timestampVersion, state, rollout, release, booted, reason, transfer, inventory } = report;
+  return { at, timestampVersion, state, rollout, release, booted, reason, transfer, inventory };
 }
 
 export function linesOf(entries: readonly Entry[]): Buffer {

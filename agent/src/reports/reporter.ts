@@ -18,8 +18,10 @@ interface ReporterDependencies {
   outbox: Outbox;
   clock: AgentClock;
   stateChanges: StateChangeLogger;
-  /** What each report says of the device besides its state. */
-  facts: () => Pick<ReportEvent, 'timestampVersion' | 'booted' | 'inventory'>;
+  /** What each report says of the device besides its state. @param counter of the release that the report is about */
+  facts: (
+    counter: number | undefined,
+  ) => Pick<ReportEvent, 'timestampVersion' | 'booted' | 'transfer' | 'inventory'>;
 }
 
 /** Records in the device's chain of reports what happened, once each, however often the agent is started again. */
@@ -80,7 +82,7 @@ export class Reporter {
   #eventOf(state: DeviceState, { rollout, release, reason }: Subject): ReportEvent {
     // In the form that is recorded, so that it can be compared with earlier reports.
     return fittingEvent({
-      ...this.#facts(),
+      ...this.#facts(release?.counter),
       at: new Date(this.#clock.now()).toISOString(),
       state,
       ...(rollout ? { rollout: { id: rollout.id, attempt: rollout.attempt } } : {}),

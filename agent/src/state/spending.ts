@@ -19,6 +19,8 @@ const spendingSchema = z.looseObject({
   format: z.literal('sitecast-spending-1'),
   /** SHA-256 of the image's index: what the rest is about. */
   indexSha256: hexId,
+  /** Of the release. */
+  counter: count.optional(),
   /** Bytes that came from gateways for it, at most so many. */
   spentBytes: count,
   /** CPU time of applied patches, milliseconds. */
@@ -90,10 +92,18 @@ export class Spending {
     return Math.max(0, this.#maxBytes - this.#spentBytes);
   }
 
+  /** For reports. @returns undefined where nothing is known of that release */
+  transferOf(counter: number | undefined): { plannedBytes?: number; spentBytes: number } | undefined {
+    if (!this.#noted || counter === undefined || this.#noted.counter !== counter) return undefined;
+    const { plannedBytes } = this.#noted;
+    return { ...(plannedBytes !== undefined && { plannedBytes }), spentBytes: this.#spentBytes };
+  }
+
   /** What is spent from now on is for this image. Another one before it is forgotten. */
-  begin(indexSha256: string): void {
+  begin(indexSha256: string, counter: number): void {
     if (this.#noted?.indexSha256 === indexSha256) return;
     this.#noted = {
+      counter,
       format: 'sitecast-spending-1',
       indexSha256,
       spentBytes: 0,

@@ -39,6 +39,8 @@ const updateWaysSchema = z.looseObject({
   spentBytes: z.number(),
 });
 
+export type UpdateWays = z.infer<typeof updateWaysSchema>;
+
 /** What `sitecast-agent status` shows; the daemon keeps it in `status.json`. */
 export const statusSchema = z.looseObject({
   format: z.literal('sitecast-status-1'),
@@ -100,6 +102,8 @@ export const checkResultSchema = z.object({
   booted: releaseRefSchema.optional(),
   /** What the next cycle would install, unless the release's manifest forbids it. */
   available: z.looseObject({ kind: z.enum(['install', 'rollBack']), release: releaseRefSchema }).optional(),
+  /** How that would come into its slot. Absent where it can't be known now. */
+  plan: updateWaysSchema.optional(),
 });
 export type CheckResult = z.infer<typeof checkResultSchema>;
 

@@ -7,6 +7,7 @@ import type { StateFile } from '../state/state-file.ts';
 import type { CheckResult, CycleResult, StatusBoard } from '../state/status.ts';
 import { endLeft } from './boot-steps.ts';
 import { lateFallBack, rememberedBoot } from './boot-verdict.ts';
+import { plannedWays } from './find-release.ts';
 import type { InstallDependencies } from './install-steps.ts';
 import { recoverNotes } from './recover-notes.ts';
 import { resultOf } from './result.ts';
@@ -95,8 +96,11 @@ export class UpdateAgent {
     const { choice, facts } = context;
     const [order] = choice.orders;
     const booted = facts.agentState.slots[facts.booted].release;
-    if (order)
-      return { rest: { state: 'idle' }, booted, available: { kind: order.kind, release: order.release } };
+    if (order) {
+      const plan = await plannedWays(this.#deps.update, context, signal);
+      const available = { kind: order.kind, release: order.release };
+      return { rest: { state: 'idle' }, booted, available, ...(plan && { plan }) };
+    }
     const { reason } = choice;
     return {
       rest: reason ? { state: reason.state, reason } : { state: 'idle' },

@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { readDeltaAbility } from '@sitecast/shared/fleet';
 import type { PublishedImage } from '@sitecast/shared/testing/origin';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { waysText } from '../status-text.ts';
 import { publishTestDelta, type TestDelta } from '../testing/deltas.ts';
 import { TestDevice } from '../testing/device.ts';
 import { AgentHarness } from '../testing/harness.ts';
@@ -115,6 +117,44 @@ describe('an update with a recipe', () => {
     expect(harness.reports.map(({ reason }) => reason?.code)).not.toContain('SITECAST_SOURCE_BANNED');
   });
 });
+
+describe('what an update costs', () => {
+  const patched = 15 * CHUNK_BYTES;
+
+  it('is planned by `check`, which fetches no chunk, and shown', async () => {
+    const patchBytes = await order();
+    const { plan, available } = await harness.device.check();
+    expect(available).toMatchObject({ release: { counter: 2 } });
+    expect(plan).toMatchObject({
+      image: image2.length,
+      booted: 4 * CHUNK_BYTES,
+      patched,
+      patches: patchBytes,
+      fetched: 5 * CHUNK_BYTES,
+      isEstimate: true,
+    });
+    expect(fetched()).toEqual([]);
+    expect(plan && waysText(plan)).toMatch(
+      /^234.4 KiB, as estimated: 39.1 KiB from the booted slot, 146.5 KiB by patches of /,
+    );
+  });
+
+  it('is reported, planned and spent, with what the device can do with deltas', async () => {
+    const patchBytes = await order();
+    await harness.device.cycle();
+    const ofRelease = harness.reports.filter(({ release }) => release?.counter === 2);
+    const [first, last] = [ofRelease[0]?.transfer, ofRelease.at(-1)?.transfer];
+    expect(ofRelease.map(({ state }) => state)).toEqual(begunAndCompleted);
+    expect(first?.plannedBytes).toBeGreaterThanOrEqual(patchBytes);
+    expect(last?.plannedBytes).toBe(first?.plannedBytes);
+    // Recipe, index of the patches, patches and chunks.
+    expect(last?.spentBytes).toBeGreaterThan(patchBytes + 5 * CHUNK_BYTES);
+    expect(last?.spentBytes).toBeLessThan(1.1 * (patchBytes + 5 * CHUNK_BYTES));
+    expect(readDeltaAbility(harness.reports.at(-1)?.inventory)).toMatchObject({ recipeFormats: [1] });
+  });
+});
+
+const begunAndCompleted = ['downloading', 'verifying', 'installing', 'rebooting', 'confirming', 'completed'];
 
 describe('a recipe that is wrong', () => {
   it('is given up at its first wrong chunk, before that is written; the rest comes by chunks', async () => {

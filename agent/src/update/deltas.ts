@@ -64,7 +64,6 @@ export class Deltas {
   ): Promise<Delta | undefined> {
     const { product, mode, trust, stateFile, spending, contents } = this.#deps;
     const from = stateFile.current.slots[booted].release?.counter ?? 0;
-    spending.begin(index.sha256);
     if (mode === 'off' || from < 1 || from === counter || this.#isSpent()) return undefined;
     const name = { product, from, to: counter };
     try {

@@ -1,10 +1,12 @@
+import { SitecastError } from '@sitecast/shared/errors';
 import type { ReleaseManifest } from '@sitecast/shared/release';
-import type { SlotName } from '../ports.ts';
+import { otherSlot, type SlotName } from '../ports.ts';
 import type { Reason } from '../state/agent-state.ts';
-import type { CycleResult } from '../state/status.ts';
+import type { CycleResult, UpdateWays } from '../state/status.ts';
 import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
-import type { InstallDependencies } from './install-steps.ts';
+import { type InstallDependencies, waysOf } from './install-steps.ts';
 import { asObjection, type Release } from './releases.ts';
+import { CycleEnd } from './result.ts';
 import type { UpdateContext } from './update-checker.ts';
 
 // Which release a cycle installs, with everything that is known about it.
@@ -37,13 +39,36 @@ async function loadRelease(
   order: Order,
   { manifest, booted, signal }: { manifest: ReleaseManifest; booted: SlotName; signal: AbortSignal },
 ): Promise<Release> {
-  spending.begin(manifest.index.sha256);
+  spending.begin(manifest.index.sha256, manifest.counter);
   const inSlot = await contents.withHash(manifest.index.sha256);
   // What a slot holds already needs no recipe.
   const delta = inSlot ? undefined : await deltas.find(manifest, booted, signal);
   const known = inSlot ?? (delta && deltas.targetIndexOf(delta));
   const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
   return releases.load(order, manifest, { known, delta, onFetched, signal });
+}
+
+/** How the first order's image would come into its slot. @returns undefined where that can't be known now */
+export async function plannedWays(
+  deps: InstallDependencies,
+  { choice, facts }: UpdateContext,
+  signal: AbortSignal,
+): Promise<UpdateWays | undefined> {
+  const [order] = choice.orders;
+  const { releases, filler, spending } = deps;
+  if (!order) return undefined;
+  try {
+    const manifest = await releases.manifestOf(order, signal);
+    if (objectionTo(order, manifest, facts)) return undefined;
+    const release = await loadRelease(deps, order, { manifest, booted: facts.booted, signal });
+    const { plan } = await filler.plan(otherSlot(facts.booted), release, signal);
+    return waysOf(plan.bytes, spending);
+  } catch (error) {
+    signal.throwIfAborted();
+    // The update itself gets the same error, and reports it.
+    if (error instanceof SitecastError || error instanceof CycleEnd) return undefined;
+    throw error;
+  }
 }
 
 async function nothingOrdered(

@@ -1,10 +1,11 @@
+import type { PlanBytes } from '@sitecast/shared/delta';
 import { isSystemError } from '@sitecast/shared/errors';
 import { plural } from '@sitecast/shared/text';
 import type { BootControl, BootState, Log, SlotName } from '../ports.ts';
 import type { StateChangeLogger } from '../reports/state-change-logger.ts';
 import { isSameUpdate, type Reason, type Update } from '../state/agent-state.ts';
 import type { Spending } from '../state/spending.ts';
-import type { CycleResult } from '../state/status.ts';
+import type { CycleResult, UpdateWays } from '../state/status.ts';
 import { type JudgeDependencies, TRIAL_BOOTS } from './boot-steps.ts';
 import { objectionTo, type Order } from './choose.ts';
 import type { Deltas } from './deltas.ts';
@@ -96,28 +97,35 @@ export async function plan(
   status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
   const planned = await filler.plan(target, release, signal);
   const { bytes } = planned.plan;
+  const ways = waysOf(bytes, spending);
   const costs = { patchBytes: bytes.patches, frameBytes: bytes.frames, spentBytes: spending.spentBytes };
   status.set({
     plan: { imageBytes: bytes.image, rightBytes: bytes.inPlace, fetchBytes: bytes.fetched },
-    ways: { ...bytes, isEstimate: true, spentBytes: spending.spentBytes },
+    ways,
   });
   schedule.checkSize(order, { fetchBytes: bytes.fetched + bytes.patches, ...costs });
   await hooks.ask('pre-download', { slot: target, release: order.release }, signal);
   return planned;
 }
 
+/** For the status, and for `check`. */
+export function waysOf(bytes: PlanBytes, { spentBytes }: Pick<Spending, 'spentBytes'>): UpdateWays {
+  return { ...bytes, isEstimate: true, spentBytes };
+}
+
 /** Writes what is missing to the slot, and makes it durable. No boot chooses the slot from before the first byte. */
 export async function fetch(
-  { filler, stateFile, boot, reporter, stateChanges, clock }: InstallDependencies,
+  { filler, stateFile, boot, reporter, stateChanges, spending, clock }: InstallDependencies,
   { release, target, signal }: Attempt,
   planned: FillPlan,
 ): Promise<void> {
   const { order, index } = release;
   const writer = await filler.open(target);
   try {
+    const { bytes } = planned.plan;
+    if (spending.plannedBytes === undefined) await spending.notePlan(bytes.patches + bytes.frames);
     // Once an attempt: a download that was cut off and goes on is the same one.
     await reporter.report('downloading', order, true);
-    const { bytes } = planned.plan;
     const copiedBytes = bytes.booted + bytes.other;
     const fetchBytes = bytes.fetched + bytes.patches;
     stateChanges.downloading(order, {

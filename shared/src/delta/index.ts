@@ -27,6 +27,7 @@ export {
 export {
   decodeRecipe,
   encodeRecipe,
+  RECIPE_FORMAT,
   type Recipe,
   type RecipeHead,
   type RecipeRelease,

@@ -26,7 +26,8 @@ import { MAX_ENCODER_NAME_CHARS, MAX_RECIPE_BYTES, MAX_RECIPE_ENCODERS } from '.
 //   windows  see recipe-windows.ts
 //   index    see index-difference.ts
 const MAGIC = Buffer.from('SCRC');
-const FORMAT = 1;
+/** The format of recipes that this version writes and reads. */
+export const RECIPE_FORMAT = 1;
 const MAX_PRODUCT_CHARS = 255;
 const SHA256_BYTES = 32;
 
@@ -80,7 +81,7 @@ export function encodeRecipe(
 function write(head: RecipeHead, windows: readonly RecipeWindow[], difference: Buffer | undefined): Buffer {
   const writer = new ByteWriter();
   writer.add(MAGIC);
-  writer.uint(FORMAT);
+  writer.uint(RECIPE_FORMAT);
   writer.text(head.product);
   for (const { counter, indexSha256 } of [head.from, head.to]) {
     writer.uint(counter);
@@ -112,7 +113,7 @@ export function decodeRecipe(bytes: Uint8Array): Recipe {
   const reader = new ByteReader(bytes, 'recipe', CODES);
   if (!MAGIC.equals(reader.take(MAGIC.length))) throw reader.invalid('it does not begin as one');
   const format = reader.uint('the format');
-  if (format !== FORMAT)
+  if (format !== RECIPE_FORMAT)
     throw new SitecastError(
       'badInput',
       'SITECAST_RECIPE_FORMAT',

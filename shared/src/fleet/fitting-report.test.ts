@@ -39,6 +39,7 @@ const event: ReportEvent = {
   release: { counter: 7, version: '2.0.0' },
   booted: { slot: 'A', release: { counter: 6, version: '1.0.0' } },
   reason: { code: 'healthFailed', message: 'it failed' },
+  transfer: { plannedBytes: 1_430_455, spentBytes: 1_440_000 },
   inventory: { product: 'camera', hardware: 'rpi4' },
 };
 const reportOf = (said: ReportEvent) => ({

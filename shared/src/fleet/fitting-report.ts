@@ -20,6 +20,7 @@ const eventSchema = reportSchema.pick({
   release: true,
   booted: true,
   reason: true,
+  transfer: true,
   inventory: true,
 });
 /** The content of a report, without its place in a chain. */
@@ -58,6 +59,7 @@ export function plainEvent(event: ReportEvent, why: string): ReportEvent {
   const rollout = shape.rollout.safeParse(event.rollout).data;
   const release = shape.release.safeParse(event.release).data;
   const booted = shape.booted.safeParse(event.booted).data;
+  const transfer = shape.transfer.safeParse(event.transfer).data;
   const code = PLAIN_CODE.test(reason?.code ?? '') ? reason?.code : CODE_LEFT_OUT;
   return {
     at: shape.at.safeParse(event.at).data ?? new Date(0).toISOString(),
@@ -66,6 +68,7 @@ export function plainEvent(event: ReportEvent, why: string): ReportEvent {
     ...(rollout && { rollout: { id: rollout.id, attempt: rollout.attempt } }),
     ...(release && { release }),
     ...(booted && { booted: { slot: booted.slot, ...(booted.release && { release: booted.release }) } }),
+    ...(transfer && { transfer: { plannedBytes: transfer.plannedBytes, spentBytes: transfer.spentBytes } }),
     ...(reason && code && { reason: { code, message: cutText(`${LEFT_OUT}${why}`, MAX_MESSAGE_CHARS) } }),
   };
 }

@@ -1,3 +1,4 @@
+export { DELTA_INVENTORY, type DeltaAbility, deltaAbilityText, readDeltaAbility } from './delta-ability.ts';
 export { type Assignment, openAssignment, sealAssignment } from './assignment.ts';
 export { type DeviceFacts, type Eligibility, eligibilityOf } from './eligibility.ts';
 export { type Enrolment, readEnrolment, sealEnrolment } from './enrolment.ts';

@@ -66,6 +66,14 @@ export const reportSchema = z.looseObject({
   /** What runs: slot and release. */
   booted: z.looseObject({ slot: z.enum(['A', 'B']), release: releaseRefSchema.optional() }).optional(),
   reason: reasonSchema.optional(),
+  /**
+   * What the release has cost the device over the network until now, and by the plan that its download began with. Readers of earlier
+   * releases pass over it. A form that isn't known is no reason to refuse a report.
+   */
+  transfer: z
+    .looseObject({ plannedBytes: z.int().min(0).optional(), spentBytes: z.int().min(0) })
+    .optional()
+    .catch(undefined),
   inventory: z
     .record(
       z.string().max(MAX_INVENTORY_NAME_CHARS),

@@ -1,0 +1,38 @@
+import { RECIPE_FORMAT } from '@sitecast/shared/delta';
+import { DELTA_INVENTORY, deltaAbilityText, type ReportEvent } from '@sitecast/shared/fleet';
+import type { WindowApplier } from '../ports.ts';
+import type { RunSettings } from '../settings.ts';
+import type { StateFile } from '../state/state-file.ts';
+import type { StatusBoard } from '../state/status.ts';
+import type { Trust } from '../upstream/trust.ts';
+
+/** What this device can do with deltas, for its reports: the origin makes them for what the fleet can use. */
+export function deltaInventory(
+  { deltas }: Pick<RunSettings, 'deltas'>,
+  { encoders }: Pick<WindowApplier, 'encoders'>,
+): Record<string, string> {
+  if (deltas === 'off') return {};
+  const ability = { recipeFormats: [RECIPE_FORMAT], encoders, isSignedOnly: deltas === 'signed-only' };
+  return { [DELTA_INVENTORY]: deltaAbilityText(ability) };
+}
+
+/** What each report says of the device besides its state. */
+export function reportFacts({
+  trust,
+  stateFile,
+  status,
+  deltas,
+}: {
+  trust: Pick<Trust, 'timestampVersion'>;
+  stateFile: Pick<StateFile, 'current'>;
+  status: Pick<StatusBoard, 'current'>;
+  deltas: Record<string, string>;
+}): Pick<ReportEvent, 'timestampVersion' | 'booted' | 'inventory'> {
+  const { booted, product, hardware } = status.current;
+  const release = booted && stateFile.current.slots[booted].release;
+  return {
+    timestampVersion: trust.timestampVersion,
+    inventory: { product, hardware, ...deltas },
+    ...(booted ? { booted: { slot: booted, ...(release ? { release } : {}) } } : {}),
+  };
+}
