@@ -30,6 +30,8 @@ export interface Delta {
   /** Of the recipe's bytes, in hex. */
   sha256: string;
   base: SlotContent;
+  /** Length of the target's index, as the manifest names it. */
+  indexBytes: number;
 }
 
 interface DeltasDependencies {
@@ -77,7 +79,7 @@ export class Deltas {
       const base = await contents.booted(booted, { worthBytes: image.lengthBytes, signal });
       if (!base) return undefined;
       checkReleases(recipe, name, { base: base.indexSha256, target: index.sha256 });
-      return { name, recipe, sha256, base };
+      return { name, recipe, sha256, base, indexBytes: index.lengthBytes };
     } catch (error) {
       this.#tell('the recipe', error, signal);
       return undefined;
@@ -85,9 +87,9 @@ export class Deltas {
   }
 
   /** The target's index, rebuilt. @returns undefined where the recipe doesn't give it: it is to be fetched */
-  targetIndexOf({ recipe, base }: Delta): ChunkIndex | undefined {
+  targetIndexOf({ recipe, base, indexBytes }: Delta): ChunkIndex | undefined {
     try {
-      return targetIndexOf(recipe, base.index);
+      return targetIndexOf(recipe, base.index, indexBytes);
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       return undefined;

@@ -5,7 +5,7 @@ import { promisify } from 'node:util';
 import { afterAll, expect, it } from 'vitest';
 import { needsProgram, removeTemporaryDirectories, temporaryDirectory } from '../content/fixtures.ts';
 import { PatchApplier } from './applier.ts';
-import { changedPieces, manyBlocks, patchWithDiff, SYSTEM_ENCODERS } from './fixtures.ts';
+import { changedPieces, manyBlocks, patchWithDiff, SYSTEM_ENCODERS } from './testing/fixtures.ts';
 import { encodePatch } from './patch.ts';
 
 afterAll(removeTemporaryDirectories);

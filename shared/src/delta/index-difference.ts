@@ -3,6 +3,7 @@ import {
   type ChunkIndex,
   ChunkIndexBuilder,
   MAX_CHUNK_BYTES,
+  MAX_INDEX_BYTES,
   MAX_INDEX_CHUNKS,
 } from '../content/index.ts';
 import { SitecastError } from '../errors.ts';
@@ -15,6 +16,9 @@ import { type ByteReader, ByteWriter } from './bytes.ts';
 //   lengths  for each new chunk: int length, less that of the base's chunk at the same place of the run (0 beyond the base's end)
 //   ids      for each new chunk: 32 bytes
 // A run of new chunks names chunks of the base only to guess its lengths: most cut points are where they were.
+
+/** What an index has for each chunk: its end and its id. */
+const CHUNK_ITEM_BYTES = 8 + CHUNK_ID_BYTES;
 
 /** A run of the target's chunks: copied from the base's index, or new. */
 interface IndexRun {
@@ -173,7 +177,10 @@ export function readIndexDifference(reader: ByteReader): IndexDifference {
 export function rebuiltIndex(
   { sizes, runs, lengthSteps, ids }: IndexDifference,
   base: ChunkIndex,
+  maxBytes = MAX_INDEX_BYTES,
 ): ChunkIndex {
+  const count = runs.reduce((sum, { chunkCount }) => sum + chunkCount, 0);
+  if (count * CHUNK_ITEM_BYTES > maxBytes) throw noIndex(`it lists ${count} chunks`);
   const builder = new ChunkIndexBuilder(sizes);
   let end = 0;
   let fresh = 0;

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { needsProgram } from '../content/fixtures.ts';
 import { applyPatch } from './apply.ts';
-import { bzip2, changedPieces, codeOf, lzma, SYSTEM_ENCODERS } from './fixtures.ts';
+import { bzip2, changedPieces, codeOf, lzma, SYSTEM_ENCODERS } from './testing/fixtures.ts';
 import { encodePatch, type PatchStreams, readPatch, type StreamEncoder } from './patch.ts';
 
 const BASE = Buffer.from('The quick brown fox jumps over the lazy dog');

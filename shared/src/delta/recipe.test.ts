@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { type ChunkIndex, ChunkIndexBuilder, chunkIdOf, sha256 } from '../content/index.ts';
-import { codeOf } from './fixtures.ts';
+import { codeOf } from './testing/fixtures.ts';
 import { MAX_RECIPE_BYTES, MAX_RECIPE_WINDOWS, MAX_WINDOW_BASE_BYTES } from './limits.ts';
 import { decodeRecipe, encodeRecipe, type RecipeHead, targetIndexOf, windowsOf } from './recipe.ts';
 import type { RecipeWindow } from './recipe-windows.ts';
@@ -107,6 +107,13 @@ it('leaves out an index that does not fit', () => {
   const recipe = decodeRecipe(encodeRecipe(headOf(base, target), [], { base, target }));
   expect(recipe.indexDifference).toBeUndefined();
   expect(codeOf(() => targetIndexOf(recipe, base))).toBe('SITECAST_RECIPE_INDEX');
+});
+
+it('rebuilds no longer index than the manifest names', () => {
+  const recipe = decodeRecipe(encoded());
+  const { length } = TARGET.encode();
+  expect(targetIndexOf(recipe, BASE, length).encode()).toEqual(TARGET.encode());
+  expect(codeOf(() => targetIndexOf(recipe, BASE, 40))).toBe('SITECAST_RECIPE_INDEX');
 });
 
 it('refuses another base index, and an index that is not the one it names', () => {

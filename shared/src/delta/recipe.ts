@@ -1,4 +1,4 @@
-import { type ChunkIndex, chunkIdFromHex, chunkIdToHex, sha256 } from '../content/index.ts';
+import { type ChunkIndex, chunkIdFromHex, chunkIdToHex, MAX_INDEX_BYTES, sha256 } from '../content/index.ts';
 import { SitecastError } from '../errors.ts';
 import { ByteReader, ByteWriter } from './bytes.ts';
 import {
@@ -166,17 +166,18 @@ export function windowsOf(
 /**
  * Rebuilds the target's index and checks that it is the very one that `recipe.to.indexSha256` names. The caller checks that this
  * is the manifest's.
+ * @param maxBytes length of the index, from the manifest: a recipe of some bytes could tell of 64 MiB
  * @throws SITECAST_RECIPE_INDEX where the recipe has none, where `baseIndex` isn't the one of `recipe.from`, or where another index comes
  * out: the index is to be fetched then
  */
-export function targetIndexOf(recipe: Recipe, baseIndex: ChunkIndex): ChunkIndex {
+export function targetIndexOf(recipe: Recipe, baseIndex: ChunkIndex, maxBytes = MAX_INDEX_BYTES): ChunkIndex {
   const difference = recipe.indexDifference;
   if (difference === undefined) throw noIndex('it holds none');
   if (sha256(baseIndex.encode()).toString('hex') !== recipe.from.indexSha256)
     throw noIndex("the base's index is another one");
   let index: ChunkIndex;
   try {
-    index = rebuiltIndex(difference, baseIndex);
+    index = rebuiltIndex(difference, baseIndex, maxBytes);
   } catch (error) {
     throw error instanceof SitecastError && error.code === 'SITECAST_RECIPE_INDEX'
       ? error

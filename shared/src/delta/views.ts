@@ -113,6 +113,13 @@ function readCodec(reader: ByteReader): (typeof PIECE_CODECS)[number] {
       `the patch wants codec ${id}, which isn't known here`,
     );
   }
+  if (!codec.isInstalled()) {
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_PATCH_VIEWS',
+      `the patch wants codec ${codec.name}, which isn't installed`,
+    );
+  }
   return codec;
 }
 

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { needsProgram, noise } from '../../content/fixtures.ts';
-import { bzip2, codeOf, lzma } from '../fixtures.ts';
+import { bzip2, codeOf, lzma } from '../testing/fixtures.ts';
 import { decodeStream } from './index.ts';
 import type { StreamCodec } from './stream-codec.ts';
 

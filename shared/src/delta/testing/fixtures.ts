@@ -1,9 +1,9 @@
 import { spawnSync } from 'node:child_process';
-import { noise } from '../content/fixtures.ts';
-import { SitecastError } from '../errors.ts';
-import { ByteWriter } from './bytes.ts';
-import { STREAM_CODECS } from './codecs/stream-codec.ts';
-import type { PatchStreams, StreamEncoder } from './patch.ts';
+import { noise } from '../../content/fixtures.ts';
+import { SitecastError } from '../../errors.ts';
+import { ByteWriter } from '../bytes.ts';
+import { STREAM_CODECS } from '../codecs/stream-codec.ts';
+import type { PatchStreams, StreamEncoder } from '../patch.ts';
 
 /** What a test gets of a run: `done`, or the code of its error. Any other error is no answer. */
 export function codeOf(run: () => unknown): string {

@@ -1,0 +1,2 @@
+export { SYSTEM_ENCODERS } from './fixtures.ts';
+export { type FuzzResult, fuzzDeltas } from './fuzz.ts';
