@@ -250,6 +250,40 @@ it('sitecast audit shows the matching entries by operator, action, subject and t
   expect(none).toMatchObject({ exitCode: 0, stdout: expect.stringContaining('no entry fits, of ') });
 });
 
+it('sitecast audit --of a name shows its present bearer and those before', async () => {
+  const [first, second, other] = await devices(3);
+  for (const [device, name] of [
+    [first, 'cam-1'],
+    [other, 'cam-2'],
+    [first, 'cam-9'],
+    [second, 'Cam-1'],
+  ] as const)
+    expect(await harness.call('PATCH', `/api/v1/devices/${device?.id ?? ''}`, { name })).toMatchObject({
+      name,
+    });
+  const subjectsOf = async (of: string): Promise<Set<string>> => {
+    const { stdout } = await sitecast('audit', '--of', of, '--json');
+    const { entries }: { entries: { subject: string }[] } = JSON.parse(stdout);
+    return new Set(entries.map(({ subject }) => subject));
+  };
+  expect(await subjectsOf('device:cam-1')).toEqual(
+    new Set([first, second].map(device => `device:${device?.id ?? ''}`)),
+  );
+  expect(await subjectsOf('device:cam-2')).toEqual(new Set([`device:${other?.id ?? ''}`]));
+});
+
+it.each([
+  ['--action', 'rollout.strat', 'rollout.start'],
+  ['--of', 'devcie:cam-1', 'device'],
+])('sitecast audit %s %s is a mistake in usage, as nothing like that is ever recorded', async (...words) => {
+  const [option, value, hint] = words;
+  const { exitCode, stderr } = await sitecast('audit', option, value);
+  expect({ exitCode, stderr }).toEqual({
+    exitCode: 2,
+    stderr: expect.stringMatching(new RegExp(`SITECAST_USAGE_VALUE_INVALID[^]*${hint}`)),
+  });
+});
+
 it('sitecast rollout start suggests the right name after a typing error, and shows how many devices it reaches and how long it soaks', async () => {
   await devices(5);
   const of = ['rollout', 'start', 'camera', '1.0.0'];

@@ -85,8 +85,10 @@ export class Hooks {
     }
     const how = isTimedOut ? `not done after ${timeoutMs / 1000} s` : `exit code ${exitCode ?? 'none'}`;
     const message = `${name}: ${how}: ${outputText(output, MAX_TOLD_CHARS)}`;
-    // After "not now" the device waits, and the wait is logged once.
+    // A device that has to wait then logs the wait, once. After the other hooks it goes on.
+    const isWaitedFor = name === 'pre-download' || name === 'pre-install';
     if (!isNotNow) log('warn', message, { hook: name, exitCode, isTimedOut });
+    else if (!isWaitedFor) log('info', `${message}; the update goes on`, { hook: name, exitCode });
     return { kind: isNotNow ? 'notNow' : 'failed', message };
   }
 

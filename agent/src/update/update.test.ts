@@ -189,6 +189,16 @@ describe('a device keeps to orders', () => {
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
+  it('logs a hook that says "not now" where nothing waits for it', async () => {
+    const logged: string[] = [];
+    await harness.device.open({
+      settings: { hooks: { 'post-install': 'echo busy; exit 75' } },
+      log: (_level, message) => void logged.push(message),
+    });
+    expect((await install(1, image1)).rest).toMatchObject({ state: 'completed' });
+    expect(logged).toContain('post-install: exit code 75: busy; the update goes on');
+  });
+
   it('stops at a pause before the boot loader is told, and continues when the rollout resumes', async () => {
     await harness.device.open({ settings: { hooks: { 'pre-install': 'exit 75' } } });
     const { rest, rollout } = await install(1, image1);

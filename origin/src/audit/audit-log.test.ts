@@ -10,7 +10,7 @@ import type { TableStore, Write } from '../adapters/embedded/tables.ts';
 import { MAX_AUDIT_PAGE } from '../http/routes/audit.ts';
 import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MemoryTables } from '../testing/memory-tables.ts';
-import type { AuditLog } from './audit.ts';
+import type { AuditEvent, AuditLog } from './audit.ts';
 
 const pageSchema = z.object({
   entries: z.array(auditEntrySchema),
@@ -23,7 +23,7 @@ const openLog = async (tables: TableStore, now: () => number): Promise<AuditLog>
 const now = () => Date.parse('2030-01-01T00:00:00Z');
 const event = (subject: string, details?: Record<string, unknown>) => ({
   by: 'ann',
-  action: 'device.revoke',
+  action: 'device.revoke' as const,
   subject,
   ...(details && { details }),
 });
@@ -97,7 +97,7 @@ describe('the audit log', () => {
 });
 
 describe('a query of the audit log', () => {
-  const EVENTS = [
+  const EVENTS: AuditEvent[] = [
     { by: 'ann', action: 'rollout.start', subject: 'rollout:00112233445566aa' },
     { by: 'origin', action: 'rollout.pause', subject: 'rollout:00112233445566aa' },
     { by: 'bob', action: 'device.revoke', subject: 'device:12D3KooWLongEnoughToBeAnId' },

@@ -1,4 +1,4 @@
-import type { AuditEntry, AuditFilter, AuditHead } from '@sitecast/shared/audit';
+import type { AuditAction, AuditEntry, AuditFilter, AuditHead } from '@sitecast/shared/audit';
 
 /** The name under which the audit log records what no operator did. */
 export const ORIGIN = 'origin';
@@ -8,7 +8,7 @@ export interface AuditEvent {
   /** Name of the API token, or `origin`. */
   by: string;
   /** `rollout.start`, `rollout.pause`, `device.enrol`, `device.revoke`, `release.publish`, … */
-  action: string;
+  action: AuditAction;
   /** `rollout:ID`, `device:ID`, `release:PRODUCT/VERSION`, `token:NAME`, `product:P`. */
   subject: string;
   /** The figures it was decided on, the options given; JSON, at most 4 KiB. */

@@ -1,5 +1,7 @@
 import { auditPageSchema } from '@sitecast/shared/api';
 import {
+  AUDIT_ACTIONS,
+  AUDIT_SUBJECTS,
   AuditChainCheck,
   type AuditEntry,
   auditEntrySchema,
@@ -9,6 +11,7 @@ import {
 } from '@sitecast/shared/audit';
 import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
+import { memberNameSchema, nameKey } from '@sitecast/shared/fleet';
 import { cutText } from '@sitecast/shared/text';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
@@ -82,15 +85,16 @@ Examples:
       const isChecked = options.verify === true || options.expect !== undefined;
       const check = isChecked ? new AuditChainCheck(options.expect) : undefined;
       const { by, action, since: sinceMs, until: untilMs } = options;
-      const subject = options.of && (await subjectOf(origin, options.of));
+      const { subject, ids } = await subjectOf(origin, options.of);
       const filter = { by, action, subject, sinceMs, untilMs };
       const entries: AuditEntry[] = [];
       // A chain is checked from its first entry, whatever entries are shown.
       const { head, after, names } = await readLog(origin, isChecked ? {} : filter, entry => {
         check?.take(entry);
-        if (isWanted(entry, filter)) entries.push(entry);
+        if (isWanted(entry, filter) && (!ids || ids.has(entry.subject))) entries.push(entry);
       });
       check?.end(head);
+      if (entries.length === 0) refuseUnknown(options);
       if (after < head.seq)
         note(`the log ends with entry ${after}, and the origin says ${head.seq}: sitecast audit --verify`);
       show(
@@ -101,16 +105,71 @@ Examples:
     });
 }
 
-/** Turns `device:NAME` into `device:ID`. A text that is no known name stays as it is. */
-async function subjectOf(origin: OriginClient, text: string): Promise<string> {
-  const [, kind, name] = /^(device|gateway):(.+)$/.exec(text) ?? [];
-  if ((kind !== 'device' && kind !== 'gateway') || name === undefined) return text;
+/** What `--of` wants: a filter, and of a name the subjects that bear it or bore it. */
+interface WantedSubject {
+  subject?: string | undefined;
+  ids?: ReadonlySet<string>;
+}
+
+/** A name of a device or gateway means its present bearer and those before. A text that is no known name stays as it is. */
+async function subjectOf(origin: OriginClient, text: string | undefined): Promise<WantedSubject> {
+  const [, kind, name] = /^(device|gateway):(.+)$/.exec(text ?? '') ?? [];
+  if ((kind !== 'device' && kind !== 'gateway') || name === undefined) return { subject: text };
+  const ids = memberNameSchema.safeParse(name).success
+    ? await earlierBearers(origin, kind, name)
+    : new Set<string>();
   try {
-    return `${kind}:${await findMember(origin, kind, name)}`;
+    ids.add(`${kind}:${await findMember(origin, kind, name)}`);
   } catch (error) {
-    if (error instanceof SitecastError && error.kind === 'notFound') return text;
-    throw error;
+    if (!(error instanceof SitecastError) || error.kind !== 'notFound') throw error;
   }
+  const [only] = ids;
+  if (ids.size > 1) return { subject: kind, ids };
+  return { subject: only ?? text };
+}
+
+/** A name moves from one machine to the next: the entries that gave or took it tell whose it was. */
+async function earlierBearers(
+  origin: OriginClient,
+  kind: 'device' | 'gateway',
+  name: string,
+): Promise<Set<string>> {
+  const ids = new Set<string>();
+  await readLog(origin, { subject: kind }, ({ subject, details }) => {
+    if (!subject.startsWith(`${kind}:`)) return;
+    const { name: given, before } = namedSchema.parse(details ?? {});
+    if ([given, before?.name].some(known => known !== undefined && nameKey(known) === nameKey(name)))
+      ids.add(subject);
+  });
+  return ids;
+}
+
+const nameText = z.string().optional().catch(undefined);
+/** The details of an entry that may name a device or gateway. */
+const namedSchema = z.object({
+  name: nameText,
+  before: z.object({ name: nameText }).optional().catch(undefined),
+});
+
+/**
+ * Where nothing fits: a word that fits nothing in any log was mistyped. A log of another version may hold other words, and those fit.
+ * @throws SITECAST_USAGE_VALUE_INVALID
+ */
+function refuseUnknown({ action, of }: Pick<AuditOptions, 'action' | 'of'>): void {
+  const isKnown = AUDIT_ACTIONS.some(known => known === action || known.startsWith(`${action}.`));
+  if (action !== undefined && !isKnown) throw notRecorded('--action', action, AUDIT_ACTIONS);
+  const [, kind] = /^([^:/]*):/.exec(of ?? '') ?? [];
+  if (kind !== undefined && !AUDIT_SUBJECTS.some(known => known === kind))
+    throw notRecorded('--of', `${kind}:`, AUDIT_SUBJECTS);
+}
+
+function notRecorded(option: string, text: string, known: readonly string[]): SitecastError {
+  return new SitecastError(
+    'badInput',
+    'SITECAST_USAGE_VALUE_INVALID',
+    `${option} ${JSON.stringify(cutText(text, MAX_SHOWN_DETAILS_CHARS))}: nothing like that is ever recorded`,
+    { hint: `there is ${known.join(', ')}` },
+  );
 }
 
 /**

@@ -1,3 +1,4 @@
+import type { MEMBER_ACTIONS } from '@sitecast/shared/audit';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Enrolment, readEnrolment } from '@sitecast/shared/fleet';
 import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
@@ -332,7 +333,7 @@ function identityOf({
 
 function eventOf(
   by: string,
-  what: string,
+  what: (typeof MEMBER_ACTIONS)[number],
   { kind, id }: Member,
   details?: Record<string, unknown>,
 ): AuditEvent {

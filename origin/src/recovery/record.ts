@@ -1,3 +1,4 @@
+import type { AuditAction } from '@sitecast/shared/audit';
 import type { AuditLog } from '../audit/audit.ts';
 import { ORIGIN } from '../rollouts/controller/effects.ts';
 import type { LostRevocations, RevocationStore } from './revocations.ts';
@@ -89,7 +90,7 @@ export async function recordRecovery(
       amongThem: revocations.members.slice(0, MAX_NAMED).map(({ id }) => id),
     }),
   };
-  const event = { by: ORIGIN, action: 'origin.recover', subject: 'origin:data', details };
+  const event = { by: ORIGIN, action: 'origin.recover' as const, subject: 'origin:data', details };
   await store.revokeAgain(revocations, event);
 }
 
@@ -120,7 +121,7 @@ export async function recordReleases(
   );
 }
 
-async function recordEach(log: RecoveryLog, action: string, subjects: readonly string[]): Promise<void> {
+async function recordEach(log: RecoveryLog, action: AuditAction, subjects: readonly string[]): Promise<void> {
   const details = { why: RECOVERY };
   await Promise.all(subjects.map(subject => log.record({ by: ORIGIN, action, subject, details })));
 }

@@ -75,7 +75,12 @@ describe('after a loss', () => {
 
   it('tokens that were deleted are deleted again', async () => {
     const { audit, fleetStore } = await openStores(store, now);
-    const revokeToken = { by: 'ann', action: 'token.revoke', subject: 'token:ci', details: { id: 'a1' } };
+    const revokeToken = {
+      by: 'ann',
+      action: 'token.revoke' as const,
+      subject: 'token:ci',
+      details: { id: 'a1' },
+    };
     await audit.record(revokeToken);
     await audit.record({ by: 'ann', action: 'joinToken.revoke', subject: 'joinToken:b2' });
     const deps = { audit, registry: fleetStore.registry, now };

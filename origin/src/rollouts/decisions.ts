@@ -1,3 +1,4 @@
+import type { AuditAction } from '@sitecast/shared/audit';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import type { Audit } from '../audit/audit.ts';
 import type { Events } from '../events/events.ts';
@@ -14,7 +15,7 @@ import { reconcileRecords } from './reconcile-records.ts';
 
 /** A decision about a rollout, as it is audited and announced. */
 interface Decision {
-  action: string;
+  action: AuditAction;
   by: string;
   details: Record<string, unknown>;
 }
@@ -89,7 +90,7 @@ export class Decisions {
     const file = await signed.file(product);
     const pruned = prunable(file);
     const record = newRecord(product, rollout, controller, operator);
-    const decision = {
+    const decision: Decision = {
       action: 'rollout.start',
       by: operator,
       details: {

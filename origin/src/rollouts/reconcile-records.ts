@@ -49,7 +49,7 @@ async function undone(
   { rollout: { id }, controller }: RolloutRecord,
 ): Promise<Thawed[]> {
   const { action = 'rollout', by } = next.change;
-  const event = { action: 'rollout.undone', subject: `rollout:${id}`, details: { action, by } };
+  const event = { action: 'rollout.undone' as const, subject: `rollout:${id}`, details: { action, by } };
   await audit.record({ by: ORIGIN, ...event });
   const { stage } = next.controller;
   return stage === controller.stage ? [] : [{ rolloutId: id, stage }];

@@ -115,7 +115,7 @@ export class Tokens {
           { hint: 'Create another admin token without an expiry date first.', data: { id } },
         );
       }
-      const event = { by, action: 'token.revoke', subject: `token:${token.name}`, details: { id } };
+      const event = { by, action: 'token.revoke' as const, subject: `token:${token.name}`, details: { id } };
       return { revoke: id, event };
     });
   }
@@ -136,7 +136,7 @@ export class Tokens {
       ...(expiresAt === undefined ? {} : { expiresAt }),
     };
     const details = { id: token.id, role, expiresAt };
-    const event = { by, action: 'token.create', subject: `token:${name}`, details };
+    const event = { by, action: 'token.create' as const, subject: `token:${name}`, details };
     await this.#store.change(tokens => {
       check(tokens);
       return this.#addition(tokens, token, event);

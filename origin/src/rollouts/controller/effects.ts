@@ -1,3 +1,4 @@
+import type { AuditAction } from '@sitecast/shared/audit';
 import { ORIGIN } from '../../audit/audit.ts';
 import { type ControllerState, figuresOf, type RolloutStats } from './state.ts';
 
@@ -7,7 +8,7 @@ export type Effect =
   /** Publish a signed rollout that says this, with the state's `rollbackTo`. With `beginStage` the stage's cohort is frozen and published with it. */
   | { type: 'publish'; phase: ControllerState['phase']; attempt: number; beginStage?: number }
   /** Record and announce what was decided, by whom, and on which stats. */
-  | { type: 'decision'; action: string; by: string; details: Record<string, unknown> }
+  | { type: 'decision'; action: AuditAction; by: string; details: Record<string, unknown> }
   /** Evaluate the rollout again at that time, whatever is reported. */
   | { type: 'timer'; atMs: number };
 
