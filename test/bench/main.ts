@@ -2,6 +2,7 @@
 import type { Benchmark } from './benchmark.ts';
 import { CannotMeasure, printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
+import { deltaBenchmark } from './delta.ts';
 import { fleetBenchmark } from './fleet.ts';
 import { originBenchmark } from './origin.ts';
 import { pauseBenchmark } from './pause.ts';
@@ -29,6 +30,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   fleetBenchmark,
   pauseBenchmark,
   siteBenchmark,
+  deltaBenchmark,
 ];
 
 const names = process.argv.slice(2);

@@ -1,0 +1,3 @@
+export { type ComposedDelta, type ComposedWindow, composeDelta } from './compose-delta.ts';
+export { type DeltaRequest, type ImageSource, type MadeWindow, makeDelta } from './make-delta.ts';
+export type { WindowPlace, WindowSizes } from './windows.ts';

@@ -1,0 +1,29 @@
+/** What is used of lzma-native 8: the types that exist for it lack the raw encoder. */
+declare module 'lzma-native' {
+  import type { Transform } from 'node:stream';
+
+  namespace lzma {
+    /** `lzma_options_lzma` of liblzma's lzma/lzma12.h, without `preset_dict`. */
+    interface LzmaFilterOptions {
+      readonly dictSize: number;
+      readonly lc: number;
+      readonly lp: number;
+      readonly pb: number;
+      readonly mode: number;
+      readonly niceLen: number;
+      readonly mf: number;
+      readonly depth: number;
+    }
+    const FILTER_LZMA1: string;
+    const MODE_NORMAL: number;
+    const MF_BT4: number;
+    function createStream(
+      coder: 'rawEncoder',
+      options: {
+        readonly synchronous: boolean;
+        readonly filters: readonly { readonly id: string; readonly options: LzmaFilterOptions }[];
+      },
+    ): Transform;
+  }
+  export = lzma;
+}

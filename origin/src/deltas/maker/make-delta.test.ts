@@ -1,0 +1,145 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { ChunkCutter, ChunkIndexBuilder, chunkIdOf, DEFAULT_CHUNK_SIZES } from '@sitecast/shared/content';
+import { applyPatch, decodeRecipe, targetIndexOf, windowsOf } from '@sitecast/shared/delta';
+import { expect, it } from 'vitest';
+import { composeDelta } from './compose-delta.ts';
+import { type ImageSource, type MadeWindow, makeDelta } from './make-delta.ts';
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+interface Image extends ImageSource {
+  readonly bytes: Buffer;
+}
+
+function imageOf(bytes: Buffer): Image {
+  const cutter = new ChunkCutter(DEFAULT_CHUNK_SIZES);
+  const builder = new ChunkIndexBuilder(DEFAULT_CHUNK_SIZES);
+  let start = 0;
+  for (let at = cutter.next(bytes, 0, bytes.length); at !== -1; at = cutter.next(bytes, at, bytes.length)) {
+    builder.add(chunkIdOf(bytes.subarray(start, at)), at);
+    start = at;
+  }
+  if (start < bytes.length) builder.add(chunkIdOf(bytes.subarray(start)), bytes.length);
+  return {
+    bytes,
+    index: builder.finish(),
+    read: async (offset, lengthBytes) => bytes.subarray(offset, offset + lengthBytes),
+  };
+}
+
+/** Random bytes cost what they are long; zstd adds a little. */
+function frameBytesOf({ index }: Image): (chunk: number) => number {
+  return chunk => index.lengthOf(chunk) + 20;
+}
+
+/** 3 MiB of which a part moved, a part has other addresses in it, and a part is new. */
+function images(): { base: Image; target: Image } {
+  const base = randomBytes(3 * MIB);
+  const changed = Buffer.from(base.subarray(0, MIB));
+  for (let at = 0; at < changed.length; at += 1000) changed[at] = (changed[at] ?? 0) + 1;
+  const target = Buffer.concat([base.subarray(2 * MIB), Buffer.alloc(MIB), changed, randomBytes(60 * KIB)]);
+  return { base: imageOf(base), target: imageOf(target) };
+}
+
+async function allOf(windows: AsyncIterable<MadeWindow>): Promise<MadeWindow[]> {
+  const all: MadeWindow[] = [];
+  for await (const window of windows) all.push(window);
+  return all;
+}
+
+function sha256Of({ index }: Image): string {
+  return createHash('sha256').update(index.encode()).digest('hex');
+}
+
+it('makes a recipe and patches from which the target is made', async () => {
+  const { base, target } = images();
+  const frameBytes = frameBytesOf(target);
+  const made = await allOf(makeDelta({ niceness: 0, base, target, frameBytes }));
+  const windows = made.flatMap(({ patch, ...window }) => (patch === undefined ? [] : [{ ...window, patch }]));
+  expect(windows.length).toBeGreaterThan(0);
+  const head = {
+    product: 'camera',
+    from: { counter: 1, indexSha256: sha256Of(base) },
+    to: { counter: 2, indexSha256: sha256Of(target) },
+  };
+  const indexes = { base: base.index, target: target.index };
+  const { recipe, patchIndex, chunks } = await composeDelta(head, indexes, windows, frameBytes);
+
+  const read = decodeRecipe(recipe);
+  expect(targetIndexOf(read, base.index).encode().equals(target.index.encode())).toBe(true);
+  expect(patchIndex?.lengthBytes).toBe(Buffer.concat(chunks).length);
+  const patches = Buffer.concat(chunks);
+  for (const window of windowsOf(read, base.index, target.index)) {
+    const { baseOffset, baseLength, targetOffset, targetLength, patchOffset, patchLength } = window;
+    const rebuilt = applyPatch({
+      patch: patches.subarray(patchOffset, patchOffset + patchLength),
+      base: base.bytes.subarray(baseOffset, baseOffset + baseLength),
+      targetLength,
+    });
+    expect(Buffer.compare(rebuilt, target.bytes.subarray(targetOffset, targetOffset + targetLength))).toBe(0);
+  }
+  // 60 KiB are new.
+  expect(recipe.length + patches.length + read.restFrameBytes).toBeLessThan(80 * KIB);
+});
+
+it('leaves a window out whose patch would not be smaller than its frames', async () => {
+  const base = imageOf(randomBytes(200 * KIB));
+  const target = imageOf(randomBytes(200 * KIB));
+  const [window, ...others] = await allOf(makeDelta({ niceness: 0, base, target, frameBytes: () => 1000 }));
+  expect(others).toEqual([]);
+  expect(window).toMatchObject({
+    patch: undefined,
+    unmade: 'notSmaller',
+    frameBytes: target.index.count * 1000,
+  });
+});
+
+it('makes nothing where the base holds all chunks', async () => {
+  const { bytes } = imageOf(randomBytes(MIB));
+  expect(
+    await allOf(
+      makeDelta({ niceness: 0, base: imageOf(bytes), target: imageOf(bytes), frameBytes: () => 1 }),
+    ),
+  ).toEqual([]);
+});
+
+it('does not make again what an interrupted run has made', async () => {
+  const { base, target } = images();
+  const request = {
+    base,
+    target,
+    frameBytes: frameBytesOf(target),
+    niceness: 0,
+    sizes: { maxTargetBytes: 400 * KIB, maxBaseBytes: 2 * MIB, maxGapBytes: 0 },
+  };
+  const all = await allOf(makeDelta(request));
+  expect(all.length).toBeGreaterThan(2);
+  const before: MadeWindow[] = [];
+  for await (const window of makeDelta(request)) {
+    before.push(window);
+    if (before.length === 2) break;
+  }
+  const isMade = ({ firstChunk }: { firstChunk: number }): boolean =>
+    before.some(window => window.firstChunk === firstChunk);
+  expect([...before, ...(await allOf(makeDelta({ ...request, isMade })))]).toEqual(all);
+});
+
+it('a window that takes too long is left to its chunks, and the next ones are made', async () => {
+  const { base, target } = images();
+  const frameBytes = frameBytesOf(target);
+  const late = await allOf(makeDelta({ niceness: 0, base, target, frameBytes, patchDeadlineMs: 0 }));
+  expect(late.map(({ unmade }) => unmade)).toEqual(late.map(() => 'deadline'));
+  expect(late.length).toBeGreaterThan(0);
+});
+
+it('ends its process when it is told to stop', async () => {
+  const { base, target } = images();
+  const stop = new AbortController();
+  const read: ImageSource['read'] = async (offset, lengthBytes) => {
+    stop.abort(new Error('the origin stops'));
+    return base.read(offset, lengthBytes);
+  };
+  const request = { niceness: 0, base: { ...base, read }, target, frameBytes: () => 1, signal: stop.signal };
+  await expect(allOf(makeDelta(request))).rejects.toThrow('the origin stops');
+});

@@ -1,0 +1,119 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { setPriority } from 'node:os';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { MakerReply, MakerResults, MakerTask } from './tasks.ts';
+
+/** For JavaScript objects; the images' bytes and suffix arrays lie outside, and are bounded by the sizes of a window. */
+const MAX_HEAP_MIB = 256;
+
+/** The task took longer than it may: its process was ended, what it remembered is lost. */
+export class DeadlinePassed extends Error {}
+
+/**
+ * The process that makes deltas: at a low priority, and ended where a task takes too long. The next task starts
+ * another one.
+ */
+export class MakerChild {
+  #child: ChildProcess | undefined;
+  readonly #niceness: number;
+
+  /** @param niceness 0 to 19 */
+  constructor(niceness: number) {
+    this.#niceness = niceness;
+  }
+
+  /**
+   * To be called for one task after the other.
+   * @throws DeadlinePassed; SITECAST_WORKER_FAILED where the process ended by itself or the task failed; the signal's reason
+   */
+  async ask<Name extends MakerTask['name']>(
+    task: MakerTask & { name: Name },
+    deadlineMs: number,
+    signal?: AbortSignal,
+  ): Promise<MakerResults[Name]> {
+    signal?.throwIfAborted();
+    const child = (this.#child ??= start(this.#niceness));
+    const ended = new AbortController();
+    const abort = signal === undefined ? ended.signal : AbortSignal.any([ended.signal, signal]);
+    try {
+      const reply = await Promise.race([
+        send(child, task, abort),
+        exit(child, abort),
+        deadline(deadlineMs, abort),
+      ]);
+      if ('error' in reply) throw failed(reply.error);
+      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the process answers each task by its name: see `carryOut`
+      return reply.result as MakerResults[Name];
+    } catch (error) {
+      if (!(error instanceof SitecastError) || child.exitCode !== null) await this.end();
+      signal?.throwIfAborted();
+      throw error;
+    } finally {
+      ended.abort();
+    }
+  }
+
+  /** Ends the process, whatever it does. */
+  async end(): Promise<void> {
+    const child = this.#child;
+    this.#child = undefined;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, 'exit');
+    child.kill('SIGKILL');
+    await exited;
+  }
+}
+
+function start(niceness: number): ChildProcess {
+  const child = fork(entry(), {
+    serialization: 'advanced',
+    execArgv: [`--max-old-space-size=${MAX_HEAP_MIB}`],
+    env: {},
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  });
+  try {
+    if (child.pid !== undefined) setPriority(child.pid, niceness);
+  } catch {
+    // It has ended already, which the first task notices.
+  }
+  // Without a listener a failed send would end this process; `exit` tells the task.
+  child.on('error', () => undefined);
+  return child;
+}
+
+async function send(child: ChildProcess, task: MakerTask, signal: AbortSignal): Promise<MakerReply> {
+  const answered = once(child, 'message', { signal });
+  child.send(task, () => undefined);
+  const [reply]: MakerReply[] = await answered;
+  if (reply === undefined) throw failed('it sent nothing');
+  return reply;
+}
+
+async function exit(child: ChildProcess, signal: AbortSignal): Promise<never> {
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit', { signal });
+  throw failed(`it ended with ${child.signalCode ?? child.exitCode}`);
+}
+
+function deadline(ms: number, signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const timer = setTimeout(() => reject(new DeadlinePassed(`no result after ${ms} ms`)), ms);
+    signal.addEventListener('abort', () => clearTimeout(timer), { once: true });
+  });
+}
+
+function failed(what: string): SitecastError {
+  return new SitecastError(
+    'failed',
+    'SITECAST_WORKER_FAILED',
+    `the process that makes deltas failed: ${what}`,
+  );
+}
+
+/** Node 20 starts processes from built files only. If the sources run, as in tests, their build is used. */
+function entry(): URL {
+  const here = import.meta.url;
+  return here.endsWith('.ts')
+    ? new URL(here.replace('/src/deltas/', '/dist/deltas/').replace(/[^/]+\.ts$/, 'maker-process.js'))
+    : new URL('./maker-process.js', here);
+}
