@@ -1,15 +1,16 @@
 // Makes an image from another one and the delta that delta-make.js left in this folder: delta-apply.js BASE TARGET. What it makes is compared
 // with TARGET byte for byte. With `idle` as a third argument it only reads what it needs, so that its peak is that of a process without work.
-import { open, readFile } from 'node:fs/promises';
+import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { ChunkIndex, chunkIdOf, sameChunkId } from '@sitecast/shared/content';
 import {
-  applyPatch,
+  PatchApplier,
   decodeRecipe,
   type PlacedWindow,
   targetIndexOf,
   windowsOf,
 } from '@sitecast/shared/delta';
 
+const MAX_WINDOW_MS = 600_000;
 const [basePath = '', targetPath = '', mode] = process.argv.slice(2);
 const baseIndex = ChunkIndex.decode(await readFile('base.caibx'));
 const recipe = decodeRecipe(await readFile('recipe'));
@@ -18,9 +19,10 @@ if (index === undefined) throw new Error('the recipe has no index');
 const target = index;
 const windows = windowsOf(recipe, baseIndex, target);
 
-const base = await open(basePath);
+const baseFile = await open(basePath);
 const expected = await open(targetPath);
 const patches = await open('patches');
+const applier = new PatchApplier();
 let chunk = 0;
 let fetchedChunks = 0;
 if (mode !== 'idle') {
@@ -31,6 +33,7 @@ if (mode !== 'idle') {
   }
   while (chunk < target.count) await reuse(chunk++);
 }
+await applier.close();
 process.stdout.write(JSON.stringify({ fetchedChunks }));
 
 async function reuse(at: number): Promise<void> {
@@ -40,14 +43,17 @@ async function reuse(at: number): Promise<void> {
     if (wanted.some(byte => byte !== 0)) fetchedChunks++;
     return;
   }
-  check(await read(base, baseIndex.startOf(number), baseIndex.lengthOf(number)), wanted, at);
+  check(await read(baseFile, baseIndex.startOf(number), baseIndex.lengthOf(number)), wanted, at);
 }
 
 async function patch({ firstChunk, chunkCount, ...window }: PlacedWindow): Promise<void> {
-  const bytes = applyPatch({
+  const base = applier.baseMemory(window.baseLength);
+  await readInto(baseFile, window.baseOffset, base);
+  const { bytes } = await applier.apply({
     patch: await read(patches, window.patchOffset, window.patchLength),
-    base: await read(base, window.baseOffset, window.baseLength),
+    base,
     targetLength: window.targetLength,
+    maxMs: MAX_WINDOW_MS,
   });
   for (let at = firstChunk; at < firstChunk + chunkCount; at++) {
     const start = target.startOf(at) - window.targetOffset;
@@ -62,8 +68,13 @@ function check(made: Uint8Array, wanted: Uint8Array, at: number): void {
   if (Buffer.compare(made, wanted) !== 0) throw new Error(`chunk ${at} is not the image's`);
 }
 
-async function read(file: typeof base, offset: number, lengthBytes: number): Promise<Buffer> {
+async function read(file: FileHandle, offset: number, lengthBytes: number): Promise<Buffer> {
   const bytes = Buffer.allocUnsafe(lengthBytes);
-  await file.read(bytes, 0, lengthBytes, offset);
+  await readInto(file, offset, bytes);
   return bytes;
+}
+
+async function readInto(file: FileHandle, offset: number, bytes: Uint8Array): Promise<void> {
+  const { bytesRead } = await file.read(bytes, 0, bytes.length, offset);
+  if (bytesRead < bytes.length) throw new Error('a file ends early');
 }

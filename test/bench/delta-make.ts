@@ -24,7 +24,7 @@ const frameBytes = async (chunk: number): Promise<number> =>
 
 const windows: ComposedWindow[] = [];
 const unmade: string[] = [];
-for await (const { patch, unmade: why, ...window } of makeDelta({ base, target, frameBytes })) {
+for await (const { patch, unmade: why, ...window } of makeDelta({ base, target, frameBytes, niceness: 0 })) {
   if (patch === undefined) unmade.push(why ?? '');
   else windows.push({ ...window, patch });
 }

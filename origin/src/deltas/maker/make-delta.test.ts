@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
+import { readdir, readFile } from 'node:fs/promises';
 import { ChunkCutter, ChunkIndexBuilder, chunkIdOf, DEFAULT_CHUNK_SIZES } from '@sitecast/shared/content';
 import { applyPatch, decodeRecipe, targetIndexOf, windowsOf } from '@sitecast/shared/delta';
 import { expect, it } from 'vitest';
@@ -143,3 +144,31 @@ it('ends its process when it is told to stop', async () => {
   const request = { niceness: 0, base: { ...base, read }, target, frameBytes: () => 1, signal: stop.signal };
   await expect(allOf(makeDelta(request))).rejects.toThrow('the origin stops');
 });
+
+it('goes on with another process where one is killed', async () => {
+  const { base, target } = images();
+  let isKilled = false;
+  const frameBytes = async (): Promise<number> => {
+    if (!isKilled) for (const pid of await makerProcesses()) process.kill(pid, 'SIGKILL');
+    isKilled = true;
+    return 100 * KIB;
+  };
+  const sizes = { maxTargetBytes: 400 * KIB, maxBaseBytes: 2 * MIB, maxGapBytes: 0 };
+  const [first, ...others] = await allOf(makeDelta({ base, target, frameBytes, sizes, niceness: 0 }));
+  expect(first).toMatchObject({ unmade: 'failed', failure: expect.stringContaining('SIGKILL') });
+  expect(others.length).toBeGreaterThan(0);
+  expect(others.every(({ unmade }) => unmade !== 'failed')).toBe(true);
+});
+
+/** Ids of the processes that make deltas, started by this one. */
+async function makerProcesses(): Promise<number[]> {
+  const threads = await readdir('/proc/self/task');
+  const lists = await Promise.all(
+    threads.map(thread => readFile(`/proc/self/task/${thread}/children`, 'utf8')),
+  );
+  const isMaker = async (pid: number): Promise<boolean> =>
+    (await readFile(`/proc/${pid}/cmdline`, 'utf8')).includes('maker-process');
+  const pids = lists.join(' ').split(' ').filter(Boolean).map(Number);
+  const areMakers = await Promise.all(pids.map(isMaker));
+  return pids.filter((_, at) => areMakers[at]);
+}

@@ -46,7 +46,7 @@ export class MakerChild {
       // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the process answers each task by its name: see `carryOut`
       return reply.result as MakerResults[Name];
     } catch (error) {
-      if (!(error instanceof SitecastError) || child.exitCode !== null) await this.end();
+      if (!(error instanceof SitecastError) || hasEnded(child)) await this.end();
       signal?.throwIfAborted();
       throw error;
     } finally {
@@ -58,11 +58,16 @@ export class MakerChild {
   async end(): Promise<void> {
     const child = this.#child;
     this.#child = undefined;
-    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    if (child === undefined || hasEnded(child)) return;
     const exited = once(child, 'exit');
     child.kill('SIGKILL');
     await exited;
   }
+}
+
+/** By itself, or by a signal, such as the system's that is out of memory. */
+function hasEnded(child: ChildProcess): boolean {
+  return child.exitCode !== null || child.signalCode !== null;
 }
 
 function start(niceness: number): ChildProcess {
@@ -91,7 +96,7 @@ async function send(child: ChildProcess, task: MakerTask, signal: AbortSignal): 
 }
 
 async function exit(child: ChildProcess, signal: AbortSignal): Promise<never> {
-  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit', { signal });
+  if (!hasEnded(child)) await once(child, 'exit', { signal });
   throw failed(`it ended with ${child.signalCode ?? child.exitCode}`);
 }
 
