@@ -12,7 +12,11 @@ const compiler = path('node_modules/@typescript/native/bin/tsc');
 const FRAME_WORKER = { 'frame-worker': 'shared/dist/content/image/frame-worker.js' };
 /** The modules of each package that are started: by `bin/*.js`, by tests, or as threads. */
 const STARTED = {
-  agent: { main: 'agent/dist/main.js', ...FRAME_WORKER },
+  agent: {
+    main: 'agent/dist/main.js',
+    'apply-worker': 'shared/dist/delta/apply-worker.js',
+    ...FRAME_WORKER,
+  },
   gateway: { main: 'gateway/dist/main.js', ...FRAME_WORKER },
   origin: {
     main: 'origin/dist/main.js',

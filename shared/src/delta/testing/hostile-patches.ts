@@ -3,8 +3,8 @@ import { STREAM_CODECS } from '../codecs/stream-codec.ts';
 import { ByteReader } from '../bytes.ts';
 import { deflateParameter, pieceCodec } from '../encoders/index.ts';
 import { sampleBytes } from '../encoders/sample-bytes.ts';
-import { encodePatch, type Patch, readPatch, type StreamEncoder } from '../patch.ts';
-import { writeViews } from '../views.ts';
+import { encodePatch, type Patch, type PatchStreams, readPatch, type StreamEncoder } from '../patch.ts';
+import { type BaseLayer, openBase, type TargetLayer, writeViews } from '../views.ts';
 import { changedPieces, manyBlocks, patchWithDiff } from './fixtures.ts';
 import { lie, mutateBytes, mutateTokens, type Random, type Token, write, zigzag } from './mutations.ts';
 
@@ -32,43 +32,53 @@ export async function patchCases(encoders: readonly StreamEncoder[]): Promise<Pa
     for (const some of [[], encoders, encoders.slice(0, 1), encoders.slice(1)])
       cases.push({ patch: await encodePatch(streams, some), base, targetLength: target.length });
   }
-  for (const [codec, parameter] of PIECES) cases.push(await openedCase(codec, parameter, encoders));
+  // So many of them that a third of all patches opens pieces.
+  for (const [codec, parameter] of PIECES)
+    for (const layers of [1, 2]) cases.push(await openedCase(codec, parameter, layers, encoders));
   return cases;
 }
 
+/** Two pieces with bytes between, the whole of it once more a piece where there are two layers. */
 async function openedCase(
   name: string,
   parameter: number,
+  layers: number,
   encoders: readonly StreamEncoder[],
 ): Promise<PatchCase> {
   const codec = pieceCodec(name);
+  const raw = Buffer.from('between');
   const plain = sampleBytes(3_000, 7);
   const piece = codec.encode(plain, parameter);
-  const raw = Buffer.from('between');
-  const base = Buffer.concat([raw, piece, raw, piece]);
-  const pieces = [plain, plain].map(({ length }) => ({
-    rawBefore: raw.length,
-    compressedLength: piece.length,
-    plainLength: length,
-  }));
-  const views = writeViews({
-    base: [{ codec: name, pieces }],
-    target: [{ codec: name, parameter, headBytes: 0, pieces }],
+  const inner = Buffer.concat([raw, piece, raw, piece]);
+  const outerPiece = codec.encode(inner, parameter);
+  const of = (rawBefore: number, plainLength: number, compressedLength: number) => ({
+    rawBefore,
+    plainLength,
+    compressedLength,
   });
-  const length = 2 * (raw.length + plain.length);
-  const streams = {
-    control: Int32Array.of(length, 0, 0),
-    diff: new Uint8Array(length),
-    extra: new Uint8Array(0),
-  };
-  return { patch: await encodePatch(streams, encoders, views), base, targetLength: base.length };
+  const outer = [of(raw.length, inner.length, outerPiece.length)];
+  const pieces = [
+    of(raw.length * layers, plain.length, piece.length),
+    of(raw.length, plain.length, piece.length),
+  ];
+  const base: BaseLayer[] = [outer, pieces].slice(2 - layers).map(some => ({ codec: name, pieces: some }));
+  const target = base.map((layer): TargetLayer => ({ ...layer, parameter, headBytes: 0 }));
+  const range = layers === 2 ? Buffer.concat([raw, outerPiece]) : inner;
+  const patch = await encodePatch(untouched(range, base), encoders, writeViews({ base, target }));
+  return { patch, base: range, targetLength: range.length };
+}
+
+/** Streams that take the opened base as it is. */
+function untouched(base: Uint8Array, layers: readonly BaseLayer[]): PatchStreams {
+  const { length } = openBase(base, layers);
+  return { control: Int32Array.of(length, 0, 0), diff: new Uint8Array(length), extra: new Uint8Array(0) };
 }
 
 /** The same patch with lies in it. Many are repaired so far that what is usually refused first isn't what refuses them. */
 export function hostilePatch(random: Random, { patch, base, targetLength }: PatchCase): PatchCase {
   const made = (bytes: Uint8Array) => ({ patch: bytes, base, targetLength });
   const read = readPatch(patch);
-  switch (random.below(6)) {
+  switch (random.below(7)) {
     case 0:
       return made(mutateBytes(random, patch));
     case 1:
@@ -79,6 +89,8 @@ export function hostilePatch(random: Random, { patch, base, targetLength }: Patc
       return made(write(tokensOf(withWrongViews(random, read))));
     case 4:
       return lyingTriples(random, base, read);
+    case 5:
+      return { patch, base: altered(random, base), targetLength };
     default:
       return random.oneIn(20)
         ? bomb(random)
@@ -114,6 +126,13 @@ function withWrongStream(random: Random, patch: Patch): Patch {
     ? { codec: random.pick(STREAM_CODECS), bytes }
     : { codec, bytes: mutateBytes(random, bytes) };
   return { ...patch, [name]: coded };
+}
+
+/** The same length of other bytes: a base that was mounted, or has rotted. */
+function altered(random: Random, base: Uint8Array): Uint8Array {
+  const bytes = Buffer.from(base);
+  bytes.set(mutateBytes(random, base).subarray(0, base.length));
+  return bytes;
 }
 
 /** Views as numbers, which most of them are: one is changed. */
