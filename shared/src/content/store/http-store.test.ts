@@ -9,6 +9,7 @@ import { once } from 'node:events';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { decodeBatch } from '../batch.ts';
 import type { Chunk } from '../chunk.ts';
+import { chunkPath } from '../chunk-id.ts';
 import { ChunkIndexBuilder } from '../chunk-index.ts';
 import { needsProgram, noise, removeTemporaryDirectories, run, temporaryDirectory } from '../fixtures.ts';
 import { MAX_FRAME_BYTES } from '../limits.ts';
@@ -96,7 +97,12 @@ it('requests the path that casync requests, with the given headers', async () =>
 
 it.each([301, 403, 429, 500, 503])('reads status %i as a store that cannot be reached', async status => {
   const { store } = await asking((_request, response) => response.writeHead(status).end('sorry'));
-  await expect(store.get(id)).rejects.toMatchObject({ ...unreachable, data: { statusCode: status } });
+  const said = `${store.name}${chunkPath(id)} answered with status ${status}`;
+  await expect(store.get(id)).rejects.toMatchObject({
+    ...unreachable,
+    message: said,
+    data: { statusCode: status },
+  });
   await expect(store.has(id)).rejects.toMatchObject(unreachable);
 });
 

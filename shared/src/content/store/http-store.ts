@@ -92,7 +92,7 @@ export class HttpStore implements ChunkStore {
 
   #demandOk(id: ChunkId, statusCode: number): void {
     if (statusCode === 200) return;
-    const message = `${this.name} answered with status ${statusCode}`;
+    const message = `${this.name}${chunkPath(id)} answered with status ${statusCode}`;
     throw new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', message, {
       data: { store: this.name, id: chunkIdToHex(id), statusCode },
     });
