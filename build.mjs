@@ -27,7 +27,7 @@ const STARTED = {
   test: { 'operator-process': 'test/dist/src/testbed/operator-process.js', ...FRAME_WORKER },
 };
 /** They load files beside them. */
-const NOT_BUNDLED = [/^zstd-napi/, 'classic-level'];
+const NOT_BUNDLED = [/^zstd-napi/, /^lzma-native/, 'classic-level'];
 
 const timeOf = name => (existsSync(path(name)) ? statSync(path(name)).mtimeMs : 0);
 
