@@ -1,4 +1,5 @@
 import type { PeerNotice } from '@sitecast/shared/api';
+import type { ChunkStore } from '@sitecast/shared/content';
 import type { SlotRecord } from '../state/agent-state.ts';
 import type { HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers, Slot, SlotName } from '../ports.ts';
 import type { Gateways } from '../upstream/gateways.ts';
@@ -22,6 +23,8 @@ export class SiteExchange {
   readonly #options: SiteExchangeOptions;
   readonly #shared: SharedSlots;
   readonly #tracker: PeerTracker;
+  /** By SHA-256 of the index, in hex. */
+  readonly #lent = new Map<string, HeldImage>();
   readonly #stop = new AbortController();
   #tracking: Promise<void> = Promise.resolve();
   #isMember = false;
@@ -75,6 +78,25 @@ export class SiteExchange {
     return held;
   }
 
+  /** Hands out chunks that lie in no slot, such as patches, and announces them, until `end` of what it returns. */
+  lend(image: SiteImage, chunks: ChunkStore): HeldImage {
+    const held = this.#options.peers.hold(image, chunks);
+    const name = Buffer.from(image.id).toString('hex');
+    this.#lent.set(name, held);
+    this.#tracker.nudge();
+    return {
+      get count() {
+        return held.count;
+      },
+      add: at => held.add(at),
+      settle: () => held.settle(),
+      end: () => {
+        this.#lent.delete(name);
+        held.end();
+      },
+    };
+  }
+
   /** @throws as `SitePeers.fetch` */
   fetch(image: SiteImage, wanted: Iterable<number>, options: PeerFetch): Promise<void> {
     return this.#options.peers.fetch(image, wanted, options);
@@ -96,7 +118,8 @@ export class SiteExchange {
     const { id, peers } = this.#options;
     const { addresses } = peers;
     if (!this.#isMember || addresses.length === 0) return undefined;
-    const { holdings } = this.#shared;
+    const lent = Array.from(this.#lent, ([image, { count }]) => ({ image, count }));
+    const holdings = [...this.#shared.holdings, ...lent];
     return {
       peer: { id, addresses: addresses.slice(0, 8) },
       images: holdings.map(({ image }) => image),

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PatchApplier } from '@sitecast/shared/delta';
 import type { UpdateAgent } from '../update/agent.ts';
-import type { AgentClock, BootControl, Gateway, Log, Slot, SlotName } from '../ports.ts';
+import type { AgentClock, BootControl, Gateway, Log, SitePeers, Slot, SlotName } from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
 import { type OpenAgent, openAgent } from '../composition.ts';
 import { durableFiles } from '../state/durable-files.ts';
@@ -29,6 +29,8 @@ export interface DeviceChanges {
   /** Fires to ask the process to end. */
   stop?: AbortSignal;
   log?: Log;
+  /** The other devices of the site. Give `settings.peers` as well. */
+  peers?: SitePeers;
   /** False: the test starts the agent itself. */
   isStarted?: boolean;
 }
@@ -136,6 +138,7 @@ export class TestDevice {
       A: points.slot(changes.slots?.A ?? new FileSlot(A, { ...common, other: B })),
       B: points.slot(changes.slots?.B ?? new FileSlot(B, { ...common, other: A })),
     };
+    const { peers } = changes;
     this.#opened = await openAgent(settings, {
       identity,
       clock,
@@ -147,7 +150,7 @@ export class TestDevice {
       files,
       log,
       stop: changes.stop ?? new AbortController().signal,
-      startPeers: undefined,
+      startPeers: peers && (async () => peers),
     });
     if (changes.isStarted !== false) await this.#opened.agent.start();
   }

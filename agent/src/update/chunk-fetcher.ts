@@ -4,7 +4,6 @@ import type { AgentClock, HeldImage, PeerFetch, SlotName } from '../ports.ts';
 import { OverBound, type Spending } from '../state/spending.ts';
 import { GatewayChunks } from '../upstream/gateway-chunks.ts';
 import type { Gateways } from '../upstream/gateways.ts';
-import type { MissingChunks } from './missing-chunks.ts';
 import { postponed } from './result.ts';
 
 /** A frame is at most that much longer than its chunk, but for encoders that flush often. */
@@ -13,7 +12,7 @@ const FRAME_OVERHEAD_BYTES = 256;
 interface ChunkFetcherDependencies {
   gateways: Pick<Gateways, 'all'>;
   /** Undefined: chunks come from gateways alone. */
-  exchange: Pick<SiteExchange, 'begin' | 'fetch'> | undefined;
+  exchange: Pick<SiteExchange, 'begin' | 'fetch' | 'lend'> | undefined;
   clock: AgentClock;
   spending: Spending;
   /** Chunks on their way at once. Each takes one buffer of the longest chunk's length. */
@@ -31,12 +30,11 @@ export interface ChunkFetch {
   index: ChunkIndex;
   /** SHA-256 of the index, in hex. */
   indexSha256: string;
-  target: SlotName;
-  missing: MissingChunks;
+  wanted: readonly number[];
   source: PaidSource;
   onBan: PeerFetch['onBan'];
-  /** Writes a chunk to its places, and calls back for each. */
-  write: (first: number, plain: Uint8Array, onWritten: (at: number) => void) => Promise<void>;
+  /** Takes a verified chunk. */
+  deliver: PeerFetch['deliver'];
 }
 
 /** Fetches chunks from the site: from its gateways, and from other devices where there is an exchange. */
@@ -45,10 +43,6 @@ export class ChunkFetcher {
 
   constructor(deps: ChunkFetcherDependencies) {
     this.#deps = deps;
-  }
-
-  get concurrency(): number {
-    return this.#deps.concurrency;
   }
 
   /** @param signal of the cycle */
@@ -67,32 +61,50 @@ export class ChunkFetcher {
     return { store, signal: AbortSignal.any([signal, over.signal]) };
   }
 
-  /** @throws SITECAST_NO_SOURCE and others of the sources; what `write` throws; the reason of the source's signal */
-  async fetch(fetch: ChunkFetch): Promise<void> {
-    if (fetch.missing.count === 0) return;
-    const { exchange } = this.#deps;
-    if (exchange) await this.#fetchFromSite(fetch, exchange);
-    else await this.#fetchFromGateways(fetch);
-  }
-
-  /** What is written is handed out to others at once. */
-  async #fetchFromSite(
-    { index, indexSha256, target, missing, source, onBan, write }: ChunkFetch,
-    exchange: Pick<SiteExchange, 'begin' | 'fetch'>,
-  ): Promise<void> {
+  /**
+   * From now on other devices get what lies right in the slot.
+   * @returns to be told of each chunk that is written; undefined where nothing is handed out
+   */
+  async handOut(
+    target: SlotName,
+    { index, indexSha256 }: Pick<ChunkFetch, 'index' | 'indexSha256'>,
+    isHere: (at: number) => boolean,
+  ): Promise<HeldImage | undefined> {
     const image = { id: Buffer.from(indexSha256, 'hex'), index };
-    const held: HeldImage | undefined = await exchange.begin(target, image, at => !missing.has(at));
-    await exchange.fetch(image, missing.firsts(), {
-      gateway: source.store,
-      concurrency: this.#deps.concurrency,
-      signal: source.signal,
-      deliver: (first, plain) => write(first, plain, at => held?.add(at)),
-      onBan,
-    });
+    return this.#deps.exchange?.begin(target, image, isHere);
   }
 
-  async #fetchFromGateways({ index, missing, source, write }: ChunkFetch): Promise<void> {
-    const firsts = missing.firsts();
+  /** Hands out chunks that lie in no slot until its `end`. @returns undefined where nothing is handed out */
+  lend(
+    { index, indexSha256 }: Pick<ChunkFetch, 'index' | 'indexSha256'>,
+    chunks: ChunkStore,
+  ): HeldImage | undefined {
+    return this.#deps.exchange?.lend({ id: Buffer.from(indexSha256, 'hex'), index }, chunks);
+  }
+
+  /**
+   * @param wanted numbers of chunks, each chunk once. The image is handed out
+   * @throws SITECAST_NO_SOURCE and others of the sources; what `deliver` throws; the reason of the source's signal
+   */
+  async fetch({ index, indexSha256, wanted, source, onBan, deliver }: ChunkFetch): Promise<void> {
+    if (wanted.length === 0) return;
+    const { exchange, concurrency } = this.#deps;
+    const { store, signal } = source;
+    if (!exchange) {
+      await this.#fetchFromGateways({ index, wanted, source, deliver });
+      return;
+    }
+    const image = { id: Buffer.from(indexSha256, 'hex'), index };
+    await exchange.fetch(image, wanted, { gateway: store, concurrency, signal, deliver, onBan });
+  }
+
+  async #fetchFromGateways({
+    index,
+    wanted,
+    source,
+    deliver,
+  }: Omit<ChunkFetch, 'indexSha256' | 'onBan'>): Promise<void> {
+    const firsts = wanted.values();
     const failure = new AbortController();
     const stop = AbortSignal.any([source.signal, failure.signal]);
     const work = async (): Promise<void> => {
@@ -102,10 +114,10 @@ export class ChunkFetcher {
         stop.throwIfAborted();
         const lengthBytes = index.lengthOf(first);
         const chunk = await source.store.get(index.idAt(first), { lengthBytes, into, signal: stop });
-        await write(first, chunk.plain(), () => {});
+        await deliver(first, chunk.plain());
       }
     };
-    const workers = Array.from({ length: Math.min(this.#deps.concurrency, missing.count) }, async () => {
+    const workers = Array.from({ length: Math.min(this.#deps.concurrency, wanted.length) }, async () => {
       try {
         await work();
       } catch (error) {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { readDeltaAbility } from '@sitecast/shared/fleet';
 import type { PublishedImage } from '@sitecast/shared/testing/origin';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { SitePeers } from '../ports.ts';
 import { waysText } from '../status-text.ts';
 import { publishTestDelta, type TestDelta } from '../testing/deltas.ts';
 import { TestDevice } from '../testing/device.ts';
@@ -156,6 +157,54 @@ describe('what an update costs', () => {
 
 const begunAndCompleted = ['downloading', 'verifying', 'installing', 'rebooting', 'confirming', 'completed'];
 
+it('hands out what it copied and what windows gave, at once, and settles where nothing is left to fetch', async () => {
+  const all = { firsts: Array.from({ length: 20 }, (_, at) => at + 4), chunkCount: 1 };
+  await order(all);
+  await harness.device.close();
+  const held = new Map<string, { added: Set<number>; settled: number }>();
+  const asked: string[] = [];
+  const peers: SitePeers = {
+    addresses: ['/ip4/127.0.0.1/tcp/7403'],
+    counts: { known: 0, receivedBytes: 0, sentBytes: 0, dropped: 0 },
+    hold: ({ id }) => {
+      const mine = { added: new Set<number>(), settled: 0 };
+      held.set(Buffer.from(id).toString('hex'), mine);
+      return {
+        get count() {
+          return mine.added.size;
+        },
+        add: at => void mine.added.add(at),
+        settle: () => {
+          mine.settled += 1;
+        },
+        end: () => {},
+      };
+    },
+    note: () => {},
+    fetch: async ({ id, index }, wanted, { gateway, deliver }) => {
+      asked.push(Buffer.from(id).toString('hex'));
+      for (const at of wanted) {
+        const chunk = await gateway.get(index.idAt(at), { lengthBytes: index.lengthOf(at) });
+        await deliver(at, chunk.verify(index.lengthOf(at)).plain());
+      }
+    },
+    drop: () => {},
+    close: async () => {},
+  };
+  const settings = { peers: { listen: undefined, isDiscovering: false, maxUploadBytesPerS: undefined } };
+  await harness.device.open({ peers, settings });
+  expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  expect(await harness.device.slot('A')).toEqual(image2);
+  const { indexSha256 = '' } = harness.device.parts.stateFile.current.slots.A;
+  expect(held.get(indexSha256)?.added.size).toBe(CHUNKS);
+  expect(held.get(indexSha256)?.settled).toBeGreaterThan(0);
+  // Of the other devices only patches were asked for, and those were handed out as they came.
+  expect(asked).not.toContain(indexSha256);
+  const [patchIndex = ''] = asked;
+  expect(held.get(patchIndex)?.added.size).toBe(counts().patches);
+  await harness.device.parts.exchange?.close();
+});
+
 describe('a recipe that is wrong', () => {
   it('is given up at its first wrong chunk, before that is written; the rest comes by chunks', async () => {
     await order({ spoil: wrong });
@@ -204,6 +253,28 @@ describe('what a release may cost', () => {
     await harness.device.close();
     await harness.device.open({ settings: { maxBytes: patchBytes + 10 * CHUNK_BYTES } });
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  });
+
+  it('lets a device that pays wait for the deltas of its order, and others begin with chunks', async () => {
+    target = harness.fleet.addRelease({ counter: 2, image: image2, chunkBytes: CHUNK_BYTES });
+    const deltasBy = new Date(Date.now() + 3_600_000).toISOString();
+    harness.fleet.addRollout(2, { deltasBy });
+    await harness.fleet.publishAll();
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: 10_000_000 } });
+    expect(await harness.device.cycle()).toMatchObject({
+      state: 'waiting',
+      waitingFor: 'deltas',
+      reason: { code: 'SITECAST_WAITING_DELTAS' },
+    });
+    expect(fetched()).toEqual([]);
+    const device = await TestDevice.copyOf(harness.device, [harness.gateway.url]);
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    await device.remove();
+    harness.gateway.requests.length = 0;
+    await republish();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(counts().chunks).toBe(5);
   });
 
   it('is never more, whatever fails and however often the agent starts; the way is said, not paid', async () => {

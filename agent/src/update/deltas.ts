@@ -64,10 +64,9 @@ export class Deltas {
     booted: SlotName,
     signal: AbortSignal,
   ): Promise<Delta | undefined> {
-    const { product, mode, trust, stateFile, spending, contents } = this.#deps;
-    const from = stateFile.current.slots[booted].release?.counter ?? 0;
-    if (mode === 'off' || from < 1 || from === counter || this.#isSpent()) return undefined;
-    const name = { product, from, to: counter };
+    const { product, mode, trust, spending, contents } = this.#deps;
+    if (!this.mayCome(booted, counter)) return undefined;
+    const name = { product, from: this.#counterIn(booted), to: counter };
     try {
       const isTopLevel = mode === 'signed-only';
       const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
@@ -84,6 +83,12 @@ export class Deltas {
       this.#tell('the recipe', error, signal);
       return undefined;
     }
+  }
+
+  /** Whether a recipe from the release that runs to this one could be used, where there is one. */
+  mayCome(booted: SlotName, counter: number): boolean {
+    const from = this.#counterIn(booted);
+    return this.#deps.mode !== 'off' && from >= 1 && from !== counter && !this.#isSpent();
   }
 
   /** The target's index, rebuilt. @returns undefined where the recipe doesn't give it: it is to be fetched */
@@ -119,6 +124,10 @@ export class Deltas {
       this.#tell('the index of the patches', error, signal);
       return undefined;
     }
+  }
+
+  #counterIn(slot: SlotName): number {
+    return this.#deps.stateFile.current.slots[slot].release?.counter ?? 0;
   }
 
   /** Two recipes have failed for this image, or applying patches has cost all the time that it may. */

@@ -90,8 +90,8 @@ export async function holdsReturn(
  * @throws CycleEnd (`waiting`) where the order's terms, the owner or a hook say "not now", or it would cost too much; SITECAST_SLOT_MISSING
  */
 export async function plan(
-  { schedule, filler, status, hooks, spending }: InstallDependencies,
-  { release, target, signal }: Attempt,
+  { schedule, filler, deltas, status, hooks, spending }: InstallDependencies,
+  { release, target, context, signal }: Attempt,
 ): Promise<FillPlan> {
   const { order } = release;
   status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
@@ -103,6 +103,9 @@ export async function plan(
     plan: { imageBytes: bytes.image, rightBytes: bytes.inPlace, fetchBytes: bytes.fetched },
     ways,
   });
+  const { booted, rollouts } = context.facts;
+  const isWorthWaiting = bytes.fetched > 0 && !release.delta && deltas.mayCome(booted, order.release.counter);
+  if (isWorthWaiting) schedule.checkDeltas(rollouts, order);
   schedule.checkSize(order, { fetchBytes: bytes.fetched + bytes.patches, ...costs });
   await hooks.ask('pre-download', { slot: target, release: order.release }, signal);
   return planned;

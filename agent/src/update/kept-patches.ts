@@ -1,6 +1,15 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type ChunkId, chunkIdToHex, MAX_CHUNK_BYTES, sameChunkId, sha256 } from '@sitecast/shared/content';
+import {
+  Chunk,
+  type ChunkId,
+  chunkIdToHex,
+  chunkNotFound,
+  type ChunkStore,
+  MAX_CHUNK_BYTES,
+  sameChunkId,
+  sha256,
+} from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { DurableFiles } from '../state/durable-files.ts';
@@ -27,6 +36,20 @@ export class KeptPatches {
       if (isSystemError(error) || error instanceof SitecastError) return undefined;
       throw error;
     }
+  }
+
+  /** To hand them out. */
+  get store(): ChunkStore {
+    const store: ChunkStore = {
+      name: this.#directory,
+      has: async id => (await this.get(id)) !== undefined,
+      get: async id => {
+        const bytes = await this.get(id);
+        if (bytes) return Chunk.fromPlain(id, bytes).verify();
+        throw chunkNotFound(id, store);
+      },
+    };
+    return store;
   }
 
   /** Durable once it returns. */

@@ -154,6 +154,23 @@ export class Schedule {
     throw postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
   }
 
+  /**
+   * A device that pays for each byte waits for the deltas of its order, as long as the order says that they are being made.
+   * @throws CycleEnd (`waiting`)
+   */
+  checkDeltas(rollouts: RolloutsFile, order: Order): void {
+    const { maxBytes, clock, trust } = this.#deps;
+    const { deltasBy } = rollouts.rollouts.find(({ id }) => id === order.rollout.id) ?? {};
+    if (maxBytes === undefined || deltasBy === undefined) return;
+    const { state } = trust.clock();
+    const leftMs = Date.parse(deltasBy) - clock.now();
+    // By a clock that is wrong it might wait for years.
+    if (state === 'behind' || state === 'suspect' || !(leftMs > 0)) return;
+    const message = `${order.release.version} waits for its deltas, until ${deltasBy} at the latest`;
+    const reason = { code: 'SITECAST_WAITING_DELTAS', message };
+    throw postponed('deltas', reason, Math.min(leftMs, MINUTE_MS));
+  }
+
   /** @throws CycleEnd (`waiting`) while the verified slot may not be activated */
   async checkActivation(rollouts: RolloutsFile, order: Order, isRefreshed: boolean): Promise<void> {
     const { clock, trust, stateFile, minActivationIntervalMs } = this.#deps;

@@ -27,7 +27,7 @@ export interface SlotCopy {
   slots: { booted: Slot; target: Slot };
   writer: SlotWriter;
   signal: AbortSignal;
-  onWritten: (lengthBytes: number) => void;
+  onWritten: (at: number) => void;
 }
 
 /**
@@ -143,9 +143,9 @@ class Copier {
   }
 
   #done(at: number): void {
-    const { index, missing, onWritten } = this.#copy;
+    const { missing, onWritten } = this.#copy;
     missing.remove(at);
-    onWritten(index.lengthOf(at));
+    onWritten(at);
   }
 }
 

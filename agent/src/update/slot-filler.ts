@@ -4,6 +4,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import type { SiteExchange } from '../peers/site-exchange.ts';
 import {
   type AgentClock,
+  type HeldImage,
   otherSlot,
   type PeerFetch,
   type Slot,
@@ -70,6 +71,14 @@ interface Fill extends FillPlan {
 interface Progress {
   doneBytes: number;
   totalBytes: number;
+  held: HeldImage | undefined;
+}
+
+/** What one fill uses besides its plan. */
+interface Filling {
+  source: PaidSource;
+  onBan: PeerFetch['onBan'];
+  progress: Progress;
 }
 
 /** Writes the image of a release into a slot, and says what of it lies there. */
@@ -209,14 +218,16 @@ export class SlotFiller {
       const reason = { code: SOURCE_BANNED, message: `${source} sent wrong bytes (${code})` };
       bans.set(source, this.#deps.reporter.report('downloading', { ...release.order, reason }, true));
     };
-    const { fetcher, spending } = this.#deps;
+    const { fetcher, spending, windows } = this.#deps;
     const source = fetcher.source(onBan, signal);
-    const progress = { doneBytes: 0, totalBytes: missing.lengthBytes };
+    const held = await fetcher.handOut(fill.target, release, at => !missing.has(at));
+    const progress = { doneBytes: 0, totalBytes: missing.lengthBytes, held };
     try {
       await this.#copy(fill, progress);
-      await this.#applyWindows(fill, source, progress);
+      await this.#applyWindows(fill, { source, onBan, progress });
       await this.#fetch(fill, { source, onBan, progress });
       await writer.finish(release.index.lengthBytes);
+      await windows.clear();
     } finally {
       await Promise.all(bans.values());
       await spending.flush();
@@ -236,56 +247,63 @@ export class SlotFiller {
       slots: { booted: slots[otherSlot(target)], target: slots[target] },
       writer,
       signal,
-      onWritten: lengthBytes => this.#showProgress(release.order, progress, lengthBytes),
+      onWritten: at => this.#wrote(release, progress, at),
     });
   }
 
-  async #applyWindows(fill: Fill, { store, signal }: PaidSource, progress: Progress): Promise<void> {
+  async #applyWindows(fill: Fill, { source, onBan, progress }: Filling): Promise<void> {
     const { release, target, missing, plan, windows, writer } = fill;
-    const { delta, index, order } = release;
+    const { delta, index } = release;
     if (!delta || plan.windows.length === 0) return;
     const { slots, deltas, fetcher } = this.#deps;
     const used = new Set(plan.windows);
-    const patchIndex = await deltas.patchIndexOf(delta, signal);
+    const patchIndex = await deltas.patchIndexOf(delta, source.signal);
     if (!patchIndex)
       throw new DeltaUnusable('SITECAST_PATCHES_UNAVAILABLE', "the index of the patches can't be had", {
         hasFailed: false,
       });
-    await this.#deps.windows.apply({
-      delta,
-      windows: windows.filter((_, at) => used.has(at)),
-      patchIndex,
-      index,
-      missing,
-      booted: slots[otherSlot(target)],
-      writer,
-      store,
-      concurrency: fetcher.concurrency,
-      signal,
-      onWritten: at => this.#showProgress(order, progress, index.lengthOf(at)),
-    });
+    const image = { index: patchIndex, indexSha256: delta.recipe.patchIndexSha256 };
+    const lent = fetcher.lend(image, this.#deps.windows.kept);
+    try {
+      await this.#deps.windows.apply({
+        delta,
+        windows: windows.filter((_, at) => used.has(at)),
+        patchIndex,
+        index,
+        missing,
+        booted: slots[otherSlot(target)],
+        writer,
+        fetch: (wanted, deliver) => fetcher.fetch({ ...image, wanted, source, onBan, deliver }),
+        onKept: at => lent?.add(at),
+        signal: source.signal,
+        onWritten: at => this.#wrote(release, progress, at),
+      });
+    } finally {
+      lent?.end();
+    }
   }
 
-  async #fetch(
-    { release, target, missing, writer }: Fill,
-    { source, onBan, progress }: { source: PaidSource; onBan: PeerFetch['onBan']; progress: Progress },
-  ): Promise<void> {
-    const { index, indexSha256, order } = release;
+  async #fetch({ release, missing, writer }: Fill, { source, onBan, progress }: Filling): Promise<void> {
+    const { index, indexSha256 } = release;
     await this.#deps.fetcher.fetch({
       index,
       indexSha256,
-      target,
-      missing,
+      wanted: [...missing.firsts()],
       source,
       onBan,
-      write: async (first, plain, onWritten) => {
+      deliver: async (first, plain) => {
         for (const at of missing.placesOf(first)) {
           await writer.write(plain, index.startOf(at));
-          onWritten(at);
-          this.#showProgress(order, progress, plain.length);
+          this.#wrote(release, progress, at);
         }
       },
     });
+  }
+
+  /** What is written is handed out to others at once. */
+  #wrote({ index, order }: Release, progress: Progress, at: number): void {
+    progress.held?.add(at);
+    this.#showProgress(order, progress, index.lengthOf(at));
   }
 
   #showProgress(order: Order, progress: Progress, writtenBytes: number): void {

@@ -1,4 +1,3 @@
-import { forEachBounded } from '@sitecast/shared/async';
 import { type ChunkIndex, type ChunkStore, sameChunkId, sha256 } from '@sitecast/shared/content';
 import type { PlacedWindow } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -35,9 +34,13 @@ export interface WindowFill {
   missing: MissingChunks;
   booted: Slot;
   writer: SlotWriter;
-  /** Verifies what it gives. */
-  store: ChunkStore;
-  concurrency: number;
+  /** Fetches chunks of the patch index, and delivers them verified. */
+  fetch: (
+    wanted: readonly number[],
+    deliver: (at: number, plain: Uint8Array) => Promise<void>,
+  ) => Promise<void>;
+  /** A chunk of the patch index is kept now. */
+  onKept: (at: number) => void;
   signal: AbortSignal;
   onWritten: (at: number) => void;
 }
@@ -83,6 +86,16 @@ export class WindowFiller {
     }
   }
 
+  /** The patches that are kept, to hand them out. */
+  get kept(): ChunkStore {
+    return this.#deps.patches.store;
+  }
+
+  /** Lets go of patches that an update has left which was given up. */
+  clear(): Promise<void> {
+    return this.#deps.patches.keepOnly([]);
+  }
+
   async #withRightBase(
     { delta, missing, signal }: WindowFill,
     reader: SlotReader,
@@ -99,18 +112,20 @@ export class WindowFiller {
 
   async #fetchPatches(fill: WindowFill, windows: readonly PlacedWindow[]): Promise<void> {
     const { patches } = this.#deps;
-    const { patchIndex, store, concurrency, signal } = fill;
+    const { patchIndex, fetch, onKept, signal } = fill;
     const needed = windows.flatMap(window => patchChunksOf(patchIndex, window));
     // Each chunk once: patches may repeat one, too.
     const wanted = [...new Set(needed.map(at => patchIndex.find(patchIndex.idAt(at)) ?? at))];
     await patches.keepOnly(wanted.map(at => patchIndex.idAt(at)));
+    const absent: number[] = [];
+    for (const at of wanted) {
+      if (await patches.get(patchIndex.idAt(at))) onKept(at);
+      else absent.push(at);
+    }
     try {
-      await forEachBounded(wanted, concurrency, async at => {
-        signal.throwIfAborted();
-        const id = patchIndex.idAt(at);
-        if (await patches.get(id)) return;
-        const chunk = await store.get(id, { lengthBytes: patchIndex.lengthOf(at), signal });
-        await patches.put(id, chunk.plain());
+      await fetch(absent, async (at, plain) => {
+        await patches.put(patchIndex.idAt(at), plain);
+        onKept(at);
       });
     } catch (cause) {
       signal.throwIfAborted();
