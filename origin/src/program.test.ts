@@ -72,6 +72,7 @@ it('listens on loopback only by default', async () => {
     maxReportBytes: 8 * 2 ** 30,
     reserveBytes: 256 * 2 ** 20,
     scrubBytesPerS: 4 * 2 ** 20,
+    makesDeltas: true,
     acceptedDay: undefined,
   });
   expect(level).toBe('info');
@@ -87,6 +88,8 @@ it('accepts its settings', async () => {
     '500MiB',
     '--max-report-bytes',
     '2GiB',
+    '--make-deltas',
+    'asked',
     '--scrub-rate',
     '0',
     '--accept-clock',
@@ -104,6 +107,7 @@ it('accepts its settings', async () => {
     maxReportBytes: 2 * 2 ** 30,
     reserveBytes: 0,
     scrubBytesPerS: 0,
+    makesDeltas: false,
     acceptedDay: '2028-02-29',
   });
   expect(level).toBe('debug');

@@ -42,6 +42,7 @@ interface ServeOptions extends LogOptions {
   maxReportBytes: number;
   reserve: number;
   scrubRate: number;
+  makeDeltas: 'rollouts' | 'asked';
   acceptClock?: string;
   gossipListen?: string[];
   gossipAnnounce?: string[];
@@ -132,6 +133,14 @@ export function originProgram(
     .option('--tls-key <file>', 'private key of the certificate, PEM')
     .option('--behind-tls-proxy', 'a proxy in front of this origin does TLS')
     .addOption(acceptClockOption())
+    .addOption(
+      new Option(
+        '--make-deltas <when>',
+        'deltas between releases: by itself when a rollout starts, or only when an operator asks',
+      )
+        .choices(['rollouts', 'asked'])
+        .default('rollouts'),
+    )
     .addHelpText('after', EXAMPLES)
     .action(async (options: ServeOptions) => {
       const settings = {
@@ -143,6 +152,7 @@ export function originProgram(
         maxReportBytes: options.maxReportBytes,
         reserveBytes: options.reserve,
         scrubBytesPerS: options.scrubRate,
+        makesDeltas: options.makeDeltas === 'rollouts',
         acceptedDay: options.acceptClock,
         gossip: gossipOf(options),
       };

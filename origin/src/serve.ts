@@ -9,6 +9,7 @@ import { openStores } from './adapters/embedded/stores.ts';
 import { Tables } from './adapters/embedded/tables.ts';
 import { openFleetNode } from './adapters/fleet-node.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
+import { composeDelta, makeDelta } from './deltas/maker/index.ts';
 import { EventLog } from './events/event-log.ts';
 import { loggingEndings } from './endings.ts';
 import { errorFields, type Log } from './log.ts';
@@ -63,7 +64,13 @@ export async function startOrigin(
     const runtime = { now, after, log };
     const storage = await openStorage(directory, settings, runtime, endings);
     const { repository, fleetStore, leadership } = storage;
-    const { stagingTtlMs, gossip = NO_GOSSIP, maxReportBytes, scrubBytesPerS = 0 } = settings;
+    const {
+      stagingTtlMs,
+      gossip = NO_GOSSIP,
+      maxReportBytes,
+      scrubBytesPerS = 0,
+      makesDeltas = false,
+    } = settings;
     const upkeep = new Upkeep({ repository, leadership, stagingTtlMs, ownCertificate, ...runtime });
     endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
@@ -76,9 +83,10 @@ export async function startOrigin(
         ...runtime,
         ownCertificate,
         events: new EventLog(now),
+        deltaMaker: { makeDelta, composeDelta },
         gossipAddresses: () => fleetNode?.addresses() ?? [],
       },
-      { maxReportBytes, scrubBytesPerS },
+      { maxReportBytes, scrubBytesPerS, makesDeltas },
     );
     endings.add('the fleet', () => services.close());
     endings.add('looking for damage', () => services.stop());

@@ -2,6 +2,9 @@ import { repeat } from '@sitecast/shared/async';
 import { fastVerifyById } from '@sitecast/shared/identity';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { AuditLog } from './audit/audit.ts';
+import type { DeltaWork } from './deltas/delta-work.ts';
+import { Deltas } from './deltas/deltas.ts';
+import type { DeltaMaker } from './deltas/maker-port.ts';
 import { type EventStore, tellOutcomes } from './events/events.ts';
 import { tellSilence } from './events/silence.ts';
 import { Enrolments } from './fleet/enrolment.ts';
@@ -49,6 +52,8 @@ export interface ServicesDeps {
   publishedChunks: PublishedChunks;
   chunks: ChunkStaging;
   staged: FileStaging;
+  deltaWork: DeltaWork;
+  deltaMaker: DeltaMaker;
   fleetStore: FleetStore;
   cohortStore: CohortStore;
   tokens: Tokens;
@@ -72,6 +77,8 @@ interface ServicesSettings {
   maxReportBytes: number;
   /** How much of what is published is read back a second; 0: nothing. */
   scrubBytesPerS: number;
+  /** Whether deltas are made when a rollout starts. */
+  makesDeltas: boolean;
   /** How slowly request bodies may come, and the memory that they share. */
   pace?: BodyPace;
   maxBodyMemoryBytes?: number;
@@ -82,6 +89,7 @@ export interface Services {
   app: OriginApp;
   fleet: Fleet;
   rollouts: Rollouts;
+  deltas: Deltas;
   scrubber: Scrubber;
   readiness: Readiness;
   waiters: TimestampWaiters;
@@ -97,11 +105,10 @@ export interface Services {
 }
 
 export async function openServices(deps: ServicesDeps, settings: ServicesSettings): Promise<Services> {
-  const { fleetStore, cohortStore, after } = deps;
-  const { registry } = fleetStore;
+  const { fleetStore, after } = deps;
   const progress = new ProgressBoard();
   const presence = await PresenceBoard.open({ ...deps, store: fleetStore });
-  const rollouts = await Rollouts.open({ ...deps, registry, store: cohortStore, progress });
+  const { rollouts, deltas } = await openRollouts(deps, settings, progress);
   const verifyById = fastVerifyById();
   const fleet = fleetOf(deps, { rollouts, progress, presence, verifyById, ...settings });
   const scrubber = new Scrubber({
@@ -112,35 +119,36 @@ export async function openServices(deps: ServicesDeps, settings: ServicesSetting
   const readiness = new Readiness(deps);
   const waiters = new TimestampWaiters(deps.repository, after);
   const eventStreams = new EventStreams(deps.events, after);
-  const { pace = BODY_PACE, maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES } = settings;
-  const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const app = createApp({
     ...deps,
     fleet,
     rollouts,
+    deltas,
     scrubber,
     readiness,
     waiters,
     eventStreams,
-    bodies,
-    signedRequests: new SignedRequests({ ...deps, registry, verifyById, bodies }),
+    ...requestsOf(deps, settings, verifyById),
     metrics: new Metrics({ ...deps, fleet, scrubber }),
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
   });
-  const stopJobs = startJobs(deps, fleet, rollouts);
+  const stopJobs = startJobs(deps, fleet, { rollouts, deltas });
   return {
     app,
     fleet,
     rollouts,
+    deltas,
     scrubber,
     readiness,
     waiters,
     eventStreams,
     start() {
+      deltas.start();
       scrubber.start();
       readiness.start();
     },
     async stop() {
+      await deltas.stop();
       await readiness.stop();
       await scrubber.stop();
     },
@@ -153,6 +161,30 @@ export async function openServices(deps: ServicesDeps, settings: ServicesSetting
       await fleetStore.saveSeen();
     },
   };
+}
+
+/** How request bodies are taken, and who signed them. */
+function requestsOf(
+  deps: ServicesDeps,
+  { pace = BODY_PACE, maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES }: ServicesSettings,
+  verifyById: ReturnType<typeof fastVerifyById>,
+) {
+  const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
+  const { registry } = deps.fleetStore;
+  return { bodies, signedRequests: new SignedRequests({ ...deps, registry, verifyById, bodies }) };
+}
+
+/** Rollouts, and the deltas that are made for them. */
+async function openRollouts(
+  deps: ServicesDeps,
+  { makesDeltas }: ServicesSettings,
+  progress: ProgressBoard,
+): Promise<{ rollouts: Rollouts; deltas: Deltas }> {
+  const { fleetStore, cohortStore, deltaWork, deltaMaker } = deps;
+  const { registry } = fleetStore;
+  const rollouts = await Rollouts.open({ ...deps, registry, store: cohortStore, progress, makesDeltas });
+  const making = { work: deltaWork, maker: deltaMaker, makesForRollouts: makesDeltas };
+  return { rollouts, deltas: await Deltas.open({ ...deps, ...making, rollouts, registry }) };
 }
 
 interface FleetParts extends Pick<ServicesSettings, 'maxReportBytes'> {
@@ -202,7 +234,7 @@ function fleetOf(
 function startJobs(
   { leadership, events, now, after, log }: ServicesDeps,
   { store, registry, intake, presence }: Fleet,
-  rollouts: Rollouts,
+  { rollouts, deltas }: { rollouts: Rollouts; deltas: Deltas },
 ): () => Promise<void> {
   let savedMs = now();
   const tend = async (): Promise<void> => {
@@ -216,12 +248,15 @@ function startJobs(
   const look = async (): Promise<void> => tellSilence(presence.look(), { events, registry, log });
   const every = repeating(after, new RecurringErrors(log));
   const stopTending = every(TEND_INTERVAL_MS, tend, 'tending the fleet failed');
+  const tendDeltas = async () => (leadership.isHeld ? await deltas.tend() : undefined);
+  const stopTendingDeltas = every(TEND_INTERVAL_MS, tendDeltas, 'tending deltas failed');
   const stopTidying = every(TEND_INTERVAL_MS, () => intake.tidy(), 'tidying reports failed');
   const stopLooking = every(LOOK_EVERY_MS, look, 'looking for silent gateways failed');
   return async () => {
     await stopLooking();
     await stopTending();
     await stopTidying();
+    await stopTendingDeltas();
   };
 }
 

@@ -31,6 +31,8 @@ export interface OriginSettings {
   reserveBytes: number;
   /** How much of what is published is read back a second; 0 or absent: nothing. */
   scrubBytesPerS?: number;
+  /** Whether deltas are made when a rollout starts; absent: no. */
+  makesDeltas?: boolean;
   /** The day for which an operator vouches that the clock is right, as `2026-11-30`. */
   acceptedDay?: string | undefined;
   gossip?: GossipSettings;

@@ -86,6 +86,7 @@ describe('a configuration file', () => {
     boot: 'file',
     'first-slot': 'A',
     'time-sync': '"yes"',
+    'make-deltas': 'asked',
   };
 
   it.each<[CommandName, string]>([

@@ -100,18 +100,16 @@ export class Prefetch {
   async #round(signal: AbortSignal): Promise<void> {
     const set = this.#deps.set();
     if (!set) return;
-    this.#older ??= new Set(
-      [...set.rollouts.values()].flatMap(({ rollouts }) => rollouts.map(({ id }) => id)),
-    );
+    this.#older ??= idsOf(set);
     if (!this.#deps.mayPrefetch()) return;
     const byName = targetsByName(set);
     this.#forgetUnlisted(byName.values());
     let leftBytes = this.#deps.cacheBytes * MAX_SHARE_OF_CACHE;
     let failure: SitecastError | undefined;
     for (const wanted of this.#wanted(set)) {
-      const target = byName.get(indexTarget(wanted.product, wanted.counter));
-      const index = target && (await this.#read(target));
-      if (!target || !index) continue;
+      const image = await this.#imageOf(wanted, byName);
+      if (!image) continue;
+      const { target, index } = image;
       const { plans, doneBytes } = await this.#plansFor(wanted, { target, index, byName });
       const plan = joined([...plans.values()]);
       leftBytes -= doneBytes + plan.bytes;
@@ -125,6 +123,15 @@ export class Prefetch {
       if (!found.failure) this.#noteDone(plans, wanted);
     }
     if (failure) throw failure;
+  }
+
+  async #imageOf(
+    { product, counter }: Wanted,
+    byName: ReadonlyMap<string, FoundTarget>,
+  ): Promise<{ target: FoundTarget; index: ChunkIndex } | undefined> {
+    const target = byName.get(indexTarget(product, counter));
+    const index = target && (await this.#read(target));
+    return index && { target, index };
   }
 
   #noteDone(plans: ReadonlyMap<string, UpdatePlan>, { product, counter }: Wanted): void {
@@ -270,6 +277,10 @@ export class Prefetch {
       throw error;
     }
   }
+}
+
+function idsOf({ rollouts }: MirrorSet): Set<string> {
+  return new Set([...rollouts.values()].flatMap(file => file.rollouts.map(({ id }) => id)));
 }
 
 /** The error is about this chunk alone: others may come all the same. */

@@ -5,7 +5,7 @@ import { joined, planUpdate } from './update-plan.ts';
 
 function indexOf(names: string): ReturnType<ChunkIndexBuilder['finish']> {
   const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: 64, maxBytes: 1024 });
-  [...names].forEach((name, at) => builder.add(chunkIdOf(Buffer.from(name)), (at + 1) * 100));
+  Array.from(names, (name, at) => builder.add(chunkIdOf(Buffer.from(name)), (at + 1) * 100));
   return builder.finish();
 }
 

@@ -13,6 +13,7 @@ import {
 } from './member/member-command.ts';
 import { productFloorCommand, productListCommand } from './product-command.ts';
 import { releaseSignCommand, releaseSubmitCommand } from './release/sign-command.ts';
+import { releaseDeltasCommand } from './release/deltas-command.ts';
 import { releaseListCommand, releaseShowCommand } from './release/list-command.ts';
 import { releaseWithdrawCommand } from './release/withdraw-command.ts';
 import { releaseDraftCommand, releasePublishCommand } from './release/publish-command.ts';
@@ -50,19 +51,7 @@ export function operatorProgram(): SettingsCommand {
       ),
     )
     .addCommand(initCommand())
-    .addCommand(
-      group(
-        'release',
-        'signed releases of a product',
-        releasePublishCommand(),
-        releaseListCommand(),
-        releaseShowCommand(),
-        releaseWithdrawCommand(),
-        releaseDraftCommand(),
-        releaseSignCommand(),
-        releaseSubmitCommand(),
-      ),
-    )
+    .addCommand(releaseGroup())
     .addCommand(
       group('product', 'what is signed of a product as a whole', productListCommand(), productFloorCommand()),
     )
@@ -96,6 +85,21 @@ Then bring in gateways and devices, and roll out to them:
     );
   limitSettings(program, SETTINGS);
   return program;
+}
+
+function releaseGroup(): SettingsCommand {
+  return group(
+    'release',
+    'signed releases of a product',
+    releasePublishCommand(),
+    releaseListCommand(),
+    releaseShowCommand(),
+    releaseWithdrawCommand(),
+    releaseDeltasCommand(),
+    releaseDraftCommand(),
+    releaseSignCommand(),
+    releaseSubmitCommand(),
+  );
 }
 
 function rolloutGroup(): SettingsCommand {

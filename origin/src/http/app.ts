@@ -11,6 +11,7 @@ import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
 import { auditRoutes } from './routes/audit.ts';
 import { contentRoutes } from './routes/content.ts';
+import { deltaRoutes } from './routes/deltas.ts';
 import { eventRoutes } from './routes/events.ts';
 import { gatewayRoutes } from './routes/gateways.ts';
 import { healthRoutes } from './routes/health.ts';
@@ -46,6 +47,7 @@ export function createApp(deps: AppDeps): OriginApp {
   memberChangeRoutes(app, deps);
   joinTokenRoutes(app, deps);
   rolloutRoutes(app, deps);
+  deltaRoutes(app, deps);
   auditRoutes(app, deps);
   eventRoutes(app, deps);
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });

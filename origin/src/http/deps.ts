@@ -1,4 +1,5 @@
 import type { AuditLog } from '../audit/audit.ts';
+import type { Deltas } from '../deltas/deltas.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
 import type { OwnCertificate } from '../own-certificate.ts';
@@ -30,6 +31,7 @@ export interface AppDeps {
   fleet: Fleet;
   audit: AuditLog;
   rollouts: Rollouts;
+  deltas: Deltas;
   cohortStore: Pick<CohortStore, 'statusPage' | 'rollbackProgress'>;
   signedRequests: SignedRequests;
   waiters: TimestampWaiters;

@@ -4,7 +4,9 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_CANARIES, parseWindow, type Rollout, type RolloutsFile, rankOf } from '@sitecast/shared/fleet';
 import { z } from 'zod';
 import type { Member } from '../fleet/member.ts';
+import { deltasTo } from '../deltas/wanted.ts';
 import type { Registry } from '../fleet/registry.ts';
+import { readListing } from '../repository/listing.ts';
 import type { Repository } from '../repository/repository.ts';
 import { devicesIn, freeze, NO_DEVICE } from './controller/cohort.ts';
 import { ALL_AT_ONCE, type ControllerState, newControllerState, PLAN_DEFAULTS } from './controller/state.ts';
@@ -15,12 +17,16 @@ import { belowFloor, findRelease } from './releases.ts';
 
 /** A larger share in the first stage needs the operator's explicit consent. */
 const MAX_FIRST_BASIS_POINTS = 1000;
+/** How long the origin makes deltas for a rollout before those who pay for each byte go on without. */
+const DELTAS_WITHIN_MS = 2 * 3_600_000;
 const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
 const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
 
 interface PrepareDeps {
   repository: Repository;
   registry: Registry;
+  /** Whether the origin makes deltas for a rollout that starts. */
+  makesDeltas?: boolean;
   now: () => number;
 }
 
@@ -86,13 +92,25 @@ export async function prepareRollout(
   const share = plan.stages[0]?.basisPoints ?? 0;
   const { cohort, members } = freeze(everyDevice.id, candidates, share, before, nowMs);
   return {
-    rollout: { ...everyDevice, cohort },
+    rollout: { ...everyDevice, ...deltasTerm(deps, product, manifest.counter), cohort },
     controller: newControllerState(plan, nowMs),
     members,
     candidates,
     superseded,
     ...(blockedBy && { blockedBy }),
   };
+}
+
+/** Until when deltas are made, if devices run releases that they can be made from. */
+function deltasTerm(
+  { repository, registry, makesDeltas = false, now }: PrepareDeps,
+  product: string,
+  to: number,
+): Pick<Rollout, 'deltasBy'> {
+  const { committed } = repository;
+  if (!makesDeltas || !committed) return {};
+  const wanted = deltasTo(product, to, readListing(committed.targets.signed), registry);
+  return wanted.length > 0 ? { deltasBy: new Date(now() + DELTAS_WITHIN_MS).toISOString() } : {};
 }
 
 /** @throws SITECAST_ROLLOUT_INVALID (badInput) */

@@ -30,6 +30,8 @@ interface RolloutsDeps {
   progress: ProgressBoard;
   audit: Audit;
   events: Events;
+  /** Whether the origin makes deltas for a rollout that starts. */
+  makesDeltas?: boolean;
   now: () => number;
   after: After;
   log: Log;

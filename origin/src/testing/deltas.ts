@@ -1,6 +1,7 @@
 import { ChunkIndex } from '@sitecast/shared/content';
-import { encodeRecipe } from '@sitecast/shared/delta';
+import { encodePatch, encodeRecipe } from '@sitecast/shared/delta';
 import type { DeltaName } from '@sitecast/shared/release';
+import type { DeltaMaker, WindowPlace } from '../deltas/maker-port.ts';
 import type { NewDelta } from '../repository/delta-change.ts';
 import { hexOf, imageOf, type TestImage } from './operator.ts';
 
@@ -30,4 +31,48 @@ export function testDelta(
   };
   const recipe = encodeRecipe(head, [window], indexes);
   return { ...name, recipe, patchIndex, patchChunks: patches };
+}
+
+/**
+ * A maker for tests: each missing chunk of the target is a window of its own, with a patch that holds all of its bytes.
+ * @param hooks called before each window, and with each that is left out because it was made before
+ */
+export function testMaker(
+  hooks: { onWindow?: (place: WindowPlace) => Promise<void>; onSkipped?: (place: WindowPlace) => void } = {},
+): DeltaMaker {
+  return {
+    async *makeDelta(request) {
+      const { base, target, signal } = request;
+      for (let at = 0; at < target.index.count; at += 1) {
+        if (base.index.find(target.index.idAt(at)) !== undefined) continue;
+        const place = {
+          firstChunk: at,
+          chunkCount: 1,
+          targetOffset: target.index.startOf(at),
+          targetLength: target.index.lengthOf(at),
+          baseOffset: 0,
+          baseLength: Math.min(base.index.lengthBytes, 100),
+        };
+        if (request.isMade?.(place) === true) {
+          hooks.onSkipped?.(place);
+          continue;
+        }
+        await hooks.onWindow?.(place);
+        signal?.throwIfAborted();
+        const extra = await target.read(place.targetOffset, place.targetLength);
+        const control = Int32Array.of(0, place.targetLength, 0);
+        const patch = await encodePatch({ control, diff: new Uint8Array(), extra }, []);
+        yield { ...place, patch, frameBytes: await request.frameBytes(at) };
+      }
+    },
+    async composeDelta({ product, from, to }, indexes, windows) {
+      const chunks = windows.map(({ patch }) => Buffer.from(patch));
+      if (chunks.length === 0) return { recipe: Buffer.alloc(0), patchIndex: undefined, chunks };
+      const patchIndex = ChunkIndex.decode(imageOf(...chunks).index);
+      const patchIndexSha256 = hexOf(patchIndex.encode());
+      const head = { product, from, to, patchIndexSha256, encoders: [], restFrameBytes: 0 };
+      const placed = windows.map(window => ({ ...window, patchLength: window.patch.length, encoderBits: 0 }));
+      return { recipe: encodeRecipe(head, placed, indexes), patchIndex, chunks };
+    },
+  };
 }

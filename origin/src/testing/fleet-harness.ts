@@ -15,7 +15,10 @@ const MEMORY_DISK = '/dev/shm';
 
 type Disks = (
   path: string,
-) => Pick<TestOriginOptions, 'openData' | 'audit' | 'events' | 'after' | 'leadership'>;
+) => Pick<
+  TestOriginOptions,
+  'openData' | 'audit' | 'events' | 'after' | 'leadership' | 'deltaMaker' | 'makesDeltas'
+>;
 
 /** An origin that has published camera 1.0.0, with helpers for tests of its fleet. */
 export class FleetHarness {

@@ -5,6 +5,8 @@ import type { TableStore } from '../adapters/embedded/tables.ts';
 import type { Audit, AuditLog } from '../audit/audit.ts';
 import { EventLog } from '../events/event-log.ts';
 import type { Events, EventStore } from '../events/events.ts';
+import type { Deltas } from '../deltas/deltas.ts';
+import type { DeltaMaker } from '../deltas/maker-port.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { BodyPace } from '../http/body.ts';
 import type { OriginApp } from '../http/context.ts';
@@ -21,6 +23,7 @@ import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import type { Room } from '../room.ts';
 import { Tokens } from '../tokens/tokens.ts';
 import type { After } from '../upkeep.ts';
+import { testMaker } from './deltas.ts';
 import { MemoryTables } from './memory-tables.ts';
 
 /** The parts that a test may replace. */
@@ -30,6 +33,9 @@ export interface TestOriginOptions {
   now: () => number;
   acceptedDay?: string;
   elapsedMs?: () => number;
+  deltaMaker?: DeltaMaker;
+  /** Whether deltas are made when a rollout starts; not if not given. */
+  makesDeltas?: boolean;
   scrubBytesPerS?: number;
   /** The database; in memory by default. */
   store?: TableStore;
@@ -61,6 +67,8 @@ export interface TestOrigin {
   fleet: Fleet;
   audit: AuditLog;
   rollouts: Rollouts;
+  /** They aren't started. */
+  deltas: Deltas;
   cohortStore: CohortStore;
   waiters: TimestampWaiters;
   events: EventLog;
@@ -82,7 +90,9 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     state = { trouble: undefined, damage: undefined, mendedCount: 0 },
     store = new MemoryTables(),
     after = realAfter,
-  } = { room: AMPLE_ROOM, leadership: LEAD, ...options };
+    deltaMaker,
+    makesDeltas,
+  } = { room: AMPLE_ROOM, leadership: LEAD, deltaMaker: testMaker(), makesDeltas: false, ...options };
   const log = testLog(logged);
   const data = await openData({ maxStagedBytes, now, log });
   const { audit, tokenStore, fleetStore, cohortStore } = await openStores(store, now);
@@ -103,6 +113,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
       leadership,
       room,
       state,
+      deltaMaker,
       gossipAddresses: () => [],
       now,
       after,
@@ -111,6 +122,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     {
       maxReportBytes,
       scrubBytesPerS,
+      makesDeltas,
       ...(pace && { pace }),
       ...(maxBodyMemoryBytes !== undefined && { maxBodyMemoryBytes }),
     },

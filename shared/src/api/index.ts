@@ -1,4 +1,12 @@
 export {
+  DELTA_STATES,
+  type DeltaView,
+  deltaListSchema,
+  deltaRequestSchema,
+  MAX_DELTA_BASES,
+  type UpdateCost,
+} from './deltas.ts';
+export {
   type GatewayAddresses,
   gatewayAddressesSchema,
   type KnownGateways,

@@ -12,6 +12,7 @@ export const AUDIT_ACTIONS = [
   'release.publish',
   'release.withdraw',
   'release.recover',
+  'delta.request',
   'product.change',
   'targets.change',
   'root.change',

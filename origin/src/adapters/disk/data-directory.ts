@@ -1,8 +1,10 @@
+import type { DeltaWork } from '../../deltas/delta-work.ts';
 import type { KeyStore } from '../../keys/key-store.ts';
 import type { Log } from '../../log.ts';
 import type { PublishedChunks, RepositoryStore } from '../../repository/repository-store.ts';
 import type { ChunkStaging, FileStaging } from '../../staging/ports.ts';
 import { DiskChunks, type LocalChunks } from './chunks.ts';
+import { DiskDeltaWork } from './delta-work.ts';
 import { DiskFiles } from './disk-files.ts';
 import { DiskFileStaging } from './file-staging.ts';
 import type { Files } from './files.ts';
@@ -18,6 +20,7 @@ export interface DataDirectory {
   chunks: ChunkStaging;
   staged: FileStaging;
   keyStore: KeyStore;
+  deltaWork: DeltaWork;
 }
 
 interface Options {
@@ -52,5 +55,6 @@ export async function storesOn(
     chunks,
     staged,
     keyStore: new DiskKeyStore(files),
+    deltaWork: new DiskDeltaWork(files, log),
   };
 }

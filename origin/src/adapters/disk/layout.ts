@@ -20,6 +20,8 @@ export const STAGED_FILES = 'staging/files';
 export const DAMAGED_CHUNKS = 'damaged/chunks';
 export const DAMAGED_FILES = 'damaged/files';
 export const SPARES = 'spare';
+/** The origin's work on deltas. */
+export const DELTAS = 'deltas';
 export const KEYS = 'keys';
 /** The first admin's API token. */
 export const ADMIN_TOKEN = 'admin.token';
@@ -34,6 +36,7 @@ const DIRECTORIES: readonly [string, number][] = [
   [DAMAGED_CHUNKS, PRIVATE],
   [DAMAGED_FILES, PRIVATE],
   [SPARES, PRIVATE],
+  [DELTAS, PRIVATE],
   ['repository', PUBLIC],
   [METADATA, PUBLIC],
   [TARGETS, PUBLIC],

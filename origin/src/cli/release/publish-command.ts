@@ -4,9 +4,11 @@ import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_HARDWARE, nameSchema, versionSchema } from '@sitecast/shared/release';
 import { readFileBounded } from '@sitecast/shared/durable';
-import { InvalidArgumentError } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
 import type { z } from 'zod';
 import { formatBytes, note, print, printJson } from '../output.ts';
+import { collect } from '../origin/fleet-api.ts';
+import { requestDeltas } from './deltas-api.ts';
 import type { ImageOptions } from './image-upload.ts';
 import type { PublishOutcome, ReleaseDescription } from './publish.ts';
 import {
@@ -31,6 +33,7 @@ interface PublishOptions
   hardware: string[];
   counter?: number;
   minVersion?: string;
+  deltaFrom?: string[];
   notes?: string;
   notesFile?: string;
   json?: boolean;
@@ -40,6 +43,11 @@ export function releasePublishCommand(): SettingsCommand {
   return publishOptions(new SettingsCommand('publish'))
     .description('chunk, upload, sign and publish an image as a release')
     .option('--draft <file>', 'write a draft for other key holders to sign instead of submitting')
+    .addOption(
+      new Option('--delta-from <version>', 'have the delta from this release made at once; may be repeated')
+        .argParser(collect)
+        .conflicts('draft'),
+    )
     .addHelpText(
       'after',
       `
@@ -49,6 +57,7 @@ Publishing the same image under the same version again does nothing and succeeds
 Examples:
   sitecast release publish rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4
   sitecast release publish /dev/vg0/golden --product camera --version 2.0.1 --hardware rpi4 rpi5 --min-version 1.8.0
+  sitecast release publish rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4 --delta-from 1.9.0
   sitecast release publish --caibx camera.caibx --store default.castr --product camera --version 2.0.2 --hardware rpi4
       (made by: casync make --digest=sha256 camera.caibx rootfs.ext4)`,
     )
@@ -116,14 +125,19 @@ async function publish(image: string | undefined, options: PublishOptions): Prom
   };
   // Imported here because it loads zstd's native code and worker threads, which no other command needs.
   const { publishRelease } = await import('./publish.ts');
+  const origin = await connect(options);
   const outcome = await publishRelease({
-    origin: await connect(options),
+    origin,
     description,
     image: { image, caibx, store, chunkSize, zstdLevel, quiet: json === true },
     options,
   });
-  if (json) printJson(outcome);
+  const { deltaFrom, product, version } = options;
+  const asked = deltaFrom && (await requestDeltas(origin, product, version, deltaFrom));
+  if (json) printJson({ ...outcome, ...(asked && { deltas: asked.deltas }) });
   else report(outcome);
+  if (asked)
+    note(`deltas from ${deltaFrom.join(', ')} are being made: sitecast release deltas ${product} ${version}`);
 }
 
 function report(outcome: PublishOutcome): void {

@@ -10,8 +10,18 @@ import {
 import { SitecastError } from '@sitecast/shared/errors';
 import { InvalidArgumentError, Option } from 'commander';
 import { findMember } from '../find.ts';
-import { collect, collectTag, dryRunSchema, startedRolloutSchema, tagsOf } from '../origin/fleet-api.ts';
+import type { OriginClient } from '../origin/client.ts';
+import {
+  collect,
+  collectTag,
+  type DryRun,
+  dryRunSchema,
+  startedRolloutSchema,
+  tagsOf,
+} from '../origin/fleet-api.ts';
 import { note, print, printJson } from '../output.ts';
+import { fetchDeltas } from '../release/deltas-api.ts';
+import { describeCost } from '../release/deltas-view.ts';
 import { describeDryRun, describeSuperseded } from './view.ts';
 import { addOriginOptions, connect, type OriginOptions } from '../settings.ts';
 
@@ -78,7 +88,7 @@ export function rolloutStartCommand(): SettingsCommand {
   addTermOptions(command);
   return addOriginOptions(command)
     .option('--file <file>', 'read these settings from a YAML file')
-    .option('--dry-run', 'show which devices each stage would reach, and start nothing')
+    .option('--dry-run', 'show which devices each stage would reach and what that costs, and start nothing')
     .option('--id <id>', 'of a dry run: the same devices come first')
     .option('--json', 'print one JSON object')
     .addHelpText('after', EXAMPLES)
@@ -207,8 +217,7 @@ async function start(
   const request = { method: 'POST', json } as const;
   if (options.dryRun) {
     const dry = await origin.json('/api/v1/rollouts', dryRunSchema, request);
-    if (options.json) printJson(dry);
-    else print(describeDryRun(dry));
+    await showDryRun(origin, wanted, { dry, isJson: options.json === true });
     return;
   }
   const started = await origin.json('/api/v1/rollouts', startedRolloutSchema, request);
@@ -227,6 +236,16 @@ async function start(
       `no enrolled device matches yet: it waits for those that come, and no other rollout to the same can begin until \`sitecast rollout abort ${id}\``,
     );
   note(`watch it with: sitecast rollout status ${id} --watch`);
+}
+
+async function showDryRun(
+  origin: OriginClient,
+  { product, version }: { product: string; version: string },
+  { dry, isJson }: { dry: DryRun; isJson: boolean },
+): Promise<void> {
+  const cost = (await fetchDeltas(origin, product, version))?.cost;
+  if (isJson) printJson({ ...dry, ...(cost && { cost }) });
+  else print([...describeDryRun(dry), ...(cost ? describeCost(cost) : [])]);
 }
 
 /** @param canaries ids of the named canary devices */

@@ -1,0 +1,38 @@
+import { deltaListSchema } from '@sitecast/shared/api';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { z } from 'zod';
+import type { OriginClient } from '../origin/client.ts';
+
+export type DeltaList = z.infer<typeof deltaListSchema>;
+
+const pathOf = (product: string): string => `/api/v1/products/${encodeURIComponent(product)}/deltas`;
+
+/**
+ * A product's deltas.
+ * @param to a version: with what an update to it costs
+ * @returns undefined of an origin that makes none, because it is of an earlier version
+ */
+export async function fetchDeltas(
+  origin: OriginClient,
+  product: string,
+  to?: string,
+): Promise<DeltaList | undefined> {
+  const query = to === undefined ? '' : `?${new URLSearchParams({ to }).toString()}`;
+  try {
+    return await origin.json(`${pathOf(product)}${query}`, deltaListSchema);
+  } catch (error) {
+    if (error instanceof SitecastError && error.code === 'SITECAST_NOT_FOUND') return undefined;
+    throw error;
+  }
+}
+
+/** Has deltas made. @param from versions; undefined: those that most devices run */
+export function requestDeltas(
+  origin: OriginClient,
+  product: string,
+  to: string,
+  from: readonly string[] | undefined,
+): Promise<DeltaList> {
+  const json = { to: { version: to }, ...(from && { from: from.map(version => ({ version })) }) };
+  return origin.json(pathOf(product), deltaListSchema, { method: 'POST', json });
+}

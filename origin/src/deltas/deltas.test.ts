@@ -1,0 +1,275 @@
+import { ChunkIndex, chunkIdOf, decompressExactly } from '@sitecast/shared/content';
+import { applyPatch, decodeRecipe } from '@sitecast/shared/delta';
+import { POINT_STEP, until } from '@sitecast/shared/testing';
+import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { publishedPath } from '../adapters/disk/layout.ts';
+import { Breaker } from '../adapters/disk/testing/failing-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
+import { listedDeltas } from '../repository/delta-listing.ts';
+import { testMaker } from '../testing/deltas.ts';
+import type { TestMember } from '../testing/device.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
+import { imageOf, type TestImage } from '../testing/operator.ts';
+import { openTestOrigin } from '../testing/origin.ts';
+import { randomChunks } from '../testing/setup.ts';
+import type { WindowPlace } from './maker-port.ts';
+
+let harness: FleetHarness;
+let second: TestImage;
+/** What the maker does before each window, and which windows it left out. */
+let onWindow: (place: WindowPlace) => Promise<void>;
+let skipped: number[];
+
+beforeEach(async () => {
+  onWindow = async () => undefined;
+  skipped = [];
+  harness = await FleetHarness.open(path => ({
+    ...testDisk(path),
+    makesDeltas: true,
+    deltaMaker: testMaker({
+      onWindow: place => onWindow(place),
+      onSkipped: ({ firstChunk }) => skipped.push(firstChunk),
+    }),
+  }));
+  second = imageOf(...harness.image.chunks.slice(0, 1), ...randomChunks(3));
+  await harness.operator.publishOk('camera', second);
+});
+afterEach(async () => {
+  await harness.origin.deltas.stop();
+  await harness.close();
+});
+
+const deltas = () => harness.call('GET', '/api/v1/products/camera/deltas');
+const listed = () => {
+  const { committed } = harness.origin.repository;
+  return committed ? listedDeltas(committed).map(({ from, to }) => `${from} → ${to}`) : [];
+};
+const stateOf = (from: number, to: number) =>
+  harness.origin.deltas.job({ product: 'camera', from, to })?.state;
+
+/** A device that says which release it runs. */
+async function running(counter: number, site = 'north'): Promise<TestMember> {
+  const device = await harness.device(site);
+  const release = { counter, version: `${counter}.0.0` };
+  await device.report({ state: 'idle', booted: { slot: 'A', release } });
+  return device;
+}
+
+it('makes deltas from the releases that devices run when a rollout starts, and tells what they cost', async () => {
+  await running(1);
+  await running(1, 'south');
+  // Nobody publishes a delta from a release that isn't listed.
+  await running(7);
+  await harness.device('north');
+  const started = await harness.startRollout({ counter: 2, allowDowngrade: true });
+  expect(started).toMatchObject({ httpStatus: 201 });
+  const { origin } = harness;
+  const [file] = await orders();
+  expect(Date.parse(String(file?.deltasBy)) - harness.clock.nowMs).toBe(2 * 3_600_000);
+  const estimated = await harness.call('GET', '/api/v1/products/camera/deltas?to=2.0.0');
+  expect(estimated).toMatchObject({
+    cost: {
+      from: [
+        { from: { counter: 1, version: '1.0.0' }, devices: 2, by: 'chunks', isEstimate: true },
+        { from: { counter: 7 }, devices: 1, by: 'chunks', isEstimate: true },
+      ],
+      sites: { count: 2, isEstimate: true },
+      unknown: 1,
+    },
+  });
+
+  origin.deltas.start();
+  await origin.deltas.tend();
+  await until('the delta', () => stateOf(1, 2) === 'published');
+  expect(listed()).toEqual(['1 → 2']);
+  const made = await harness.call('GET', '/api/v1/products/camera/deltas?to=2.0.0');
+  expect(made).toMatchObject({
+    deltas: [{ from: 1, to: 2, state: 'published', by: 'origin', patches: 3, doneBasisPoints: 10_000 }],
+    cost: { from: [{ by: 'delta', devices: 2, isEstimate: false }, { isEstimate: true }] },
+  });
+  expectPatchesToMake(second);
+  // What is finished needs no windows any more.
+  expect(readdirSync(join(harness.path, 'deltas'))).toEqual(['jobs.json']);
+  await origin.deltas.tend();
+  expect(origin.repository.versions()).toMatchObject({ deltas: 2 });
+});
+
+it('takes deltas away when the rollout is aborted, or is no longer the one that latecomers follow', async () => {
+  await running(1);
+  const first = await harness.startRollout({ counter: 2 });
+  harness.origin.deltas.start();
+  await harness.origin.deltas.tend();
+  await until('the delta', () => listed().length === 1);
+  await harness.call('POST', `/api/v1/rollouts/${String(first.id)}/complete`, { acknowledge: true });
+  await harness.origin.deltas.tend();
+  expect(listed()).toEqual(['1 → 2']);
+
+  const third = imageOf(...second.chunks, ...randomChunks(1));
+  await harness.operator.publishOk('camera', third);
+  const next = await harness.startRollout({ counter: 3 });
+  await harness.origin.deltas.tend();
+  await until('the next delta', () => listed().length === 2);
+  await harness.call('POST', `/api/v1/rollouts/${String(next.id)}/abort`, {});
+  await harness.origin.deltas.tend();
+  expect(listed()).toEqual(['1 → 2']);
+  expect(harness.origin.deltas.list().map(({ to }) => to)).toEqual([2]);
+});
+
+it('goes on after the last finished window when its process was killed', async () => {
+  await running(1);
+  await harness.startRollout({ counter: 2 });
+  let isDead = false;
+  onWindow = ({ firstChunk }) => {
+    if (firstChunk < 3) return Promise.resolve();
+    isDead = true;
+    return new Promise(() => undefined);
+  };
+  harness.origin.deltas.start();
+  await harness.origin.deltas.tend();
+  await until('two windows', () => isDead);
+  expect(await deltas()).toMatchObject({ deltas: [{ state: 'making', patches: 2, doneBasisPoints: 7500 }] });
+  // One of the files is damaged: its window is made again.
+  const [damaged = ''] = readdirSync(join(harness.path, 'deltas')).filter(name => name.includes('.1.window'));
+  const path = join(harness.path, 'deltas', damaged);
+  writeFileSync(path, Buffer.concat([readFileSync(path).subarray(0, -1), Buffer.from('x')]));
+  onWindow = async () => undefined;
+  await harness.restart();
+  harness.origin.deltas.start();
+  await until('the delta', () => stateOf(1, 2) === 'published');
+  expect(skipped).toEqual([2]);
+  expectPatchesToMake(second);
+});
+
+it('tries again after a failure, ever later, gives up at last, and begins anew when an operator asks', async () => {
+  onWindow = async () => {
+    throw new Error('the maker is broken');
+  };
+  const ask = () =>
+    harness.call('POST', '/api/v1/products/camera/deltas', {
+      to: { version: '2.0.0' },
+      from: [{ counter: 1 }],
+    });
+  expect(await ask()).toMatchObject({ httpStatus: 202, deltas: [{ state: 'waiting', by: 'test' }] });
+  harness.origin.deltas.start();
+  for (let tries = 1; tries <= 4; tries += 1) {
+    await until('a failure', async () => {
+      const { deltas: list } = await deltas();
+      return JSON.stringify(list).includes(`"tries":${tries}`);
+    });
+    harness.clock.passHours(1);
+    await harness.origin.deltas.tend();
+  }
+  expect(stateOf(1, 2)).toBe('failed');
+  onWindow = async () => undefined;
+  await ask();
+  await until('the delta', () => stateOf(1, 2) === 'published');
+  const { entries } = await harness.origin.audit.find(0, 100, { action: 'delta.request' });
+  expect(entries).toMatchObject([
+    { by: 'test', subject: 'product:camera', details: { from: 1, to: 2 } },
+    { by: 'test' },
+  ]);
+});
+
+it('makes a delta again that was damaged, and one that the next process has forgotten is not lost', async () => {
+  await running(1);
+  await harness.startRollout({ counter: 2 });
+  harness.origin.deltas.start();
+  await harness.origin.deltas.tend();
+  await until('the delta', () => stateOf(1, 2) === 'published');
+  await harness.origin.repository.changeDeltas({ removed: [{ product: 'camera', from: 1, to: 2 }] });
+  await harness.origin.deltas.tend();
+  await until('the delta again', () => listed().length === 1);
+  await harness.origin.deltas.stop();
+  writeFileSync(join(harness.path, 'deltas/jobs.json'), 'damaged');
+  await harness.restart();
+  await harness.origin.deltas.tend();
+  expect(await deltas()).toMatchObject({ deltas: [{ state: 'published', from: 1, to: 2 }] });
+});
+
+it('refuses what is no delta, and operators whose role is too low', async () => {
+  const ask = (body: unknown) => harness.call('POST', '/api/v1/products/camera/deltas', body);
+  expect(await ask({ to: { counter: 2 }, from: [{ counter: 2 }] })).toMatchObject({ httpStatus: 400 });
+  expect(await ask({ to: { counter: 9 } })).toMatchObject({
+    httpStatus: 404,
+    code: 'SITECAST_RELEASE_UNKNOWN',
+  });
+  expect(await ask({ to: { counter: 2 }, from: [] })).toMatchObject({ httpStatus: 400 });
+  const { token } = await harness.origin.tokens.create({ name: 'eyes', role: 'viewer' });
+  harness.operator.token = token;
+  expect(
+    await harness.operator.call('POST', '/api/v1/products/camera/deltas', { to: { counter: 2 } }),
+  ).toMatchObject({
+    httpStatus: 403,
+  });
+});
+
+it('publishes a delta in the end, wherever the process dies and whatever the power cut loses', async () => {
+  const runs = `${harness.path}-runs`;
+  const now = () => harness.clock.nowMs;
+  const name = { product: 'camera', from: 1, to: 2 };
+  const ends = { kept: 0, lost: 0 };
+  for (let dieAt = 1; ; dieAt += 3 * POINT_STEP) {
+    const path = join(runs, String(dieAt));
+    cpSync(harness.path, path, { recursive: true });
+    const breaker = new Breaker(path);
+    const dying = await openTestOrigin({ ...testDisk(path, breaker), now });
+    breaker.arm(dieAt);
+    await dying.deltas.request([name], 'test').catch(() => undefined);
+    dying.deltas.start();
+    await until('an end', () => breaker.hasDied || dying.deltas.job(name)?.state === 'published');
+    await dying.deltas.stop();
+    if (!breaker.hasDied) break;
+    breaker.lose((['nothing', 'contents', 'everything'] as const)[dieAt % 3] ?? 'nothing');
+    const next = await openTestOrigin({ ...testDisk(path), now });
+    ends[next.deltas.job(name) ? 'kept' : 'lost'] += 1;
+    await next.deltas.request([name], 'test');
+    next.deltas.start();
+    await next.deltas.tend();
+    await until('the delta', () => next.deltas.job(name)?.state === 'published');
+    await next.deltas.stop();
+    await next.scrubber.survey();
+    const { committed } = next.repository;
+    expect(committed && listedDeltas(committed)).toMatchObject([name]);
+    expectPatchesToMake(second, path);
+    expect(readdirSync(join(path, 'deltas'))).toEqual(['jobs.json']);
+    rmSync(path, { recursive: true });
+  }
+  rmSync(runs, { recursive: true });
+  expect(ends.kept).toBeGreaterThan(6 / POINT_STEP);
+  expect(ends.lost).toBeGreaterThan(0);
+});
+
+async function orders(): Promise<Record<string, unknown>[]> {
+  const { repository } = harness.origin;
+  const file = repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
+  const bytes = await repository.content.readRollouts(
+    { name: 'rollouts/camera.json', sha256: file?.hashes.sha256 ?? '' },
+    () => [],
+  );
+  return JSON.parse(bytes.toString()).rollouts;
+}
+
+/** Applies what was published, as a device would. */
+function expectPatchesToMake(image: TestImage, path = harness.path): void {
+  const folder = join(path, 'repository/targets/deltas');
+  const read = (ending: string) =>
+    readFileSync(join(folder, readdirSync(folder).find(name => name.endsWith(ending)) ?? ''));
+  const recipe = decodeRecipe(read('.recipe'));
+  const patchIndex = ChunkIndex.decode(read('.caibx'));
+  const patches = Buffer.concat(
+    [...patchIndex.places()].map(({ id, lengthBytes }) =>
+      decompressExactly(readFileSync(join(path, publishedPath(id))), lengthBytes),
+    ),
+  );
+  let at = 0;
+  for (const { firstChunk, patchLength } of recipe.windows) {
+    const chunk = image.chunks[firstChunk] ?? Buffer.alloc(0);
+    const patch = patches.subarray(at, at + patchLength);
+    const base = Buffer.concat(harness.image.chunks).subarray(0, 100);
+    const made = applyPatch({ patch, base, targetLength: chunk.length });
+    expect(chunkIdOf(made)).toEqual(chunkIdOf(chunk));
+    at += patchLength;
+  }
+}

@@ -1,0 +1,197 @@
+import {
+  BATCH_HEAD_BYTES,
+  chunkIdOf,
+  compressFrame,
+  MAX_BATCH_BYTES,
+  MIN_ZSTD_LEVEL,
+  writeBatchHead,
+} from '@sitecast/shared/content';
+import { decodeRecipe } from '@sitecast/shared/delta';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { DeltaName } from '@sitecast/shared/release';
+import { type ListedRelease, readListing } from '../repository/listing.ts';
+import type { Repository } from '../repository/repository.ts';
+import type { RepositoryStore } from '../repository/repository-store.ts';
+import { demandRoom, type Room } from '../room.ts';
+import type { ChunkStaging } from '../staging/ports.ts';
+import type { DeltaWork, KeptWindow } from './delta-work.ts';
+import type { DeltaJob } from './job.ts';
+import type { ComposedDelta, DeltaMaker, MadeWindow, WindowPlace } from './maker-port.ts';
+import { PublishedImage } from './published-image.ts';
+
+/** How long one delta may take, and one window of it; what isn't made then is sent as chunks. */
+const DELTA_DEADLINE_MS = 6 * 3_600_000;
+const WINDOW_DEADLINE_MS = 10 * 60_000;
+/** Patches of one delta together: they are in memory while they are put together. */
+const MAX_PATCH_BYTES = 256 * 1024 * 1024;
+/** Bytes of one batch that goes to staging. */
+const BATCH_BYTES = MAX_BATCH_BYTES / 2;
+
+export interface MakeDeps {
+  repository: Repository;
+  published: Pick<RepositoryStore, 'open'>;
+  chunks: Pick<ChunkStaging, 'stage'>;
+  work: Pick<DeltaWork, 'windows' | 'keepWindow'>;
+  maker: DeltaMaker;
+  room: Room;
+}
+
+interface Images {
+  base: PublishedImage;
+  target: PublishedImage;
+  from: ListedRelease;
+  to: ListedRelease;
+}
+
+/** What is known of a delta while it is made. */
+type Progress = Pick<DeltaJob, 'doneBasisPoints' | 'patches' | 'patchBytes'>;
+
+/**
+ * Makes a delta and publishes it. Each window that is finished is kept, so that a later call goes on after it.
+ * @param signal ends it; what is finished stays
+ * @returns what the job says then
+ * @throws SITECAST_RELEASE_UNKNOWN, SITECAST_CHUNKS_LOST, SITECAST_FILES_LOST, SITECAST_NO_SPACE, SITECAST_WORKER_FAILED, and as
+ *   `Repository.changeDeltas`
+ */
+export async function makeOne(
+  deps: MakeDeps,
+  delta: DeltaName,
+  { signal, onProgress }: { signal: AbortSignal; onProgress: (progress: Progress) => void },
+): Promise<Pick<DeltaJob, 'state'> & Partial<DeltaJob>> {
+  const images = await openImages(deps, delta);
+  const windows = await finishWindows(deps, delta, images, { signal, onProgress });
+  if (windows.length === 0) return { state: 'notWorth' };
+  const head = {
+    product: delta.product,
+    from: { counter: delta.from, indexSha256: images.from.index.sha256 },
+    to: { counter: delta.to, indexSha256: images.to.index.sha256 },
+  };
+  const indexes = { base: images.base.index, target: images.target.index };
+  const composed = await deps.maker.composeDelta(head, indexes, windows, at => images.target.frameBytes(at));
+  if (!composed.patchIndex) return { state: 'notWorth' };
+  const patchIndex = Buffer.from(composed.patchIndex.encode());
+  const frameBytes = await stagePatches(deps.chunks, composed);
+  signal.throwIfAborted();
+  const { recipe } = composed;
+  await deps.repository.changeDeltas({ added: [{ ...delta, recipe, patchIndex }] });
+  return {
+    state: 'published',
+    patches: windows.length,
+    patchBytes: frameBytes,
+    headBytes: recipe.length + patchIndex.length,
+    restBytes: decodeRecipe(recipe).restFrameBytes,
+  };
+}
+
+async function openImages(
+  { repository, published }: MakeDeps,
+  { product, from, to }: DeltaName,
+): Promise<Images> {
+  const { committed, content } = repository;
+  const releases = committed && readListing(committed.targets.signed).releases.get(product);
+  const [fromRelease, toRelease] = [releases?.get(from), releases?.get(to)];
+  if (!fromRelease || !toRelease) {
+    const counter = fromRelease ? to : from;
+    const message = `${product} has no published release with the counter ${counter}`;
+    throw new SitecastError('notFound', 'SITECAST_RELEASE_UNKNOWN', message);
+  }
+  return {
+    base: await PublishedImage.open({ content, published }, fromRelease),
+    target: await PublishedImage.open({ content, published }, toRelease),
+    from: fromRelease,
+    to: toRelease,
+  };
+}
+
+/** @returns the windows that have a patch, in the target's order */
+async function finishWindows(
+  { work, maker, room }: MakeDeps,
+  delta: DeltaName,
+  { base, target }: Images,
+  { signal, onProgress }: { signal: AbortSignal; onProgress: (progress: Progress) => void },
+): Promise<(KeptWindow & { patch: Buffer })[]> {
+  const kept = new Map((await work.windows(delta)).map(window => [window.firstChunk, window]));
+  const patched: (KeptWindow & { patch: Buffer })[] = [];
+  let patchBytes = 0;
+  const use = ({ patch, ...place }: KeptWindow): void => {
+    if (patch) {
+      patched.push({ ...place, patch });
+      patchBytes += patch.length;
+    }
+    const done = (place.targetOffset + place.targetLength) / target.index.lengthBytes;
+    onProgress({ doneBasisPoints: Math.floor(10_000 * done), patches: patched.length, patchBytes });
+  };
+  const deadline = AbortSignal.timeout(DELTA_DEADLINE_MS);
+  const making = maker.makeDelta({
+    base,
+    target,
+    frameBytes: chunk => target.frameBytes(chunk),
+    isMade: place => {
+      const window = kept.get(place.firstChunk);
+      // Another version of this program may have cut the image into other windows.
+      if (!window || !isSamePlace(window, place)) return false;
+      use(window);
+      return true;
+    },
+    patchDeadlineMs: WINDOW_DEADLINE_MS,
+    signal: AbortSignal.any([signal, deadline]),
+  });
+  try {
+    for await (const made of making) {
+      await demandRoom(room);
+      const window = keptOf(made);
+      await work.keepWindow(delta, window);
+      use(window);
+      if (patchBytes > MAX_PATCH_BYTES) break;
+    }
+  } catch (error) {
+    signal.throwIfAborted();
+    // What is finished is published; the rest is sent as chunks.
+    if (!deadline.aborted) throw error;
+  }
+  return patched.sort((one, other) => one.firstChunk - other.firstChunk);
+}
+
+function keptOf({ patch, frameBytes, ...made }: MadeWindow): KeptWindow {
+  const { firstChunk, chunkCount, targetOffset, targetLength, baseOffset, baseLength } = made;
+  const place = { firstChunk, chunkCount, targetOffset, targetLength, baseOffset, baseLength };
+  return { ...place, frameBytes, patch: patch && Buffer.from(patch) };
+}
+
+function isSamePlace(one: WindowPlace, other: WindowPlace): boolean {
+  const fields = ['firstChunk', 'chunkCount', 'baseOffset', 'baseLength'] as const;
+  return fields.every(field => one[field] === other[field]);
+}
+
+/** @returns bytes of their frames */
+async function stagePatches(
+  staging: Pick<ChunkStaging, 'stage'>,
+  { chunks }: Pick<ComposedDelta, 'chunks'>,
+): Promise<number> {
+  let frameBytes = 0;
+  let frames: { id: Buffer; frame: Buffer }[] = [];
+  let batchBytes = 0;
+  const send = async (): Promise<void> => {
+    if (frames.length === 0) return;
+    const memory = new ArrayBuffer(batchBytes);
+    const batch = Buffer.from(memory);
+    let at = 0;
+    for (const { id, frame } of frames) {
+      writeBatchHead(batch, at, id, frame.length);
+      batch.set(frame, at + BATCH_HEAD_BYTES);
+      at += BATCH_HEAD_BYTES + frame.length;
+    }
+    [frames, batchBytes] = [[], 0];
+    const { error } = await staging.stage(memory, batch.length);
+    if (error) throw error;
+  };
+  for (const plain of chunks) {
+    const frame = compressFrame(plain, MIN_ZSTD_LEVEL);
+    if (batchBytes + BATCH_HEAD_BYTES + frame.length > BATCH_BYTES) await send();
+    frames.push({ id: Buffer.from(chunkIdOf(plain)), frame });
+    batchBytes += BATCH_HEAD_BYTES + frame.length;
+    frameBytes += frame.length;
+  }
+  await send();
+  return frameBytes;
+}

@@ -1,0 +1,67 @@
+import type { ChunkIndex } from '@sitecast/shared/content';
+import type { RecipeRelease } from '@sitecast/shared/delta';
+
+/** An image whose index and bytes are at hand. */
+interface ImageSource {
+  readonly index: ChunkIndex;
+  /** @returns exactly the image's bytes from `offset` on, `lengthBytes` of them */
+  read(offset: number, lengthBytes: number): Promise<Uint8Array>;
+}
+
+/** A run of chunks of the target that are made together, from one range of the base. Offsets and lengths are bytes of the images. */
+export interface WindowPlace {
+  readonly firstChunk: number;
+  readonly chunkCount: number;
+  readonly targetOffset: number;
+  readonly targetLength: number;
+  readonly baseOffset: number;
+  readonly baseLength: number;
+}
+
+/** What became of a window. */
+export interface MadeWindow extends WindowPlace {
+  /** Bytes of the frames of those of its chunks that the base holds nowhere. */
+  readonly frameBytes: number;
+  /** Undefined where its chunks are to be sent as they are. */
+  readonly patch: Uint8Array | undefined;
+}
+
+interface DeltaRequest {
+  readonly base: ImageSource;
+  readonly target: ImageSource;
+  /** Bytes of the frame of chunk number `chunk` of the target. */
+  frameBytes(chunk: number): number | Promise<number>;
+  /** Whether this window was made before, by a run that was interrupted: it's left out. */
+  isMade?(place: WindowPlace): boolean;
+  readonly patchDeadlineMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** A delta as it is published. */
+export interface ComposedDelta {
+  readonly recipe: Buffer;
+  /** The index of all patches, one after the other; undefined where there is no window. */
+  readonly patchIndex: ChunkIndex | undefined;
+  /** Plain bytes of the chunks that the patch index lists, in its order. */
+  readonly chunks: readonly Uint8Array[];
+}
+
+/** What makes deltas: it knows images and patches, and nothing of releases, jobs and stores. */
+export interface DeltaMaker {
+  /**
+   * Makes the windows in the target's order, each as soon as the one before is taken: the caller keeps what it was given before it asks
+   * for more.
+   * @throws SITECAST_WORKER_FAILED, what `read` and `frameBytes` throw, the signal's reason
+   */
+  makeDelta(request: DeltaRequest): AsyncIterable<MadeWindow>;
+  /**
+   * Puts the recipe and the patches together.
+   * @param windows all windows that have a patch, in the target's order
+   */
+  composeDelta(
+    head: { readonly product: string; readonly from: RecipeRelease; readonly to: RecipeRelease },
+    indexes: { readonly base: ChunkIndex; readonly target: ChunkIndex },
+    windows: readonly (WindowPlace & { readonly frameBytes: number; readonly patch: Uint8Array })[],
+    frameBytes: (chunk: number) => number | Promise<number>,
+  ): Promise<ComposedDelta>;
+}

@@ -1,0 +1,102 @@
+import { createRoute, z } from '@hono/zod-openapi';
+import { deltaListSchema, deltaRequestSchema, type DeltaView } from '@sitecast/shared/api';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type DeltaName, nameSchema, versionSchema } from '@sitecast/shared/release';
+import { updateCost } from '../../deltas/costs.ts';
+import { costOf, type DeltaJob } from '../../deltas/job.ts';
+import { deltasTo } from '../../deltas/wanted.ts';
+import { readListing } from '../../repository/listing.ts';
+import { findRelease } from '../../rollouts/releases.ts';
+import type { OriginApp } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
+import { requireRole, takeJson } from '../guards.ts';
+import { bearer, jsonAnswer, jsonBody, withProblems } from '../schemas.ts';
+
+const MAX_BODY_BYTES = 16 * 1024;
+const path = '/api/v1/products/{product}/deltas';
+const params = z.object({ product: nameSchema });
+
+/** Deltas between releases: which are made, what updates cost, and having some made beforehand. */
+export function deltaRoutes(app: OriginApp, deps: AppDeps): void {
+  listRoute(app, deps);
+  requestRoute(app, deps);
+}
+
+function listRoute(app: OriginApp, deps: AppDeps): void {
+  const { tokens, deltas, repository, published, fleet } = deps;
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path,
+      summary: "A product's deltas; with `to`, what an update to that release costs from each that runs.",
+      security: bearer('viewer'),
+      middleware: [requireRole(tokens, 'viewer')],
+      request: { params, query: z.object({ to: versionSchema.optional() }) },
+      responses: withProblems({
+        200: jsonAnswer('The deltas.', deltaListSchema),
+        404: { description: 'No such release is published.' },
+      }),
+    }),
+    async c => {
+      const { product } = c.req.valid('param');
+      const { to } = c.req.valid('query');
+      const list = deltas.list(product);
+      if (to === undefined) return c.json({ deltas: list.map(shown) }, 200);
+      const { counter, version } = (await findRelease({ repository }, product, { version: to })).manifest;
+      const jobOf = (from: number) => deltas.job({ product, from, to: counter });
+      const costDeps = { repository, published, registry: fleet.registry, jobOf };
+      const cost = await updateCost(costDeps, { product, counter, version });
+      return c.json({ deltas: list.filter(job => job.to === counter).map(shown), cost }, 200);
+    },
+  );
+}
+
+function requestRoute(app: OriginApp, { tokens, bodies, deltas, repository, fleet }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path,
+      summary:
+        'Has deltas to a release made, in the background. Those that are made already stay as they are.',
+      security: bearer('operator'),
+      middleware: takeJson({ tokens, bodies }, 'operator', MAX_BODY_BYTES),
+      request: { params, body: jsonBody(deltaRequestSchema) },
+      responses: withProblems({
+        202: jsonAnswer('The deltas that were asked for.', deltaListSchema),
+        404: { description: 'No such release is published.' },
+      }),
+    }),
+    async c => {
+      const { product } = c.req.valid('param');
+      const body = c.req.valid('json');
+      const counterOf = async (name: { version: string } | { counter: number }): Promise<number> =>
+        (await findRelease({ repository }, product, name)).manifest.counter;
+      const to = await counterOf(body.to);
+      const wanted: DeltaName[] = [];
+      for (const name of body.from ?? []) {
+        const from = await counterOf(name);
+        if (from === to) throw sameRelease();
+        wanted.push({ product, from, to });
+      }
+      const { committed } = repository;
+      if (!body.from && committed)
+        wanted.push(...deltasTo(product, to, readListing(committed.targets.signed), fleet.registry));
+      const jobs = await deltas.request(wanted, c.get('token').name);
+      return c.json({ deltas: jobs.map(shown) }, 202);
+    },
+  );
+}
+
+function shown(job: DeltaJob): DeltaView {
+  const { product: _product, headBytes: _head, restBytes: _rest, ...view } = job;
+  const bytes = costOf(job);
+  return { ...view, ...(bytes !== undefined && { bytes }) };
+}
+
+function sameRelease(): SitecastError {
+  return new SitecastError(
+    'badInput',
+    'SITECAST_DELTA_MISMATCH',
+    'a delta leads from one release to another',
+  );
+}

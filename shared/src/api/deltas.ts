@@ -1,0 +1,69 @@
+import { z } from 'zod';
+import { counterSchema, versionSchema } from '../release/index.ts';
+import { described, named, openEnum, releaseNameSchema } from './schemas.ts';
+
+// The bodies of /api/v1/products/{product}/deltas.
+
+/** Releases that one request may name as bases. */
+export const MAX_DELTA_BASES = 16;
+
+export const DELTA_STATES = ['waiting', 'making', 'published', 'notWorth', 'failed'] as const;
+
+/** A delta that is made, or was asked for. */
+const deltaSchema = named(
+  'Delta',
+  z.object({
+    from: z.int(),
+    to: z.int(),
+    state: openEnum(DELTA_STATES),
+    by: described('The operator who asked for it, or `origin`.', z.string()),
+    requestedAt: z.string(),
+    doneBasisPoints: described('How much of the image has been gone through, in ten thousandths.', z.int()),
+    patches: z.int(),
+    patchBytes: z.int(),
+    bytes: described('What a device fetches by it, once it is published.', z.int().optional()),
+    tries: z.int(),
+    notBefore: z.string().optional(),
+    reason: z.object({ code: z.string(), message: z.string() }).optional(),
+  }),
+);
+export type DeltaView = z.infer<typeof deltaSchema>;
+
+/** What an update costs the devices that run a release, and their sites. */
+const updateCostSchema = z.object({
+  from: releaseNameSchema,
+  devices: z.int(),
+  by: described('`delta`, or `chunks` where there is none yet.', openEnum(['delta', 'chunks'])),
+  bytes: described('What one device fetches.', z.int()),
+  isEstimate: z.boolean(),
+});
+
+export const deltaListSchema = z.object({
+  deltas: z.array(deltaSchema),
+  cost: z
+    .object({
+      to: releaseNameSchema,
+      imageBytes: described('An estimate of what the whole image costs, compressed.', z.int()),
+      from: z.array(updateCostSchema),
+      sites: described(
+        'What crosses the WAN of the sites: each plan once, or the image where that is less.',
+        z.object({ count: z.int(), mostBytes: z.int(), allBytes: z.int(), isEstimate: z.boolean() }),
+      ),
+      unknown: described('Devices that have not said what they run.', z.int()),
+    })
+    .optional(),
+});
+export type UpdateCost = NonNullable<z.infer<typeof deltaListSchema>['cost']>;
+
+const releaseSchema = z.union([
+  z.strictObject({ version: versionSchema }),
+  z.strictObject({ counter: counterSchema }),
+]);
+
+export const deltaRequestSchema = z.strictObject({
+  to: releaseSchema,
+  from: described(
+    'Without it: the releases that most devices run.',
+    z.array(releaseSchema).min(1).max(MAX_DELTA_BASES).optional(),
+  ),
+});
