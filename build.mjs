@@ -22,6 +22,7 @@ const STARTED = {
     main: 'origin/dist/main.js',
     cli: 'origin/dist/cli/main.js',
     'chunk-thread': 'origin/dist/adapters/disk/chunk-thread.js',
+    'maker-process': 'origin/dist/deltas/maker/maker-process.js',
     ...FRAME_WORKER,
   },
   test: { 'operator-process': 'test/dist/src/testbed/operator-process.js', ...FRAME_WORKER },
