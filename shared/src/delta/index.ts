@@ -47,6 +47,7 @@ export {
 export {
   type BaseLayer,
   closeTarget,
+  encodersIn,
   openBase,
   readViews,
   type TargetLayer,

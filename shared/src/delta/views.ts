@@ -7,6 +7,7 @@ import {
   MAX_PIECE_BYTES,
   MAX_VIEW_PIECES,
 } from './limits.ts';
+import { readPatch } from './patch.ts';
 
 // How a patch opens compressed pieces. All numbers are LEB128 varints.
 //   uint layers of the base, each: uint codec, pieces, then a column of their compressed lengths
@@ -101,6 +102,14 @@ export function readViews(bytes: Uint8Array): Views {
   });
   reader.end();
   return { base, target };
+}
+
+/** Names of the codecs that a patch opens and closes pieces with, each once: a device must have them all. @throws SITECAST_PATCH_… */
+export function encodersIn(patch: Uint8Array): string[] {
+  const { views } = readPatch(patch);
+  if (views === undefined) return [];
+  const { base, target } = readViews(views);
+  return [...new Set([...base, ...target].map(({ codec }) => codec))];
 }
 
 function readCodec(reader: ByteReader): (typeof PIECE_CODECS)[number] {

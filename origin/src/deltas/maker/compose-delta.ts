@@ -5,7 +5,7 @@ import {
   chunkIdToHex,
   sha256,
 } from '@sitecast/shared/content';
-import { encodeRecipe, type RecipeRelease } from '@sitecast/shared/delta';
+import { encodeRecipe, encodersIn, type RecipeRelease } from '@sitecast/shared/delta';
 import { missingChunks, type WindowPlace } from './windows.ts';
 
 /** A window that a recipe can name. */
@@ -48,14 +48,22 @@ export async function composeDelta(
   for (const { firstChunk, chunkCount } of windows) rest.fill(false, firstChunk, firstChunk + chunkCount);
   let restFrameBytes = 0;
   for (const [chunk, isMissing] of rest.entries()) if (isMissing) restFrameBytes += await frameBytes(chunk);
+  const needed = windows.map(({ patch }) => encodersIn(patch));
+  const encoders = [...new Set(needed.flat())].sort();
+  const bitsOf = (names: readonly string[]): number =>
+    names.reduce((bits, name) => bits + 2 ** encoders.indexOf(name), 0);
   const recipe = encodeRecipe(
     {
       ...head,
       patchIndexSha256: patchIndex === undefined ? NO_INDEX : chunkIdToHex(sha256(patchIndex.encode())),
-      encoders: [],
+      encoders,
       restFrameBytes,
     },
-    windows.map(window => ({ ...window, patchLength: window.patch.length, encoderBits: 0 })),
+    windows.map((window, at) => ({
+      ...window,
+      patchLength: window.patch.length,
+      encoderBits: bitsOf(needed[at] ?? []),
+    })),
     indexes,
   );
   return { recipe, patchIndex, chunks };

@@ -1,6 +1,10 @@
 import type { ChunkIndex } from '@sitecast/shared/content';
 import { MAX_WINDOW_BASE_BYTES, MAX_WINDOW_TARGET_BYTES } from '@sitecast/shared/delta';
 import { DeadlinePassed, MakerChild } from './maker-child.ts';
+import type { ByteSource } from './opening/byte-source.ts';
+import { openedAlike, openImage } from './opening/open-image.ts';
+import type { ImageRange, OpenedImage } from './opening/opened-image.ts';
+import type { RangeBytes } from './opening/window-views.ts';
 import {
   baseLengthOf,
   baseRange,
@@ -27,6 +31,8 @@ export interface DeltaRequest {
    * same windows by the same version of this program.
    */
   readonly isMade?: (place: WindowPlace) => boolean;
+  /** Names of the codecs of compressed pieces that devices have; all unless given. Images are opened by these alone. */
+  readonly encoders?: readonly string[];
   /** How long the patch of one window may take, in ms; 10 minutes unless given. */
   readonly patchDeadlineMs?: number;
   readonly sizes?: WindowSizes;
@@ -68,13 +74,14 @@ export async function* makeDelta(request: DeltaRequest): AsyncGenerator<MadeWind
   const missing = missingChunks(base.index, target.index);
   const child = new MakerChild(request.niceness ?? LOWEST_PRIORITY);
   try {
-    for (const place of await placeWindows(child, request, missing)) {
+    for (const { place, baseRange, targetRange } of await placeWindows(child, request, missing)) {
       if (request.isMade?.(place) === true) continue;
       const frameBytes = await framesOf(request, place, missing);
+      const from = place.targetOffset - targetRange.offset;
       const task = {
         name: 'patch',
-        base: await base.read(place.baseOffset, place.baseLength),
-        target: await target.read(place.targetOffset, place.targetLength),
+        base: await readRange(base, baseRange),
+        target: { ...(await readRange(target, targetRange)), from, to: from + place.targetLength },
         worthBytes: frameBytes,
       } as const;
       let made: Pick<MadeWindow, 'patch' | 'unmade' | 'failure'>;
@@ -101,31 +108,86 @@ function unmadeBy(error: unknown): Pick<MadeWindow, 'patch' | 'unmade' | 'failur
   };
 }
 
+interface PlacedWindow {
+  readonly place: WindowPlace;
+  /** What of the images is needed, and how it's opened. */
+  readonly baseRange: ImageRange;
+  readonly targetRange: ImageRange;
+}
+
 /** The windows, without patches: cut from the target's missing chunks, each with a range of the base. */
 async function placeWindows(
   child: MakerChild,
-  { base, target, signal, sizes = DEFAULT_WINDOW_SIZES }: DeltaRequest,
+  request: DeltaRequest,
   missing: readonly boolean[],
-): Promise<WindowPlace[]> {
-  const stretches = cutStretches(target.index, missing, sizes);
-  if (stretches.length === 0) return [];
-  const baseBytes = base.index.lengthBytes;
-  await child.ask({ name: 'begin', baseBytes }, DEFAULT_DEADLINE_MS, signal);
-  for (let offset = 0; offset < baseBytes; offset += BLOCK_BYTES) {
-    const bytes = await base.read(offset, Math.min(BLOCK_BYTES, baseBytes - offset));
-    await child.ask({ name: 'sample', offset, bytes }, DEFAULT_DEADLINE_MS, signal);
-  }
-  const places: WindowPlace[] = [];
+): Promise<PlacedWindow[]> {
+  const { target, signal, sizes = DEFAULT_WINDOW_SIZES } = request;
+  if (!missing.includes(true)) return [];
+  const opened = await openBoth(child, request);
+  const stretches = cutStretches(target.index, missing, sizes, (from, at, to) =>
+    opened.target.mayJoin(from, at, to, sizes.maxTargetBytes),
+  );
+  await takeSamples(child, request, opened.base);
+  const windows: PlacedWindow[] = [];
   let near = 0;
   for (const stretch of stretches) {
-    const bytes = await target.read(stretch.targetOffset, stretch.targetLength);
-    const hits = await child.ask({ name: 'find', bytes }, DEFAULT_DEADLINE_MS, signal);
-    const lengthBytes = baseLengthOf(stretch.targetLength, sizes.maxBaseBytes);
-    const range = baseRange(hits, near, lengthBytes, baseBytes);
-    near = range.baseOffset + range.baseLength / 2;
-    places.push({ ...stretch, ...range });
+    const [from, to] = [stretch.targetOffset, stretch.targetOffset + stretch.targetLength];
+    const targetRange = opened.target.targetRange(from, to);
+    const task = { name: 'find', ...(await readRange(target, targetRange)) } as const;
+    const hits = await child.ask(task, DEFAULT_DEADLINE_MS, signal);
+    const lengthBytes = baseLengthOf(opened.target.openedLength(from, to), sizes.maxBaseBytes);
+    const { baseOffset, baseLength } = baseRange(hits, near, lengthBytes, opened.base.openedBytes);
+    near = baseOffset + baseLength / 2;
+    const range = opened.base.baseRange(baseOffset, baseOffset + baseLength);
+    const place = { ...stretch, baseOffset: range.offset, baseLength: range.length };
+    windows.push({ place, baseRange: range, targetRange });
   }
-  return places;
+  return windows;
+}
+
+/** Finds the compressed pieces of both images. */
+async function openBoth(
+  child: MakerChild,
+  { base, target, encoders, signal }: DeltaRequest,
+): Promise<{ base: OpenedImage; target: OpenedImage }> {
+  const open = (image: ImageSource): Promise<OpenedImage> =>
+    openImage(
+      bytesOf(image),
+      {
+        scan: task => child.ask({ name: 'scan', ...task }, DEFAULT_DEADLINE_MS, signal),
+        probe: ({ layers }, bytes, at) =>
+          child.ask({ name: 'probe', bytes, layers, at }, DEFAULT_DEADLINE_MS, signal),
+      },
+      encoders,
+    );
+  const [openedBase, openedTarget] = openedAlike(await open(base), await open(target));
+  return { base: openedBase, target: openedTarget };
+}
+
+function bytesOf(image: ImageSource): ByteSource {
+  return { sizeBytes: image.index.lengthBytes, read: (offset, length) => image.read(offset, length) };
+}
+
+async function takeSamples(
+  child: MakerChild,
+  { base, signal }: DeltaRequest,
+  opened: OpenedImage,
+): Promise<void> {
+  await child.ask({ name: 'begin', baseBytes: opened.openedBytes }, DEFAULT_DEADLINE_MS, signal);
+  for (const { range, openedOffset, from, length } of opened.parts(BLOCK_BYTES)) {
+    const task = {
+      name: 'sample',
+      ...(await readRange(base, range)),
+      offset: openedOffset,
+      from,
+      length,
+    } as const;
+    await child.ask(task, DEFAULT_DEADLINE_MS, signal);
+  }
+}
+
+async function readRange(image: ImageSource, { offset, length, layers }: ImageRange): Promise<RangeBytes> {
+  return { bytes: await image.read(offset, length), layers };
 }
 
 /** Bytes of the frames of the window's missing chunks. */

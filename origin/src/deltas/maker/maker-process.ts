@@ -1,9 +1,11 @@
 // Entry of the process in which deltas are made. It holds no secret, opens no file and no socket: it is given bytes and returns bytes.
-import { encodePatch } from '@sitecast/shared/delta';
+import { encodePatch, writeViews } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import { BaseSamples } from './base-samples.ts';
 import { bsdiff } from './bsdiff.ts';
 import { STREAM_ENCODERS } from './encoders.ts';
+import { probeBlock, scanPart } from './opening/scan.ts';
+import { openAll, openBaseFor, openTarget } from './opening/window-views.ts';
 import type { MakerReply, MakerResults, MakerTask } from './tasks.ts';
 
 let samples = new BaseSamples(0);
@@ -28,22 +30,30 @@ async function carryOut(task: MakerTask): Promise<MakerResults[MakerTask['name']
       samples = new BaseSamples(task.baseBytes);
       return undefined;
     case 'sample':
-      samples.add(task.bytes, task.offset);
+      samples.add(openAll(task).subarray(task.from, task.from + task.length), task.offset);
       return undefined;
     case 'find':
-      return Float64Array.from(samples.find(task.bytes));
+      return Float64Array.from(samples.find(openAll(task)));
+    case 'scan':
+      return scanPart(task);
+    case 'probe':
+      return probeBlock(openAll(task), task.at);
     default:
-      return patchOf(task.base, task.target, task.worthBytes);
+      return patchOf(task);
   }
 }
 
-async function patchOf(
-  base: Uint8Array,
-  target: Uint8Array,
-  worthBytes: number,
-): Promise<Uint8Array | undefined> {
+async function patchOf({
+  base: baseRange,
+  target: targetRange,
+  worthBytes,
+}: MakerTask & { name: 'patch' }): Promise<Uint8Array | undefined> {
+  const target = openTarget(targetRange, targetRange);
+  const base = openBaseFor(baseRange, target);
+  const isOpened = base.layers.length + target.layers.length > 0;
+  const views = isOpened ? writeViews({ base: base.layers, target: target.layers }) : undefined;
   try {
-    const patch = await encodePatch(bsdiff(base, target), STREAM_ENCODERS);
+    const patch = await encodePatch(bsdiff(base.plain, target.plain), STREAM_ENCODERS, views);
     return patch.length < worthBytes ? patch : undefined;
   } catch (error) {
     if (error instanceof SitecastError && error.code === 'SITECAST_PATCH_TOO_LARGE') return undefined;

@@ -42,7 +42,13 @@ export function missingChunks(base: ChunkIndex, target: ChunkIndex): boolean[] {
 }
 
 /** Cuts the missing chunks into stretches of at most `maxTargetBytes`; short gaps of chunks that are there are filled. */
-export function cutStretches(target: ChunkIndex, missing: readonly boolean[], sizes: WindowSizes): Stretch[] {
+export function cutStretches(
+  target: ChunkIndex,
+  missing: readonly boolean[],
+  sizes: WindowSizes,
+  /** Whether a stretch from `from` may go on from `at` to `to`; all are offsets in the target. */
+  mayJoin: (from: number, at: number, to: number) => boolean = () => true,
+): Stretch[] {
   const stretches: { first: number; end: number }[] = [];
   for (let at = 0; at < target.count; at++) {
     if (missing[at] !== true) continue;
@@ -50,7 +56,8 @@ export function cutStretches(target: ChunkIndex, missing: readonly boolean[], si
     const fits =
       last !== undefined &&
       target.startOf(at) - target.endOf(last.end - 1) <= sizes.maxGapBytes &&
-      target.endOf(at) - target.startOf(last.first) <= sizes.maxTargetBytes;
+      target.endOf(at) - target.startOf(last.first) <= sizes.maxTargetBytes &&
+      mayJoin(target.startOf(last.first), target.startOf(at), target.endOf(at));
     if (fits) last.end = at + 1;
     else stretches.push({ first: at, end: at + 1 });
   }

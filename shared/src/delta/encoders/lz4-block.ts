@@ -12,7 +12,7 @@ export function decodeLz4Block(block: Uint8Array, maxBytes: number): Uint8Array 
   return decoder.output();
 }
 
-/** Decodes the beginning of a block that is cut off anywhere: all sequences that are there as a whole. Otherwise like `decodeLz4Block`. */
+/** Decodes the beginning of a block that is cut off anywhere, but for literals that aren't all there. Otherwise like `decodeLz4Block`. */
 export function decodeLz4Beginning(block: Uint8Array, maxBytes: number): Uint8Array {
   const decoder = new Lz4Decoder(block, maxBytes);
   while (decoder.sequence()) {
@@ -55,9 +55,9 @@ class Lz4Decoder {
     const high = block[this.#read + 1];
     this.#read += 2;
     const length = this.#length(token & 15) + 4;
-    if (low === undefined || high === undefined || this.isCutOff) return this.#cutOff();
+    if (low === undefined || high === undefined) return this.#cutOff();
     this.#copy(low | (high << 8), length);
-    return true;
+    return !this.isCutOff;
   }
 
   #length(nibble: number): number {

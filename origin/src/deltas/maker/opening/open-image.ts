@@ -1,4 +1,4 @@
-import { MAX_OPENED_BASE_BYTES, MAX_PIECE_BYTES } from '@sitecast/shared/delta';
+import { MAX_OPENED_BASE_BYTES, MAX_PIECE_BYTES, PIECE_CODECS } from '@sitecast/shared/delta';
 import { blockwise, type ByteSource, NotOpened } from './byte-source.ts';
 import { type ImageRange, OpenedImage, type OpenedLayer } from './opened-image.ts';
 import { type Piece, PieceMap } from './piece-map.ts';
@@ -16,14 +16,23 @@ export interface Prober {
   ): Promise<{ length: number; plainLength: number } | undefined>;
 }
 
+const LZ4 = 'lz4hc-1.9.4';
 const PART_BYTES = 4 * 1024 * 1024;
 /** Kernels of one image, and blocks of one kernel, that are looked at. */
 const MAX_KERNELS = 16;
 const MAX_KERNEL_BLOCKS = 64;
 
-/** Finds the compressed pieces of an image: of a squashfs, and of kernels in it or in any other image. An image that is malformed stays closed. */
-export async function openImage(source: ByteSource, prober: Prober): Promise<OpenedImage> {
-  const squashfs = await readPieces(source);
+/**
+ * Finds the compressed pieces of an image: of a squashfs, and of kernels in it or in any other image. An image that is malformed stays closed.
+ * @param codecs names of those that may be used
+ */
+export async function openImage(
+  source: ByteSource,
+  prober: Prober,
+  codecs: readonly string[] = PIECE_CODECS.map(({ name }) => name),
+): Promise<OpenedImage> {
+  const found = await readPieces(source);
+  const squashfs = found !== undefined && codecs.includes(found.codec.piece.name) ? found : undefined;
   const { pieces, magics } = await scanAll(source, squashfs, prober);
   const outer: OpenedLayer = {
     codec: squashfs?.codec.piece.name ?? 'zstd-1.5.5-wasm',
@@ -31,10 +40,10 @@ export async function openImage(source: ByteSource, prober: Prober): Promise<Ope
     pieces: new PieceMap(pieces),
   };
   const withoutKernels = new OpenedImage(source.sizeBytes, [outer]);
-  const blocks = await findBlocks(source, withoutKernels, magics, prober);
+  const blocks = codecs.includes(LZ4) ? await findBlocks(source, withoutKernels, magics, prober) : [];
   return new OpenedImage(source.sizeBytes, [
     outer,
-    { codec: 'lz4hc-1.9.4', parameter: 9, pieces: new PieceMap(blocks) },
+    { codec: LZ4, parameter: 9, pieces: new PieceMap(blocks) },
   ]);
 }
 
@@ -135,4 +144,22 @@ async function probeAt(source: ByteSource, image: OpenedImage, at: number, probe
   const range = image.rangeAround(at, Math.min(at + 4 + MAX_BLOCK_BYTES, image.openedBytes));
   const bytes = await source.read(range.offset, range.length);
   return prober.probe(range, bytes, at - image.toOpened(range.offset));
+}
+
+/** Base and target, as deep as both can be opened: content that is opened on one side only is found nowhere on the other. */
+export function openedAlike(
+  base: OpenedImage,
+  target: OpenedImage,
+): [base: OpenedImage, target: OpenedImage] {
+  let depth = 0;
+  while (hasPieces(base, depth) === hasPieces(target, depth) && depth < target.layers.length) depth++;
+  return [
+    new OpenedImage(base.sizeBytes, base.layers.slice(0, depth)),
+    new OpenedImage(target.sizeBytes, target.layers.slice(0, depth)),
+  ];
+}
+
+function hasPieces({ layers }: OpenedImage, depth: number): string | undefined {
+  const layer = layers[depth];
+  return layer === undefined || layer.pieces.count === 0 ? undefined : layer.codec;
 }

@@ -32,7 +32,7 @@ export interface ImageRange {
 /** A part of a piece that begins before the window and is wanted in it: opened only up to this length, in compressed bytes. */
 const MAX_HEAD_BYTES = 512 * 1024;
 /** Compressed bytes behind a cut in an LZ4 block: its encoder's choices before the cut don't depend on what follows later. */
-const LOOK_AHEAD_BYTES = 4096;
+const LOOK_AHEAD_BYTES = 32 * 1024;
 /** Pieces longer than this begin and end windows: see `mayJoin`. */
 const LARGE_PIECE_BYTES = 1024 * 1024;
 const EMPTY = new PieceMap([]);
@@ -133,18 +133,19 @@ export class OpenedImage {
     return this.#range(Math.min(offset, widerFrom), Math.max(end, widerTo), true);
   }
 
-  /** How long an opened target is that makes these bytes, nearly: pieces that stick out at the head count as a whole. */
+  /** How long an opened target is that makes these bytes, nearly: what is cut off of a piece at the tail counts in proportion. */
   openedLength(from: number, to: number): number {
     const [offset, end] = around(this.#outer, from, to);
     const [innerFrom, innerTo] = [this.#outer.toPlain(offset), this.#outer.toPlain(end)];
     let length = this.#inner.toPlain(innerTo) - this.#inner.toPlain(innerFrom);
-    const last = this.#inner.endingAfter(innerTo);
-    if (last < this.#inner.count) {
-      const piece = this.#inner.at(last);
-      // What is cut off at the tail counts in proportion.
-      if (piece.offset < innerTo) length += (piece.plainLength * (innerTo - piece.offset)) / piece.length;
-    }
-    return length;
+    const first = this.#pieceAt(innerFrom);
+    // It isn't opened: see `targetRange`.
+    if (first !== undefined && innerFrom - first.offset > MAX_HEAD_BYTES)
+      length += Math.min(innerTo, first.offset + first.length) - innerFrom - first.plainLength;
+    const last = this.#pieceAt(innerTo);
+    if (last !== undefined && last !== first)
+      length += (last.plainLength * (innerTo - last.offset)) / last.length;
+    return Math.max(length, innerTo - innerFrom);
   }
 
   /**
@@ -153,17 +154,16 @@ export class OpenedImage {
    */
   mayJoin(from: number, at: number, to: number, maxOpenedBytes: number): boolean {
     const opened = this.openedLength(from, to);
-    const large = this.#largeAt(nearPlain(this.#outer, at) - 1);
-    if (large === undefined) return opened <= maxOpenedBytes;
+    const large = this.#pieceAt(nearPlain(this.#outer, at) - 1);
+    if (large === undefined || large.plainLength < LARGE_PIECE_BYTES) return opened <= maxOpenedBytes;
     return nearPlain(this.#outer, from) > large.offset && opened <= MAX_OPENED_TARGET_BYTES;
   }
 
-  /** The large piece that holds this byte of the inner layer. */
-  #largeAt(offset: number): Piece | undefined {
+  /** The inner layer's piece that holds this byte. */
+  #pieceAt(offset: number): Piece | undefined {
     const index = this.#inner.endingAfter(offset);
-    if (index === this.#inner.count) return undefined;
-    const piece = this.#inner.at(index);
-    return piece.offset <= offset && piece.plainLength >= LARGE_PIECE_BYTES ? piece : undefined;
+    const piece = index < this.#inner.count ? this.#inner.at(index) : undefined;
+    return piece !== undefined && piece.offset <= offset ? piece : undefined;
   }
 
   #range(offset: number, end: number, isCutOff = false): ImageRange {

@@ -23,6 +23,8 @@ export interface ClosableTarget {
   readonly layers: TargetLayer[];
   /** Compressed bytes of pieces that the encoder makes differently: they stay as they are. */
   readonly inexact: Uint8Array[];
+  /** The codecs of all layers that were looked into: the base is opened as deep. */
+  readonly opened: string[];
 }
 
 /** Where a window lies in bytes. */
@@ -32,17 +34,34 @@ interface Place {
 }
 
 /** How much longer than the wanted bytes the beginning of an LZ4 block is opened, so that its encoder chooses as it did in the whole. */
-const LOOK_AHEAD_BYTES = 4096;
+const LOOK_AHEAD_BYTES = 32 * 1024;
 const LZ4 = 'lz4hc-1.9.4';
 
 /** Opens the pieces of a window's target that its encoder makes again to the byte. A target that would be too long, opened, stays closed. */
 export function openTarget(range: RangeBytes, place: Place): ClosableTarget {
-  const closed = { plain: range.bytes.subarray(place.from, place.to), layers: [], inexact: [] };
+  for (let depth = range.layers.length; depth > 0; depth--) {
+    const layers = range.layers.slice(0, depth);
+    for (const tried of [layers, withoutLastPiece(layers)]) {
+      const opened = openLayersOrNone({ ...range, layers: tried }, place);
+      if (opened !== undefined && opened.plain.length <= MAX_OPENED_TARGET_BYTES) return opened;
+    }
+  }
+  return { plain: range.bytes.subarray(place.from, place.to), layers: [], inexact: [], opened: [] };
+}
+
+/** Without the innermost piece at the end: of a block of a kernel the window may have a short beginning only, which is long when it's opened. */
+function withoutLastPiece(layers: readonly RangeLayer[]): RangeLayer[] {
+  return layers.map((layer, depth) =>
+    depth === layers.length - 1 ? { ...layer, pieces: layer.pieces.slice(0, -1) } : layer,
+  );
+}
+
+function openLayersOrNone(range: RangeBytes, place: Place): ClosableTarget | undefined {
   try {
-    const opened = openLayers(range, place);
-    return opened.plain.length <= MAX_OPENED_TARGET_BYTES ? opened : closed;
+    return openLayers(range, place);
   } catch (error) {
-    if (error instanceof SitecastError && error.code === 'SITECAST_PATCH_RANGE') return closed;
+    // All that is needed to make these bytes would be too long.
+    if (error instanceof SitecastError && error.code === 'SITECAST_PATCH_RANGE') return undefined;
     throw error;
   }
 }
@@ -53,7 +72,9 @@ function openLayers({ bytes, layers }: RangeBytes, place: Place): ClosableTarget
   let plain = bytes.subarray(from, to);
   const views: TargetLayer[] = [];
   const inexact: Uint8Array[] = [];
+  const codecs: string[] = [];
   for (const [depth, layer] of layers.entries()) {
+    codecs.push(layer.codec);
     const opened = openExact(closed, layer, { from, to });
     inexact.push(...opened.inexact);
     if (opened.view.pieces.length > 0) {
@@ -65,7 +86,7 @@ function openLayers({ bytes, layers }: RangeBytes, place: Place): ClosableTarget
     closed = openBase(closed, baseLayers([layer]));
     plain = closed.subarray(from, to);
   }
-  return { plain, layers: views, inexact };
+  return { plain, layers: views, inexact, opened: views.length === 0 ? [] : codecs };
 }
 
 interface OpenedExactly {
@@ -151,15 +172,19 @@ export function openBaseFor(
   { bytes, layers }: RangeBytes,
   target: ClosableTarget,
 ): { plain: Uint8Array; layers: BaseLayer[] } {
-  const isNested = target.layers.length > 1 || target.layers[0]?.codec === layers.at(-1)?.codec;
-  const used =
-    target.layers.length === 0 ? [] : isNested && target.inexact.length === 0 ? layers : layers.slice(0, 1);
-  const kept = used.map(layer => ({
-    ...layer,
-    pieces: layer.pieces.filter(piece => !isAmong(target.inexact, bytes, piece)),
-  }));
-  const views = baseLayers(target.inexact.length > 0 ? kept : used);
-  return { plain: openBase(bytes, views), layers: views };
+  const views: BaseLayer[] = [];
+  let plain = bytes;
+  for (const layer of layers) {
+    if (!target.opened.includes(layer.codec)) break;
+    const closed = plain;
+    const pieces = layer.pieces.filter(piece => !isAmong(target.inexact, closed, piece));
+    const view = baseLayers([{ ...layer, pieces }]);
+    views.push(...view);
+    plain = openBase(closed, view);
+    // Places of pieces in what all of this layer's pieces give are no longer right.
+    if (pieces.length < layer.pieces.length) break;
+  }
+  return { plain, layers: views };
 }
 
 function isAmong(pieces: readonly Uint8Array[], bytes: Uint8Array, { offset, length }: Piece): boolean {
