@@ -215,7 +215,7 @@ function connectFilling(
 ): Pick<InstallDependencies, 'deltas' | 'contents' | 'filler'> {
   const { identity, stateFile, status, gateways, trust, exchange, spending, reporter } = opened;
   const { data, product, deltas: mode, maxApplyMs, concurrency } = settings;
-  const contents = new SlotContents({ data, files, releases, stateFile, log });
+  const contents = new SlotContents({ data, files, releases, stateFile, spending, log });
   const deltas = new Deltas({ product, mode, maxApplyMs, trust, contents, stateFile, spending, log });
   const patches = new KeptPatches(data, files);
   const filler = new SlotFiller({

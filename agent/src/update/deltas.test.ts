@@ -293,6 +293,14 @@ describe('what a release may cost', () => {
     expect(chunks * CHUNK_BYTES + patches * 5000).toBeLessThanOrEqual(maxBytes);
   });
 
+  it('fetches no recipe that is longer than what is left', async () => {
+    await order();
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: 500 } });
+    expect(await harness.device.cycle()).toMatchObject({ reason: { code: 'SITECAST_PLAN_TOO_LARGE' } });
+    expect(harness.gateway.requests.filter(line => line.includes('.recipe'))).toEqual([]);
+  });
+
   it('ends a download within its bound', async () => {
     await order();
     await harness.device.close();

@@ -68,9 +68,11 @@ export class Deltas {
     if (!this.mayCome(booted, counter)) return undefined;
     const name = { product, from: this.#counterIn(booted), to: counter };
     try {
+      // The holder of an online key may sign a new one each hour.
+      const maxBytes = Math.min(spending.leftBytes, image.lengthBytes);
       const isTopLevel = mode === 'signed-only';
       const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
-      const bytes = await trust.document(recipeTarget(name), signal, { isTopLevel, onFetched });
+      const bytes = await trust.document(recipeTarget(name), signal, { isTopLevel, maxBytes, onFetched });
       if (!bytes) return undefined;
       const sha256 = createHash('sha256').update(bytes).digest('hex');
       if (spending.failedRecipes.includes(sha256)) return undefined;
@@ -116,7 +118,8 @@ export class Deltas {
     const { trust, spending } = this.#deps;
     try {
       const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
-      const bytes = await trust.document(patchIndexTarget(name), signal, { onFetched });
+      const maxBytes = spending.leftBytes;
+      const bytes = await trust.document(patchIndexTarget(name), signal, { maxBytes, onFetched });
       if (!bytes || createHash('sha256').update(bytes).digest('hex') !== recipe.patchIndexSha256)
         return undefined;
       return ChunkIndex.decode(bytes);

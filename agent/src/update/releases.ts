@@ -89,14 +89,21 @@ export class Releases {
     {
       sha256: wanted,
       worthBytes,
+      onFetched,
       signal,
-    }: { sha256: string | undefined; worthBytes: number; signal: AbortSignal },
+    }: {
+      sha256: string | undefined;
+      worthBytes: number;
+      onFetched: (lengthBytes: number) => void;
+      signal: AbortSignal;
+    },
   ): Promise<{ index: ChunkIndex; indexSha256: string } | undefined> {
     const manifestBytes = await this.#trust.document(manifestTarget(this.#product, counter), signal);
     if (!manifestBytes) return undefined;
     const { index: named } = parseReleaseManifest(manifestBytes);
     if ((wanted ?? named.sha256) !== named.sha256 || named.lengthBytes >= worthBytes) return undefined;
-    const bytes = await this.#trust.document(indexTarget(this.#product, counter), signal);
+    const target = indexTarget(this.#product, counter);
+    const bytes = await this.#trust.document(target, signal, { onFetched });
     if (!bytes || sha256(bytes) !== named.sha256) return undefined;
     return { index: ChunkIndex.decode(bytes), indexSha256: named.sha256 };
   }

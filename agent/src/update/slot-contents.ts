@@ -3,13 +3,19 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type Log, SLOT_NAMES, type SlotName } from '../ports.ts';
 import type { DurableFiles } from '../state/durable-files.ts';
 import { SlotIndexFile } from '../state/slot-index-file.ts';
+import type { Spending } from '../state/spending.ts';
 import type { StateFile } from '../state/state-file.ts';
 
 /** Gets indexes of releases that are listed. */
 interface IndexSource {
   indexOf(
     counter: number,
-    wanted: { sha256: string | undefined; worthBytes: number; signal: AbortSignal },
+    wanted: {
+      sha256: string | undefined;
+      worthBytes: number;
+      onFetched: (lengthBytes: number) => void;
+      signal: AbortSignal;
+    },
   ): Promise<SlotContent | undefined>;
 }
 
@@ -19,6 +25,7 @@ interface SlotContentsDependencies {
   files: Pick<DurableFiles, 'replace'>;
   releases: IndexSource;
   stateFile: Pick<StateFile, 'current' | 'change'>;
+  spending: Pick<Spending, 'add' | 'leftBytes'>;
   log: Log;
 }
 
@@ -79,7 +86,13 @@ export class SlotContents {
     if (known !== undefined && kept) return { index: kept, indexSha256: known };
     if (!release || release.counter < 1) return undefined;
     try {
-      const found = await this.#deps.releases.indexOf(release.counter, { sha256: known, worthBytes, signal });
+      const { releases, spending } = this.#deps;
+      const found = await releases.indexOf(release.counter, {
+        sha256: known,
+        worthBytes: Math.min(worthBytes, spending.leftBytes),
+        onFetched: lengthBytes => spending.add(lengthBytes),
+        signal,
+      });
       if (found) await this.#note(name, found);
       return found;
     } catch (error) {

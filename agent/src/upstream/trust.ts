@@ -34,6 +34,8 @@ export type TrustStart =
 interface DocumentOptions {
   /** Only a target that the top-level targets list counts, which offline keys sign. */
   isTopLevel?: boolean;
+  /** A longer one isn't fetched: then there is none. */
+  maxBytes?: number;
   /** Called with the length of what came over the network, in bytes. */
   onFetched?: (lengthBytes: number) => void;
 }
@@ -154,7 +156,7 @@ export class Trust {
   async #document(
     name: string,
     signal: AbortSignal | undefined,
-    { isTopLevel = false, onFetched }: DocumentOptions,
+    { isTopLevel = false, maxBytes, onFetched }: DocumentOptions,
   ): Promise<Uint8Array | undefined> {
     const found = await this.#gateways.eachRepository(
       () => this.#client.findTarget(name, { signal }),
@@ -163,6 +165,7 @@ export class Trust {
     if (!found || (isTopLevel && found.role !== 'targets')) return undefined;
     const stored = await this.#stored(found);
     if (stored) return stored;
+    if (maxBytes !== undefined && found.file.length > maxBytes) return undefined;
     const bytes = await this.#gateways.eachRepository(
       () => this.#client.fetchTarget(found, { signal }),
       signal,
