@@ -87,6 +87,7 @@ describe('a configuration file', () => {
     'first-slot': 'A',
     'time-sync': '"yes"',
     'make-deltas': 'asked',
+    deltas: 'on',
   };
 
   it.each<[CommandName, string]>([
