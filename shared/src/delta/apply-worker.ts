@@ -1,4 +1,6 @@
 // Entry of the worker thread that applies patches. It reads and writes the memory that it was given, and opens no file but the encoders'.
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { parentPort, workerData } from 'node:worker_threads';
 import { SitecastError } from '../errors.ts';
 import { ApplyMemory, applyPatch } from './apply.ts';
@@ -7,7 +9,10 @@ import { readPatch } from './patch.ts';
 import { ownCpuFile } from './thread-cpu.ts';
 
 const shared: ApplyWorkerData = workerData;
-const memory = new ApplyMemory();
+// V8 frees memory outside of its heap when 64 MiB of it have gathered: as much as all of this thread may take.
+setFlagsFromString('--expose-gc');
+const collect: unknown = runInNewContext('gc');
+const memory = new ApplyMemory(typeof collect === 'function' ? () => collect() : undefined);
 
 tell({ cpuFile: ownCpuFile() });
 

@@ -1,15 +1,34 @@
 import { SitecastError } from '../errors.ts';
 import { ByteReader } from './bytes.ts';
 import { decodeStream } from './codecs/index.ts';
+import { MAX_OPENED_BASE_BYTES } from './limits.ts';
 import { type Patch, readPatch, TRIPLE_NUMBERS } from './patch.ts';
 import { closeTarget, openBase, readViews, type Views } from './views.ts';
 
 const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;
 
+/** So much that isn't used any more may gather. */
+const MAX_GARBAGE_BYTES = 4 * 1024 * 1024;
+
 /** Memory that is used for one patch after the other, so that none becomes garbage, which would be freed late. It grows as patches need it. */
 export class ApplyMemory {
   #bytes = new Uint8Array(0);
   #triples = new Int32Array(0);
+  readonly #collect: () => void;
+  #garbageBytes = 0;
+
+  /** @param collect frees what isn't used any more: in a thread that opens pieces, whose memory V8 would free late */
+  constructor(collect: () => void = () => {}) {
+    this.#collect = collect;
+  }
+
+  /** Tells of so many bytes that aren't used any more, or soon won't be. */
+  discard(lengthBytes: number): void {
+    this.#garbageBytes += lengthBytes;
+    if (this.#garbageBytes < MAX_GARBAGE_BYTES) return;
+    this.#garbageBytes = 0;
+    this.#collect();
+  }
 
   bytes(length: number): Uint8Array {
     if (this.#bytes.length < length) this.#bytes = new Uint8Array(length);
@@ -66,12 +85,23 @@ function applyOpened(
   { base, targetLength, into }: ApplyRequest,
   memory: ApplyMemory,
 ): Uint8Array {
-  const opened = new Uint8Array(patch.targetLength);
-  applyStreams(patch, openBase(base, views.base), opened, memory);
-  const target = closeTarget(opened, views.target, targetLength);
+  const opened = openedTarget(patch, views, base, memory);
+  // The opened base isn't referred to any more.
+  memory.discard(MAX_OPENED_BASE_BYTES);
+  const discard = (lengthBytes: number) => memory.discard(lengthBytes);
+  const target = closeTarget(opened, views.target, targetLength, discard);
   if (into === undefined) return target;
   into.set(target);
   return into;
+}
+
+/** The target before its pieces are closed. In a function of its own, so that nothing refers to the opened base after it. */
+function openedTarget(patch: Patch, views: Views, base: Uint8Array, memory: ApplyMemory): Uint8Array {
+  const discard = (lengthBytes: number) => memory.discard(lengthBytes);
+  const opened = openBase(base, views.base, discard);
+  const target = new Uint8Array(patch.targetLength);
+  applyStreams(patch, opened, target, memory);
+  return target;
 }
 
 /**

@@ -52,6 +52,9 @@ export interface Views {
   readonly target: readonly TargetLayer[];
 }
 
+/** Is told how many bytes aren't used any more. */
+type Discard = (lengthBytes: number) => void;
+
 /** Writes what `readViews` reads. */
 export function writeViews({ base, target }: Views): Buffer {
   const writer = new ByteWriter();
@@ -148,14 +151,19 @@ function readPieces(reader: ByteReader, maxBytes: number): LayerPiece[] {
 
 /**
  * Opens a base range, layer by layer. A base that was altered shows as a piece that can't be opened, or later as a wrong chunk.
+ * @param discard is told of bytes that aren't used any more
  * @returns at most MAX_OPENED_BASE_BYTES
  * @throws SITECAST_PATCH_PIECE, SITECAST_PATCH_RANGE
  */
-export function openBase(range: Uint8Array, layers: readonly BaseLayer[]): Uint8Array {
-  return layers.reduce(openLayer, range);
+export function openBase(
+  range: Uint8Array,
+  layers: readonly BaseLayer[],
+  discard: Discard = () => {},
+): Uint8Array {
+  return layers.reduce((bytes, layer) => openLayer(bytes, layer, discard), range);
 }
 
-function openLayer(range: Uint8Array, { codec: name, pieces }: BaseLayer): Uint8Array {
+function openLayer(range: Uint8Array, { codec: name, pieces }: BaseLayer, discard: Discard): Uint8Array {
   const codec = pieceCodec(name);
   let opened = range.length;
   let needed = 0;
@@ -176,6 +184,7 @@ function openLayer(range: Uint8Array, { codec: name, pieces }: BaseLayer): Uint8
     if (plain.length !== plainLength)
       throw outOfRange(`a piece of ${plain.length} bytes instead of ${plainLength}`);
     out.set(plain, to);
+    discard(plainLength);
     from += compressedLength;
     to += plainLength;
   }
@@ -192,12 +201,13 @@ export function closeTarget(
   plain: Uint8Array,
   layers: readonly TargetLayer[],
   lengthBytes: number,
+  discard: Discard = () => {},
 ): Uint8Array {
   let bytes = plain;
   for (let at = layers.length - 1; at >= 0; at--) {
     const layer = layers[at];
     if (layer !== undefined)
-      bytes = closeLayer(bytes, layer, at === 0 ? lengthBytes : MAX_OPENED_TARGET_BYTES);
+      bytes = closeLayer(bytes, layer, at === 0 ? lengthBytes : MAX_OPENED_TARGET_BYTES, discard);
   }
   if (bytes.length !== lengthBytes)
     throw outOfRange(`a target of ${bytes.length} bytes instead of ${lengthBytes}`);
@@ -209,6 +219,7 @@ function closeLayer(
   plain: Uint8Array,
   { codec: name, parameter, headBytes, pieces }: TargetLayer,
   maxBytes: number,
+  discard: Discard,
 ): Uint8Array {
   const codec = pieceCodec(name);
   const parts: Uint8Array[] = [];
@@ -224,6 +235,7 @@ function closeLayer(
     add(plain.subarray(from, from + rawBefore));
     from += rawBefore;
     add(codec.encode(plain.subarray(from, from + plainLength), parameter));
+    discard(plainLength);
     from += plainLength;
   }
   add(plain.subarray(from));
