@@ -15,7 +15,9 @@ declare module 'lzma-native' {
       readonly depth: number;
     }
     const FILTER_LZMA1: string;
+    const MODE_FAST: number;
     const MODE_NORMAL: number;
+    const MF_HC4: number;
     const MF_BT4: number;
     function createStream(
       coder: 'rawEncoder',
