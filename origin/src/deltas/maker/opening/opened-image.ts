@@ -1,9 +1,4 @@
-import {
-  type BaseLayer,
-  MAX_OPENED_BASE_BYTES,
-  MAX_OPENED_TARGET_BYTES,
-  MAX_WINDOW_BASE_BYTES,
-} from '@sitecast/shared/delta';
+import { type BaseLayer, MAX_OPENED_TARGET_BYTES, MAX_WINDOW_BASE_BYTES } from '@sitecast/shared/delta';
 import { type Piece, PieceMap } from './piece-map.ts';
 
 /** Pieces of one codec, in the bytes that the layer before gives. */
@@ -33,6 +28,8 @@ export interface ImageRange {
 const MAX_HEAD_BYTES = 512 * 1024;
 /** Compressed bytes behind a cut in an LZ4 block: its encoder's choices before the cut don't depend on what follows later. */
 const LOOK_AHEAD_BYTES = 32 * 1024;
+/** Less than a patch may have: a device holds the opened base and target at the same time, and another block of a kernel gains next to nothing. */
+const MAX_CHOSEN_BASE_BYTES = 10 * 1024 * 1024;
 /** Pieces longer than this begin and end windows: see `mayJoin`. */
 const LARGE_PIECE_BYTES = 1024 * 1024;
 const EMPTY = new PieceMap([]);
@@ -87,7 +84,7 @@ export class OpenedImage {
       (sum, { pieces }) => pieces.reduce((all, { length, plainLength }) => all + plainLength - length, sum),
       range.length,
     );
-    return (range.length <= MAX_WINDOW_BASE_BYTES && opened <= MAX_OPENED_BASE_BYTES) || to - from < 65_536
+    return (range.length <= MAX_WINDOW_BASE_BYTES && opened <= MAX_CHOSEN_BASE_BYTES) || to - from < 65_536
       ? range
       : undefined;
   }
