@@ -1,6 +1,6 @@
 import { type ChunkIndex, ChunkIndexBuilder, chunkIdOf } from '@sitecast/shared/content';
 import { expect, it } from 'vitest';
-import { baseRange, cutStretches, missingChunks } from './windows.ts';
+import { baseLengthOf, baseRange, cutStretches, missingChunks } from './windows.ts';
 
 const KIB = 1024;
 const SIZES = { minBytes: 16 * KIB, avgBytes: 64 * KIB, maxBytes: 256 * KIB };
@@ -56,4 +56,10 @@ it('the base range lies where most hits are, and inside of the base', () => {
   expect(baseRange([8190 * KIB], 0, 1024 * KIB, 8192 * KIB).baseOffset).toBe(7168 * KIB);
   expect(baseRange([], 100 * KIB, 1024 * KIB, 8192 * KIB).baseOffset).toBe(0);
   expect(baseRange([], 0, 1024 * KIB, 100)).toEqual({ baseOffset: 0, baseLength: 100 });
+});
+
+it('a base range has a whole number of bytes, whatever the length of an opened target is estimated at', () => {
+  expect(baseLengthOf(500_000.3, 8 * 1024 * KIB)).toBe(2_000_002);
+  expect(baseLengthOf(1, 8 * 1024 * KIB)).toBe(1024 * KIB);
+  expect(baseLengthOf(1e9, 8 * 1024 * KIB)).toBe(8 * 1024 * KIB);
 });

@@ -102,7 +102,10 @@ export function baseRange(
   return { baseOffset, baseLength };
 }
 
-/** How much of the base a window reads, in bytes: more finds hardly more, and takes longer. */
+/**
+ * How much of the base a window reads, in whole bytes: more finds hardly more, and takes longer.
+ * @param targetLength of the opened target, which is an estimate and may have a fraction
+ */
 export function baseLengthOf(targetLength: number, maxBaseBytes: number): number {
-  return Math.min(maxBaseBytes, Math.max(MIN_BASE_BYTES, BASE_FACTOR * targetLength));
+  return Math.min(maxBaseBytes, Math.max(MIN_BASE_BYTES, Math.ceil(BASE_FACTOR * targetLength)));
 }
