@@ -17,7 +17,7 @@ const MAX_BUFFERED_BYTES = 2 * 1024 * 1024;
 const IMMUTABLE = 'public, max-age=31536000, immutable';
 
 const METADATA_NAME = /^([1-9]\d{0,15})\.(root|targets|snapshot|rollouts|deltas)\.json$/;
-const TARGET_NAME = /^([0-9a-f]{64})\.([a-z0-9][a-z0-9._-]{0,100}\.(?:json|caibx))$/;
+const TARGET_NAME = /^([0-9a-f]{64})\.([a-z0-9][a-z0-9._-]{0,100}\.(?:json|caibx|recipe))$/;
 const TARGET_FOLDER = /^(?:releases|products|rollouts|deltas)$/;
 const CHUNK_FOLDER = /^[0-9a-f]{4}$/;
 const CHUNK_NAME = /^([0-9a-f]{64})\.cacnk$/;
