@@ -163,7 +163,9 @@ export class Prefetch {
       const listed = from === undefined ? undefined : byName.get(indexTarget(product, from));
       const base = listed && (await this.#fetchIndex(listed));
       const delta = from === undefined ? undefined : await this.#delta(byName, { product, from, to });
-      if (!delta && isPending && (this.#deps.isPaced() || !base)) continue;
+      // Of a device that hasn't been heard since the start it isn't known whether a delta for it is being made.
+      const wouldBeWhole = from !== undefined && !base;
+      if (!delta && isPending && (this.#deps.isPaced() || wouldBeWhole)) continue;
       plans.set(key, planUpdate(index, base, delta));
     }
     return { plans, doneBytes };
