@@ -26,12 +26,13 @@ const idsOf = (write: (id: Buffer, number: number) => void): Buffer[] =>
     return id;
   });
 
-it.each(chosen)('ids that %s have hashes as different as those of random ids', (_what, write) => {
+it.each(chosen)('ids that %s have different hashes', (_what, write) => {
   const hashes = idsOf(write).map(chunkIdHash);
-  // Of random numbers about 0.05 would be equal, and about 19,900 of the upper and the lower halves of 2^22 slots different.
-  expect(new Set(hashes).size).toBeGreaterThan(COUNT - 10);
-  expect(new Set(hashes.map(hash => hash >>> 10)).size).toBeGreaterThan(0.99 * COUNT);
-  expect(new Set(hashes.map(hash => hash & (2 ** 22 - 1))).size).toBeGreaterThan(0.99 * COUNT);
+  // Of random numbers about 0.05 would be equal, and about 50 of the upper and the lower halves of 2^22 slots. Simple tabulation is
+  // 3-independent: where words of a few bytes cancel out, which happens once in some hundred processes, some hundred more are.
+  expect(new Set(hashes).size).toBeGreaterThan(0.9 * COUNT);
+  expect(new Set(hashes.map(hash => hash >>> 10)).size).toBeGreaterThan(0.9 * COUNT);
+  expect(new Set(hashes.map(hash => hash & (2 ** 22 - 1))).size).toBeGreaterThan(0.9 * COUNT);
 });
 
 it.each(chosen)('chunks whose ids %s are found after a few comparisons', (_what, write) => {
