@@ -6,7 +6,8 @@ import {
   sha256,
 } from '@sitecast/shared/content';
 import { encodeRecipe, encodersIn, type RecipeRelease } from '@sitecast/shared/delta';
-import { missingChunks, type WindowPlace } from './windows.ts';
+import type { WindowPlace } from '../maker-port.ts';
+import { missingChunks } from './windows.ts';
 
 /** A window that a recipe can name. */
 export interface ComposedWindow extends WindowPlace {

@@ -5,14 +5,8 @@ import type { ByteSource } from './opening/byte-source.ts';
 import { openedAlike, openImage } from './opening/open-image.ts';
 import type { ImageRange, OpenedImage } from './opening/opened-image.ts';
 import type { RangeBytes } from './opening/window-views.ts';
-import {
-  baseLengthOf,
-  baseRange,
-  cutStretches,
-  missingChunks,
-  type WindowPlace,
-  type WindowSizes,
-} from './windows.ts';
+import type { WindowPlace } from '../maker-port.ts';
+import { baseLengthOf, baseRange, cutStretches, missingChunks, type WindowSizes } from './windows.ts';
 
 /** An image whose index and bytes are at hand. */
 export interface ImageSource {

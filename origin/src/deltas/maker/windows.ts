@@ -1,14 +1,5 @@
 import { type ChunkId, type ChunkIndex, sameChunkId, sha256 } from '@sitecast/shared/content';
-
-/** A run of chunks of the target that are made together, from one range of the base. Offsets and lengths are bytes of the images. */
-export interface WindowPlace {
-  readonly firstChunk: number;
-  readonly chunkCount: number;
-  readonly targetOffset: number;
-  readonly targetLength: number;
-  readonly baseOffset: number;
-  readonly baseLength: number;
-}
+import type { WindowPlace } from '../maker-port.ts';
 
 /** How a target is cut into windows. */
 export interface WindowSizes {
