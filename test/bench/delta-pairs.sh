@@ -14,8 +14,10 @@ kernel_new=${KERNEL_NEW:-6.1.0-56-cloud-amd64}
 node_old=${LIBNODE_OLD:-18.20.4+dfsg-1~deb12u2}
 node_new=${LIBNODE_NEW:-18.20.4+dfsg-1~deb12u3}
 packages=systemd-sysv,udev,openssh-server,openssl,ca-certificates,curl,python3-minimal,iproute2,dbus
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-security=${DEBIAN_SECURITY:-http://deb.debian.org/debian-security}
+# Of the mirrors that this machine's apt uses, the first one of Debian's security updates, and the first other one.
+mirrors=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | sort -u)
+mirror=${DEBIAN_MIRROR:-$(grep -v security <<<"$mirrors" | head -1)}
+security=${DEBIAN_SECURITY:-$(grep security <<<"$mirrors" | head -1)}
 
 ext4() { # TREE IMAGE SIZE
   rm -f "$2"
