@@ -54,6 +54,19 @@ it.each([MIN_ZSTD_LEVEL, 3, MAX_ZSTD_LEVEL])('decompresses what it compressed at
   }
 });
 
+it('makes exactly one frame, whatever its length: also one that fills the pieces of output which node:zlib makes', () => {
+  const pieceBytes = 16 * 1024;
+  const frameLengths = new Set<number>();
+  for (const pieces of [1, 2, 3, 5])
+    for (let lengthBytes = pieces * pieceBytes - 40; lengthBytes <= pieces * pieceBytes; lengthBytes++) {
+      const plain = noise(lengthBytes, lengthBytes);
+      const frame = compressFrame(plain);
+      frameLengths.add(frame.length);
+      expect(verifyFrame(chunkIdOf(plain), frame, Buffer.alloc(MAX_CHUNK_BYTES))).toBe(lengthBytes);
+    }
+  expect([1, 2, 3, 5].every(pieces => frameLengths.has(pieces * pieceBytes))).toBe(true);
+});
+
 it('compresses into memory of the caller, and refuses too little of it', () => {
   const plain = noise(100_000, 1);
   const target = Buffer.alloc(maxFrameBytes(plain.length) + 8, 0xee);

@@ -16,6 +16,9 @@ interface ZstdCodec {
   decompress(target: Uint8Array, frame: Uint8Array): number;
 }
 
+/** node:zlib refuses a smaller `chunkSize`. */
+const MIN_PIECE_BYTES = 64;
+
 export const MIN_ZSTD_LEVEL = 1;
 export const MAX_ZSTD_LEVEL = 19;
 export const DEFAULT_ZSTD_LEVEL = 3;
@@ -121,7 +124,10 @@ function invalid(what: string, cause?: unknown): SitecastError {
 
 /** The part of node:zlib that Node 20's types don't know. */
 interface ZstdModule {
-  zstdCompressSync(plain: Uint8Array, options: ZstdOptions & { pledgedSrcSize: number }): Buffer;
+  zstdCompressSync(
+    plain: Uint8Array,
+    options: ZstdOptions & { pledgedSrcSize: number; chunkSize: number },
+  ): Buffer;
   zstdDecompressSync(frame: Uint8Array, options: ZstdOptions & { maxOutputLength: number }): Buffer;
   readonly constants: { readonly ZSTD_c_compressionLevel: number; readonly ZSTD_d_windowLogMax: number };
 }
@@ -141,7 +147,11 @@ function zlibCodec(module: ZstdModule): ZstdCodec {
     name: 'node:zlib',
     compress: (target, plain, level) => {
       const params = { [ZSTD_c_compressionLevel]: level };
-      return copyInto(target, module.zstdCompressSync(plain, { params, pledgedSrcSize: plain.length }));
+      const pledgedSrcSize = plain.length;
+      // Where a frame fills its last piece exactly, node:zlib (Node 26.10) calls the encoder once more, which appends an
+      // empty frame. So one piece always has room for more than the longest frame.
+      const chunkSize = Math.max(MIN_PIECE_BYTES, maxFrameBytes(plain.length) + 1);
+      return copyInto(target, module.zstdCompressSync(plain, { params, pledgedSrcSize, chunkSize }));
     },
     decompress: (target, frame) =>
       copyInto(
