@@ -3,34 +3,44 @@
 // It is a development dependency: with `--omit=dev` there is none, and what was built before stays.
 import { spawnSync } from 'node:child_process';
 import { existsSync, renameSync, rmSync, statSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const top = new URL('./', import.meta.url);
 const path = name => fileURLToPath(new URL(name, top));
 const compiler = path('node_modules/@typescript/native/bin/tsc');
 
-const FRAME_WORKER = { 'frame-worker': 'shared/dist/content/image/frame-worker.js' };
-/** The modules of each package that are started: by `bin/*.js`, by tests, or as threads. */
+/** The modules of each package that are started by `bin/*.js` or by tests. Their threads and processes are found by `startedModules`. */
 const STARTED = {
-  agent: {
-    main: 'agent/dist/main.js',
-    'apply-worker': 'shared/dist/delta/apply-worker.js',
-    ...FRAME_WORKER,
-  },
-  gateway: { main: 'gateway/dist/main.js', ...FRAME_WORKER },
-  origin: {
-    main: 'origin/dist/main.js',
-    cli: 'origin/dist/cli/main.js',
-    'chunk-thread': 'origin/dist/adapters/disk/chunk-thread.js',
-    'maker-process': 'origin/dist/deltas/maker/maker-process.js',
-    ...FRAME_WORKER,
-  },
-  test: { 'operator-process': 'test/dist/src/testbed/operator-process.js', ...FRAME_WORKER },
+  agent: { main: 'agent/dist/main.js' },
+  gateway: { main: 'gateway/dist/main.js' },
+  origin: { main: 'origin/dist/main.js', cli: 'origin/dist/cli/main.js' },
+  test: { 'operator-process': 'test/dist/src/testbed/operator-process.js' },
 };
 /** They load files beside them. */
 const NOT_BUNDLED = [/^zstd-napi/, /^lzma-native/, 'classic-level'];
 
 const timeOf = name => (existsSync(path(name)) ? statSync(path(name)).mtimeMs : 0);
+
+/** A thread or a child process is started by `builtModule` (shared/src/built-module.ts), whose file becomes an entry of the bundle. */
+const startedModules = {
+  name: 'started-modules',
+  transform(code, id) {
+    if (id.includes('/node_modules/') || !/\bnew Worker\(|\bfork\(/.test(code)) return;
+    const names = [...code.matchAll(/\bbuiltModule\(import\.meta\.url, '([\w-]+)'\)/g)].map(
+      ([, name]) => name,
+    );
+    if (names.length === 0)
+      this.error(
+        `${id} starts a module without builtModule(import.meta.url, 'NAME'): it would be missed in the bundle`,
+      );
+    for (const name of names)
+      this.emitFile({
+        type: 'chunk',
+        fileName: `${name}.js`,
+        id: fileURLToPath(new URL(`${name}.js`, pathToFileURL(id))),
+      });
+  },
+};
 
 /**
  * A command's hundreds of modules become a few files in `PACKAGE/bundle`, which start in half of the CPU time. They lie as deep as `dist`, all
@@ -45,6 +55,7 @@ async function bundle(name) {
     input: STARTED[name],
     platform: 'node',
     external: NOT_BUNDLED,
+    plugins: [startedModules],
     logLevel: 'warn',
   });
   const unfinished = path(`${name}/bundle.${process.pid}`);

@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads';
+import { builtModule } from '../built-module.ts';
 import { SitecastError } from '../errors.ts';
 import type { ApplyMessage, ApplyTask, ApplyWorkerData } from './apply-tasks.ts';
 import { PIECE_CODECS } from './encoders/index.ts';
@@ -128,7 +129,7 @@ class ApplyThread {
   #run: Run | undefined;
 
   constructor(shared: ApplyWorkerData) {
-    this.#worker = new Worker(workerEntry(), {
+    this.#worker = new Worker(builtModule(import.meta.url, 'apply-worker'), {
       workerData: shared,
       execArgv: [],
       resourceLimits: RESOURCE_LIMITS,
@@ -201,12 +202,4 @@ function died(cause: unknown): SitecastError {
 
 function withCpuMs({ kind, code, message, cause }: SitecastError, cpuMs: number): SitecastError {
   return new SitecastError(kind, code, message, { cause, data: { cpuMs } });
-}
-
-/** Node 20 starts threads from built files only; where the sources run (tests), the build of them is used. */
-function workerEntry(): URL {
-  const here = import.meta.url;
-  return here.endsWith('.ts')
-    ? new URL(here.replace('/src/delta/', '/dist/delta/').replace(/[^/]+\.ts$/, 'apply-worker.js'))
-    : new URL('./apply-worker.js', here);
 }

@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads';
+import { builtModule } from '@sitecast/shared/built-module';
 import { CHUNK_ID_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Inspection } from '../../repository/repository-store.ts';
@@ -129,7 +130,7 @@ export class ThreadedChunks implements LocalChunks {
   }
 
   #start(): Worker {
-    const thread = new Worker(threadEntry(), {
+    const thread = new Worker(builtModule(import.meta.url, 'chunk-thread'), {
       workerData: this.#data,
       execArgv: [],
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
@@ -152,12 +153,4 @@ export class ThreadedChunks implements LocalChunks {
 
 function revived({ kind, code, message, hint, data }: ThreadError): SitecastError {
   return new SitecastError(kind, code, message, hint === undefined ? { data } : { data, hint });
-}
-
-/** Node 20 starts threads from built files only. If the sources run, as in tests, their build is used. */
-function threadEntry(): URL {
-  const here = import.meta.url;
-  return here.endsWith('.ts')
-    ? new URL(here.replace('/src/adapters/', '/dist/adapters/').replace(/[^/]+\.ts$/, 'chunk-thread.js'))
-    : new URL('./chunk-thread.js', here);
 }

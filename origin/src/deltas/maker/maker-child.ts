@@ -1,6 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { setPriority } from 'node:os';
+import { builtModule } from '@sitecast/shared/built-module';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MakerReply, MakerResults, MakerTask } from './tasks.ts';
 
@@ -71,7 +72,7 @@ function hasEnded(child: ChildProcess): boolean {
 }
 
 function start(niceness: number): ChildProcess {
-  const child = fork(entry(), {
+  const child = fork(builtModule(import.meta.url, 'maker-process'), {
     serialization: 'advanced',
     execArgv: [`--max-old-space-size=${MAX_HEAP_MIB}`],
     env: {},
@@ -113,12 +114,4 @@ function failed(what: string): SitecastError {
     'SITECAST_WORKER_FAILED',
     `the process that makes deltas failed: ${what}`,
   );
-}
-
-/** Node 20 starts processes from built files only. If the sources run, as in tests, their build is used. */
-function entry(): URL {
-  const here = import.meta.url;
-  return here.endsWith('.ts')
-    ? new URL(here.replace('/src/deltas/', '/dist/deltas/').replace(/[^/]+\.ts$/, 'maker-process.js'))
-    : new URL('./maker-process.js', here);
 }

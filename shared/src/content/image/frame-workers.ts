@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
+import { builtModule } from '../../built-module.ts';
 import { SitecastError } from '../../errors.ts';
 import { DEFAULT_ZSTD_LEVEL, MAX_ZSTD_LEVEL, MIN_ZSTD_LEVEL } from '../zstd.ts';
 import type { FrameReply, FrameTask, FrameWorkerData } from './frame-tasks.ts';
@@ -101,7 +102,7 @@ export class FrameWorkers {
   }
 
   #start(): Worker {
-    const worker = new Worker(workerEntry(), {
+    const worker = new Worker(builtModule(import.meta.url, 'frame-worker'), {
       workerData: this.#workerData,
       execArgv: [],
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
@@ -138,12 +139,4 @@ export class FrameWorkers {
       job?.reject(this.#failure);
     }
   }
-}
-
-/** Node 20 starts threads from built files only; where the sources run (tests), the build of them is used. */
-function workerEntry(): URL {
-  const here = import.meta.url;
-  return here.endsWith('.ts')
-    ? new URL(here.replace('/src/content/', '/dist/content/').replace(/[^/]+\.ts$/, 'frame-worker.js'))
-    : new URL('./frame-worker.js', here);
 }
