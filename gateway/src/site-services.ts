@@ -94,7 +94,7 @@ export async function openSiteServices(deps: SiteServicesDeps) {
       queue,
       assignments,
       acknowledgements,
-      onRunning: (id, counter) => devices.noteRunning(id, counter),
+      onRunning: (id, counter, inventory) => devices.noteRunning(id, counter, inventory),
       now,
     }),
     sender: new ReportSender({ queue, acknowledgements, upstreams, limits: wanLimits, log }),

@@ -140,11 +140,17 @@ it('keeps its rate over a real socket, and delays no metadata', async () => {
 });
 
 /** A camera at Lisbon that says which release it runs. */
-async function enrolRunning(gateway: TestGateway, counter: number): Promise<void> {
+/** @param deltas what the device says that it can do with them; undefined: nothing */
+async function enrolRunning(
+  gateway: TestGateway,
+  counter: number,
+  deltas: string | undefined = 'recipe-1',
+): Promise<void> {
   const device = new TestDevice();
   await device.post(`${gateway.url}/site/v1/enrolments`, { envelope: await device.enrolment() });
   const report = await device.report({
     booted: { slot: 'A', release: { counter, version: `${counter}.0.0` } },
+    inventory: { product: 'camera', ...(deltas !== undefined && { deltas }) },
   });
   const answer = await device.post(`${gateway.url}/site/v1/reports`, { reports: [report] });
   expect(answer.status).toBe(202);
@@ -223,4 +229,17 @@ it('waits for a delta while the order says so where the WAN has a rate, and begi
   await enrolRunning(open, 1);
   await until(async () => (await open.metric('sitecast_cache_chunks')) === 2, 'the chunks');
   expect(timesAsked(other, second.target.ids)).toEqual([0, 0, 0, 0, 1, 1]);
+});
+
+it('fetches chunks ahead for devices that use no deltas, whatever others wait for', async () => {
+  const origin = await harness.origin();
+  const { target, publishDelta } = await releasesWithDelta(origin);
+  const patches = await publishDelta();
+  await origin.startRollout('camera', 2, { deltasBy: new Date(Date.now() + 3_600_000).toISOString() });
+  const gateway = await harness.gateway(origin, { prefetch: true, wanRate: 10_000_000 });
+  await gateway.untilEnrolled();
+  await enrolRunning(gateway, 1, 'recipe-1 signed-only');
+  await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 2, 'the chunks');
+  expect(timesAsked(origin, target.ids)).toEqual([0, 0, 0, 0, 1, 1]);
+  expect(timesAsked(origin, patches.ids)).toEqual(patches.ids.map(() => 0));
 });

@@ -1,4 +1,4 @@
-import { type Plan, planUpdate, type PlacedWindow } from '@sitecast/shared/delta';
+import { applicableWith, type Plan, planUpdate, type PlacedWindow } from '@sitecast/shared/delta';
 import type { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { SiteExchange } from '../peers/site-exchange.ts';
@@ -132,14 +132,14 @@ export class SlotFiller {
       : undefined;
     const other = isNeeded ? await contents.last(target) : undefined;
     const windows = (delta && deltas.windowsOf(delta, index)) ?? [];
-    const known = delta?.recipe.encoders.map(name => encoders.includes(name)) ?? [];
+    const isApplicable = applicableWith(delta?.recipe.encoders ?? [], encoders);
     const plan = planUpdate({
       target: index,
       isInPlace: at => !missing.has(at),
       booted: booted?.index,
       other,
       windows,
-      canApply: at => known.every((isKnown, bit) => isKnown || !hasBit(windows[at]?.encoderBits ?? 0, bit)),
+      canApply: at => isApplicable(windows[at] ?? { encoderBits: 0 }),
       restFrameBytes: delta?.recipe.restFrameBytes,
     });
     return { missing, plan, booted, other, windows };
@@ -331,8 +331,4 @@ export class SlotFiller {
       // It is lost. The next progress replaces it.
     });
   }
-}
-
-function hasBit(bits: number, bit: number): boolean {
-  return Math.floor(bits / 2 ** bit) % 2 === 1;
 }

@@ -1,10 +1,24 @@
-import type { Assignment, RolloutsFile } from '@sitecast/shared/fleet';
+import {
+  type Assignment,
+  type DeltaAbility,
+  readDeltaAbility,
+  type Report,
+  type RolloutsFile,
+} from '@sitecast/shared/fleet';
+
+/** What a device has reported of itself. */
+export interface RunningDevice {
+  /** Counter of the release that it runs. */
+  counter: number;
+  /** Undefined: it uses no deltas, or doesn't know them. */
+  ability: DeltaAbility | undefined;
+}
 
 /** The devices that this gateway knows an assignment of. */
 export class SiteDevices {
   readonly #devices = new Map<string, Assignment>();
-  /** Counters of the releases that devices of the site run, as far as they have reported since this gateway's start. */
-  readonly #running = new Map<string, number>();
+  /** What devices of the site run, as far as they have reported since this gateway's start. */
+  readonly #running = new Map<string, RunningDevice>();
   #site: string | undefined;
 
   /** The site that this gateway serves; undefined before it is assigned to one. */
@@ -27,13 +41,15 @@ export class SiteDevices {
     }
   }
 
-  /** A device that is known here has reported which release it runs. */
-  noteRunning(id: string, counter: number): void {
-    if (this.#devices.has(id)) this.#running.set(id, counter);
+  /** A device that is known here has reported which release it runs. A large report comes without its inventory. */
+  noteRunning(id: string, counter: number, inventory: Report['inventory']): void {
+    if (!this.#devices.has(id)) return;
+    const ability = inventory ? readDeltaAbility(inventory) : this.#running.get(id)?.ability;
+    this.#running.set(id, { counter, ability });
   }
 
-  /** Counter of the release that a device runs; undefined before it has reported to this gateway. */
-  runningOf(id: string): number | undefined {
+  /** What a device runs; undefined before it has reported to this gateway. */
+  runningOf(id: string): RunningDevice | undefined {
     return this.#running.get(id);
   }
 

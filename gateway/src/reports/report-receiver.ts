@@ -6,6 +6,7 @@ import {
   OVER_BUDGET,
   REPORT_RATE,
   readReport,
+  type Report,
   reportBytes,
   reportsOverBudget,
   reportsRetryAfterS,
@@ -30,8 +31,8 @@ interface ReportReceiverDeps {
   queue: Pick<ReportQueue, 'add' | 'refusedOf'>;
   assignments: Pick<RelayedDocuments<Assignment>, 'known'>;
   acknowledgements: Pick<RelayedDocuments<Acknowledgement>, 'get'>;
-  /** A device says which release it runs. */
-  onRunning?: (id: string, counter: number) => void;
+  /** A device says which release it runs, and what else is to be known of it. */
+  onRunning?: (id: string, counter: number, inventory: Report['inventory']) => void;
   now: () => number;
 }
 
@@ -153,10 +154,10 @@ export class ReportReceiver {
 
   #check(sender: string, value: unknown, isKnown: boolean): QueuedReport {
     const unverified = readReport(value);
-    const { id, epoch, seq, booted } = unverified.document;
+    const { id, epoch, seq, booted, inventory } = unverified.document;
     if (id !== sender) throw notYours(id);
     unverified.verify([id], this.#verify);
-    if (isKnown && booted?.release) this.#deps.onRunning?.(id, booted.release.counter);
+    if (isKnown && booted?.release) this.#deps.onRunning?.(id, booted.release.counter, inventory);
     const digest = createHash('sha256').update(unverified.payload).digest('hex').slice(0, 16);
     return { id, epoch, seq, digest, isKnown, envelope: envelopeSchema.parse(value) };
   }

@@ -1,12 +1,13 @@
 import { type ChunkId, ChunkIndex, type ChunkStore, eachId } from '@sitecast/shared/content';
-import { decodeRecipe } from '@sitecast/shared/delta';
+import { applicableWith, decodeRecipe, RECIPE_FORMAT } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
-import { type Assignment, eligibilityOf, type Rollout, type RolloutsFile } from '@sitecast/shared/fleet';
+import { usesRecipes } from '@sitecast/shared/fleet';
 import { indexTarget, patchIndexTarget, recipeTarget } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
+import { type Base, type SiteUpdates, type Wanted, wantedUpdates } from './wanted-updates.ts';
 import { type HeldDelta, joined, planUpdate, type UpdatePlan } from './update-plan.ts';
 
 /** At most this share of the cache is fetched ahead, counted in plain bytes. */
@@ -22,12 +23,8 @@ const MAX_UNHAD = 16;
 const MIN_BACKOFF_MS = 5000;
 const MAX_BACKOFF_MS = 10 * 60_000;
 
-interface PrefetchDeps {
+interface PrefetchDeps extends SiteUpdates {
   set: () => MirrorSet | undefined;
-  /** The devices of this site. */
-  devicesOf: (product: string) => Iterable<Assignment>;
-  /** Counter of the release that a device runs; undefined where this gateway doesn't know. */
-  runningOf: (id: string) => number | undefined;
   /** A mirrored file that is here. */
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   /** Fetches a mirrored file that isn't here. */
@@ -52,13 +49,19 @@ interface PrefetchDeps {
   log: Log;
 }
 
-interface Wanted {
-  rollout: Rollout;
-  product: string;
-  /** Of the release that devices are to install. */
-  counter: number;
-  /** Counters of the releases that they run; undefined: nothing tells. */
-  bases: readonly (number | undefined)[];
+type Targets = ReadonlyMap<string, FoundTarget>;
+
+/** How devices come to a release. */
+interface UpdateWay {
+  listed: ListedDelta | undefined;
+  /** Encoders of the recipe that they have; undefined: by chunks. */
+  usable: string[] | undefined;
+}
+
+/** A delta as it is listed. */
+interface ListedDelta {
+  recipe: FoundTarget;
+  patchIndex: FoundTarget;
 }
 
 /**
@@ -68,8 +71,10 @@ interface Wanted {
 export class Prefetch {
   readonly #deps: PrefetchDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
-  /** Bytes of what was fetched, by index and running release. */
+  /** Bytes of what was fetched, by index, running release and how its devices use the delta. */
   readonly #done = new Map<string, number>();
+  /** The encoders that recipes name, by their hashes; undefined where one can't be read. */
+  readonly #encoders = new Map<string, readonly string[] | undefined>();
   /** Rollouts that were under way when this gateway started: devices may hold their images already. */
   #older: ReadonlySet<string> | undefined;
 
@@ -106,7 +111,7 @@ export class Prefetch {
     this.#forgetUnlisted(byName.values());
     let leftBytes = this.#deps.cacheBytes * MAX_SHARE_OF_CACHE;
     let failure: SitecastError | undefined;
-    for (const wanted of this.#wanted(set)) {
+    for (const wanted of wantedUpdates(set, this.#deps)) {
       const image = await this.#imageOf(wanted, byName);
       if (!image) continue;
       const { target, index } = image;
@@ -127,7 +132,7 @@ export class Prefetch {
 
   async #imageOf(
     { product, counter }: Wanted,
-    byName: ReadonlyMap<string, FoundTarget>,
+    byName: Targets,
   ): Promise<{ target: FoundTarget; index: ChunkIndex } | undefined> {
     const target = byName.get(indexTarget(product, counter));
     const index = target && (await this.#read(target));
@@ -140,79 +145,96 @@ export class Prefetch {
   }
 
   /**
-   * What the devices of this site will fetch, by the releases that they run. While a delta from one of these is still being made, what its
-   * devices need isn't fetched where each byte counts, or where that would be the whole image.
+   * What the devices of this site will fetch, by the releases that they run and what they can do. While a delta that devices could use is
+   * still being made, what these need isn't fetched where each byte counts, or where that would be the whole image.
    * @returns what isn't fetched yet, by what tells it apart; and bytes of what is
    */
   async #plansFor(
     { rollout, product, counter: to, bases }: Wanted,
-    {
-      target,
-      index,
-      byName,
-    }: { target: FoundTarget; index: ChunkIndex; byName: ReadonlyMap<string, FoundTarget> },
+    { target, index, byName }: { target: FoundTarget; index: ChunkIndex; byName: Targets },
   ): Promise<{ plans: Map<string, UpdatePlan>; doneBytes: number }> {
     const isPending = Date.parse(rollout.deltasBy ?? '') > this.#deps.now();
     const plans = new Map<string, UpdatePlan>();
     let doneBytes = 0;
-    for (const from of bases) {
-      const key = `${hashOf(target)} ${from ?? ''}`;
+    for (const base of bases) {
+      const way = await this.#wayOf(base, { product, to }, byName);
+      const key = `${hashOf(target)} ${base.from ?? ''} ${way.usable?.join() ?? 'chunks'}`;
+      if (plans.has(key)) continue;
       const done = this.#done.get(key);
       doneBytes += done ?? 0;
-      if (done !== undefined) continue;
-      const listed = from === undefined ? undefined : byName.get(indexTarget(product, from));
-      const base = listed && (await this.#fetchIndex(listed));
-      const delta = from === undefined ? undefined : await this.#delta(byName, { product, from, to });
-      // Of a device that hasn't been heard since the start it isn't known whether a delta for it is being made.
-      const wouldBeWhole = from !== undefined && !base;
-      if (!delta && isPending && (this.#deps.isPaced() || wouldBeWhole)) continue;
-      plans.set(key, planUpdate(index, base, delta));
+      const plan =
+        done === undefined && (await this.#planOf(index, base, { product, isPending, byName, ...way }));
+      if (plan) plans.set(key, plan);
     }
     return { plans, doneBytes };
   }
 
-  async #delta(
-    byName: ReadonlyMap<string, FoundTarget>,
-    name: { product: string; from: number; to: number },
-  ): Promise<HeldDelta | undefined> {
-    const [recipe, patches] = [byName.get(recipeTarget(name)), byName.get(patchIndexTarget(name))];
-    const bytes = recipe && (await this.#deps.local(recipe));
-    const patchIndex = patches && (await this.#read(patches));
-    try {
-      return bytes && patchIndex && { recipe: decodeRecipe(bytes), patchIndex };
-    } catch (error) {
-      // A later format: devices of a later version fetch the patches when they ask.
-      if (error instanceof SitecastError) return undefined;
-      throw error;
+  /** How devices use the delta, if there is one. */
+  async #wayOf(
+    { from, ability }: Base,
+    { product, to }: { product: string; to: number },
+    byName: Targets,
+  ): Promise<UpdateWay> {
+    const listed = from === undefined ? undefined : listedDelta(byName, { product, from, to });
+    return { listed, usable: listed && (await this.#usableEncoders(listed.recipe, ability)) };
+  }
+
+  /** @returns undefined where it is to wait for the delta */
+  async #planOf(
+    index: ChunkIndex,
+    { from, ability }: Base,
+    {
+      product,
+      isPending,
+      byName,
+      listed,
+      usable,
+    }: UpdateWay & { product: string; isPending: boolean; byName: Targets },
+  ): Promise<UpdatePlan | undefined> {
+    const target = from === undefined ? undefined : byName.get(indexTarget(product, from));
+    const base = target && (await this.#fetchIndex(target));
+    const delta = listed && usable && (await this.#delta(listed));
+    // Of a device that hasn't been heard since the start it isn't known whether a delta for it is being made.
+    const wouldBeWhole = from !== undefined && !base;
+    const isAwaiting = isPending && !delta && mayUseDeltas(ability);
+    if (isAwaiting && (this.#deps.isPaced() || wouldBeWhole)) return undefined;
+    return planUpdate(index, base, delta, delta && applicableWith(delta.recipe.encoders, usable ?? []));
+  }
+
+  /** The encoders of a recipe that devices have. @returns undefined where they can't use the recipe, or it isn't here */
+  async #usableEncoders(recipe: FoundTarget, ability: Base['ability']): Promise<string[] | undefined> {
+    const isTopLevel = recipe.role === 'targets';
+    const isUnheard = ability === 'unheard';
+    if (!isUnheard && !usesRecipes(ability, { format: RECIPE_FORMAT, isTopLevel })) return undefined;
+    const hash = hashOf(recipe);
+    if (!this.#encoders.has(hash)) {
+      const bytes = await this.#deps.local(recipe);
+      if (!bytes) return undefined;
+      this.#encoders.set(
+        hash,
+        unlessUnreadable(() => decodeRecipe(bytes).encoders),
+      );
     }
+    return this.#encoders.get(hash)?.filter(name => isUnheard || ability.encoders.includes(name));
+  }
+
+  /** @returns undefined where a file isn't here, or is of a later format: devices of a later version fetch the patches when they ask */
+  async #delta({ recipe, patchIndex: listed }: ListedDelta): Promise<HeldDelta | undefined> {
+    const bytes = await this.#deps.local(recipe);
+    const patchIndex = await this.#read(listed);
+    return bytes && patchIndex && unlessUnreadable(() => ({ recipe: decodeRecipe(bytes), patchIndex }));
   }
 
   #forgetUnlisted(targets: Iterable<FoundTarget>): void {
     const listed = new Set([...targets].map(hashOf));
     for (const key of this.#done.keys())
-      if (!listed.has(key.slice(0, key.lastIndexOf(' ')))) this.#done.delete(key);
+      if (!listed.has(key.split(' ').slice(0, 2).join(' '))) this.#done.delete(key);
+    for (const hash of this.#encoders.keys()) if (!listed.has(hash)) this.#encoders.delete(hash);
   }
 
   #mustWait(rollout: string, target: FoundTarget, index: ChunkIndex): boolean {
     const { sha256 = '' } = target.file.hashes;
     return this.#older?.has(rollout) === true && this.#deps.isTooEarly(sha256, index.count);
-  }
-
-  *#wanted({ rollouts }: MirrorSet): Generator<Wanted> {
-    for (const file of rollouts.values()) {
-      const devices = [...this.#deps.devicesOf(file.product)];
-      const baseline = baselineOf(file);
-      for (const rollout of [...file.rollouts].reverse()) {
-        if (rollout.state !== 'active') continue;
-        const { counter } = rollout.release;
-        const bases = new Set<number | undefined>();
-        for (const device of devices) {
-          const running = this.#deps.runningOf(device.id);
-          if (running !== counter && isFor(rollout, device, running)) bases.add(running ?? baseline);
-        }
-        if (bases.size > 0) yield { rollout, product: file.product, counter, bases: [...bases] };
-      }
-    }
   }
 
   /** @returns whether every chunk was asked for; the first error about a chunk */
@@ -271,14 +293,32 @@ export class Prefetch {
 
   async #read(target: FoundTarget): Promise<ChunkIndex | undefined> {
     const bytes = await this.#deps.local(target);
-    try {
-      return bytes && ChunkIndex.decode(bytes);
-    } catch (error) {
-      // A later format: its chunks are fetched when a device asks.
-      if (error instanceof SitecastError) return undefined;
-      throw error;
-    }
+    // A later format: its chunks are fetched when a device asks.
+    return bytes && unlessUnreadable(() => ChunkIndex.decode(bytes));
   }
+}
+
+/** @returns undefined where it throws a SitecastError */
+function unlessUnreadable<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof SitecastError) return undefined;
+    throw error;
+  }
+}
+
+function listedDelta(
+  byName: Targets,
+  name: { product: string; from: number; to: number },
+): ListedDelta | undefined {
+  const [recipe, patchIndex] = [byName.get(recipeTarget(name)), byName.get(patchIndexTarget(name))];
+  return recipe && patchIndex && { recipe, patchIndex };
+}
+
+/** Whether devices may use some delta, if there is one. */
+function mayUseDeltas(ability: Base['ability']): boolean {
+  return ability === 'unheard' || usesRecipes(ability, { format: RECIPE_FORMAT, isTopLevel: false });
 }
 
 function idsOf({ rollouts }: MirrorSet): Set<string> {
@@ -288,17 +328,6 @@ function idsOf({ rollouts }: MirrorSet): Set<string> {
 /** The error is about this chunk alone: others may come all the same. */
 function isAboutChunk(error: unknown): error is SitecastError {
   return error instanceof SitecastError && (error.kind === 'notFound' || error.kind === 'untrusted');
-}
-
-/** Whether a device is in the rollout, at this stage or a later one. @param running counter of the release that it runs, if it is known */
-function isFor(rollout: Rollout, assignment: Assignment, running: number | undefined): boolean {
-  const bootedCounter = running ?? rollout.match.fromCounter?.min ?? 0;
-  return eligibilityOf(rollout, { assignment, bootedCounter }) !== 'noMatch';
-}
-
-/** The release that most devices run whose reports haven't told: that of the newest completed rollout. */
-function baselineOf({ rollouts }: RolloutsFile): number | undefined {
-  return rollouts.findLast(({ state }) => state === 'completed')?.release.counter;
 }
 
 /** By name. The top-level targets go before what a delegated role lists under the same name. */

@@ -1,5 +1,11 @@
 import { ChunkIdSet, type ChunkIndex, eachId } from '@sitecast/shared/content';
-import { type Recipe, windowsOf } from '@sitecast/shared/delta';
+import {
+  type PlacedWindow,
+  type Recipe,
+  type RecipeWindow,
+  windowsOf,
+  zeroChunks,
+} from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 
 /** A delta whose files are here. */
@@ -17,22 +23,25 @@ export interface UpdatePlan {
 
 /**
  * What devices that run `base` fetch of an image: what their own slot lacks, by patches where there is a delta. Devices plan alone: one
- * that can't apply a patch, or whose slot was altered, fetches more, when it asks for it.
+ * whose slot was altered fetches more, when it asks for it.
+ * @param canApply which windows they can apply; all unless given
  */
 export function planUpdate(
   target: ChunkIndex,
   base: ChunkIndex | undefined,
   delta: HeldDelta | undefined,
+  canApply: (window: RecipeWindow) => boolean = () => true,
 ): UpdatePlan {
-  const windows = base && delta ? placedWindows(delta.recipe, base, target) : undefined;
+  const windows = base && delta ? placedWindows(delta.recipe, base, target).filter(canApply) : [];
   const patched = new Uint8Array(target.count);
-  for (const { firstChunk, chunkCount } of windows ?? [])
-    patched.fill(1, firstChunk, firstChunk + chunkCount);
+  for (const { firstChunk, chunkCount } of windows) patched.fill(1, firstChunk, firstChunk + chunkCount);
   const plan: UpdatePlan = { ids: new ChunkIdSet(), bytes: 0 };
-  if (windows && delta) addAll(plan, delta.patchIndex);
+  if (delta) addPatches(plan, delta.patchIndex, windows);
+  const isZero = zeroChunks(target);
   for (let at = 0; at < target.count; at += 1) {
     const id = target.idAt(at);
-    if (patched[at] === 0 && base?.find(id) === undefined) add(plan, id, target.lengthOf(at));
+    if (patched[at] === 0 && isZero[at] === 0 && base?.find(id) === undefined)
+      add(plan, id, target.lengthOf(at));
   }
   return plan;
 }
@@ -44,8 +53,16 @@ export function joined(plans: readonly UpdatePlan[]): UpdatePlan {
   return { ids, bytes: plans.reduce((sum, { bytes }) => sum + bytes, 0) };
 }
 
-function addAll(plan: UpdatePlan, index: ChunkIndex): void {
-  for (let at = 0; at < index.count; at += 1) add(plan, index.idAt(at), index.lengthOf(at));
+/** The chunks that the patches of these windows lie in. @param windows in the order of their patches */
+function addPatches(plan: UpdatePlan, index: ChunkIndex, windows: readonly PlacedWindow[]): void {
+  let at = 0;
+  for (const { patchOffset, patchLength } of windows) {
+    while (at < index.count && index.endOf(at) <= patchOffset) at += 1;
+    for (; at < index.count && index.startOf(at) < patchOffset + patchLength; at += 1)
+      add(plan, index.idAt(at), index.lengthOf(at));
+    // The next patch may lie in the same chunk.
+    at = Math.max(0, at - 1);
+  }
 }
 
 function add(plan: UpdatePlan, id: Uint8Array, lengthBytes: number): void {
@@ -54,12 +71,12 @@ function add(plan: UpdatePlan, id: Uint8Array, lengthBytes: number): void {
   plan.bytes += lengthBytes;
 }
 
-function placedWindows(recipe: Recipe, base: ChunkIndex, target: ChunkIndex) {
+/** None where they don't fit: devices refuse them as well. */
+function placedWindows(recipe: Recipe, base: ChunkIndex, target: ChunkIndex): PlacedWindow[] {
   try {
     return windowsOf(recipe, base, target);
   } catch (error) {
-    // Devices refuse it as well.
-    if (error instanceof SitecastError) return undefined;
+    if (error instanceof SitecastError) return [];
     throw error;
   }
 }

@@ -15,6 +15,8 @@ const deltaSchema = named(
   z.object({
     from: z.int(),
     to: z.int(),
+    fromVersion: described('Label of the release, where it is still published.', z.string().optional()),
+    toVersion: z.string().optional(),
     state: openEnum(DELTA_STATES),
     by: described('The operator who asked for it, or `origin`.', z.string()),
     requestedAt: z.string(),
@@ -22,6 +24,12 @@ const deltaSchema = named(
     patches: z.int(),
     patchBytes: z.int(),
     bytes: described('What a device fetches by it, once it is published.', z.int().optional()),
+    estimatedBytes: described(
+      'What a device would fetch by it, as far as what is made until now tells.',
+      z.int().optional(),
+    ),
+    chunkBytes: described('What a device fetches without it.', z.int().optional()),
+    endedAt: described('When it was published, or found not to pay, or given up.', z.string().optional()),
     tries: z.int(),
     notBefore: z.string().optional(),
     reason: z.object({ code: z.string(), message: z.string() }).optional(),
@@ -36,6 +44,10 @@ const updateCostSchema = z.object({
   by: described('`delta`, or `chunks` where there is none yet.', openEnum(['delta', 'chunks'])),
   bytes: described('What one device fetches.', z.int()),
   isEstimate: z.boolean(),
+  others: described(
+    'Those of the devices that fetch more: they lack what the delta needs, or use none.',
+    z.array(z.object({ devices: z.int(), by: openEnum(['delta', 'chunks']), bytes: z.int() })).optional(),
+  ),
 });
 
 export const deltaListSchema = z.object({

@@ -34,7 +34,7 @@ export {
   targetIndexOf,
   windowsOf,
 } from './recipe.ts';
-export type { PlacedWindow, RecipeWindow } from './recipe-windows.ts';
+export { applicableWith, type PlacedWindow, type RecipeWindow } from './recipe-windows.ts';
 export {
   CHUNK_WAYS,
   type ChunkWay,
@@ -44,6 +44,7 @@ export {
   planUpdate,
   type WindowCosts,
 } from './plan.ts';
+export { zeroChunks } from './zero-chunks.ts';
 export {
   type BaseLayer,
   closeTarget,

@@ -41,6 +41,19 @@ export interface PlacedWindow extends RecipeWindow {
   readonly patchOffset: number;
 }
 
+/**
+ * Which windows a device can apply: those that need no encoder but its own.
+ * @param recipeEncoders the recipe's list, which the windows' bits are about
+ * @param encoders those that the device has
+ */
+export function applicableWith(
+  recipeEncoders: readonly string[],
+  encoders: readonly string[],
+): (window: Pick<RecipeWindow, 'encoderBits'>) => boolean {
+  const lacking = recipeEncoders.flatMap((name, bit) => (encoders.includes(name) ? [] : [2 ** bit]));
+  return ({ encoderBits }) => lacking.every(bit => Math.floor(encoderBits / bit) % 2 === 0);
+}
+
 export function writeWindows(writer: ByteWriter, windows: readonly RecipeWindow[]): void {
   writer.uint(windows.length);
   let chunk = 0;

@@ -30,6 +30,17 @@ export function deltaAbilityText({ recipeFormats, encoders, isSignedOnly }: Delt
   return text;
 }
 
+/**
+ * Whether a device uses recipes of a format.
+ * @param isTopLevel the top-level targets list them, so offline keys have signed them
+ */
+export function usesRecipes(
+  ability: DeltaAbility | undefined,
+  { format, isTopLevel }: { format: number; isTopLevel: boolean },
+): ability is DeltaAbility {
+  return ability?.recipeFormats.includes(format) === true && (isTopLevel || !ability.isSignedOnly);
+}
+
 /** @returns undefined where the device says nothing: it is an earlier version, or uses none. Unknown words count as encoders */
 export function readDeltaAbility(
   inventory: Readonly<Record<string, unknown>> | undefined,

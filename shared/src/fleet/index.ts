@@ -1,4 +1,10 @@
-export { DELTA_INVENTORY, type DeltaAbility, deltaAbilityText, readDeltaAbility } from './delta-ability.ts';
+export {
+  DELTA_INVENTORY,
+  type DeltaAbility,
+  deltaAbilityText,
+  readDeltaAbility,
+  usesRecipes,
+} from './delta-ability.ts';
 export { type Assignment, openAssignment, sealAssignment } from './assignment.ts';
 export { type DeviceFacts, type Eligibility, eligibilityOf } from './eligibility.ts';
 export { type Enrolment, readEnrolment, sealEnrolment } from './enrolment.ts';
