@@ -135,6 +135,8 @@ export interface RepositoryStore {
    * @returns `damaged` at the call that finds it out; `missing` from then on, and where there is no such file
    */
   open(file: FileRef): Promise<OpenFile | 'missing' | 'damaged'>;
+  /** The target files that are there, whether anything refers to them or not. */
+  targets(): AsyncIterable<TargetRef>;
   /**
    * Deletes metadata and target files that nothing has referred to for a day: a client may be in the midst of a refresh. Roots
    * stay, because clients walk through all of them. Second copies of what isn't referred to go as well.
@@ -154,12 +156,29 @@ export interface Inspection {
   damaged: Uint8Array;
 }
 
+/** A share of all chunks, by the beginnings of their ids. */
+export interface ChunkPart {
+  /** From 0. */
+  part: number;
+  parts: number;
+}
+
+/** The part that a chunk belongs to. @param beginning the first two bytes of its id, as one number */
+export function partOf(beginning: number, parts: number): number {
+  return Math.floor((beginning * parts) / 65_536);
+}
+
 /**
  * The chunks that are published. Lists of ids are 32 bytes an id. Several origins may call all of it at once.
  */
 export interface PublishedChunks {
-  /** The ids of all that are there, in lists of any length. */
-  list(): AsyncIterable<Uint8Array>;
+  /** The ids of all that are there, or of those of one part, in lists of any length. */
+  list(part?: ChunkPart): AsyncIterable<Uint8Array>;
+  /**
+   * Deletes chunks that nothing refers to, but for those that were published or asked for by an upload since `beforeMs`.
+   * @returns how many
+   */
+  removeUnused(ids: Uint8Array, beforeMs: number): Promise<number>;
   /** Those of the ids that aren't published, in their order. */
   lacking(ids: Uint8Array): Promise<Uint8Array>;
   /**

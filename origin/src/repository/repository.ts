@@ -25,6 +25,7 @@ import { changeEmpty, notInitialised } from './refusal.ts';
 import { repairMetadata } from './repair.ts';
 import type { PublishedChunks, RepositoryStore, VersionFloor } from './repository-store.ts';
 import type { Role } from './roles.ts';
+import { removeUnusedChunks } from './unused-chunks.ts';
 
 interface RepositoryDeps {
   published: RepositoryStore;
@@ -267,21 +268,30 @@ export class Repository {
   }
 
   /**
-   * Deletes what was staged before `stagedBeforeMs`, and files that the metadata stopped referring to.
-   * @throws SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET: by such a clock everything is old
+   * Deletes what was staged before `stagedBeforeMs`, files that the metadata stopped referring to, and published chunks that no index names.
+   * @throws SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET: by such a clock everything is old; SITECAST_FILES_LOST: which chunks are
+   *   needed isn't known then
    */
-  sweep(stagedBeforeMs: number): Promise<void> {
-    return this.#serial(async () => {
-      await this.#state.ready();
-      demandClock(this.clockDoubt);
-      const { published, chunks, staged, now, log } = this.#deps;
-      const removed = {
-        chunks: await chunks.prune(stagedBeforeMs),
-        files: await staged.prune(stagedBeforeMs),
-        superseded: this.#state.current ? await published.prune(referencedBy(this.#state.current), now()) : 0,
-      };
+  async sweep(stagedBeforeMs: number): Promise<void> {
+    const { published, publishedChunks, chunks, staged, now, log } = this.#deps;
+    const exclusively = <T>(act: (committed: Committed | undefined) => Promise<T>): Promise<T> =>
+      this.#serial(async () => {
+        await this.#state.ready();
+        demandClock(this.clockDoubt);
+        return await act(this.#state.current);
+      });
+    const removed = await exclusively(async committed => ({
+      chunks: await chunks.prune(stagedBeforeMs),
+      files: await staged.prune(stagedBeforeMs),
+      superseded: committed ? await published.prune(referencedBy(committed), now()) : 0,
+      unused: 0,
+    }));
+    try {
+      const deps = { published, publishedChunks, content: this.content, exclusively };
+      removed.unused = await removeUnusedChunks(deps, stagedBeforeMs);
+    } finally {
       if (Object.values(removed).some(count => count > 0)) log.info({ removed }, 'leftovers removed');
-    });
+    }
   }
 
   versions(): Partial<Record<Role, number>> {

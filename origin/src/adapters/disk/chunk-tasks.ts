@@ -15,6 +15,7 @@ export type ChunkTask =
   | { name: 'stage'; batch: ArrayBuffer; lengthBytes: number }
   | { name: 'check'; list: ChunkList }
   | { name: 'prune'; beforeMs: number }
+  | { name: 'removeUnused'; ids: Uint8Array; beforeMs: number }
   | { name: 'totals' };
 
 /** What the calls return, by name. */
@@ -28,6 +29,7 @@ export interface ChunkResults {
   stage: { batch: ArrayBuffer; stored: number; known: number; error: ThreadError | undefined };
   check: ChunkState[];
   prune: number;
+  removeUnused: number;
   totals: StagedTotals;
 }
 

@@ -40,6 +40,8 @@ function carryOut(task: ChunkTask): ChunkResults[keyof ChunkResults] {
       return worker.check(task.list);
     case 'prune':
       return worker.prune(task.beforeMs);
+    case 'removeUnused':
+      return worker.removeUnused(task.ids, task.beforeMs);
     default:
       return worker.totals();
   }

@@ -35,6 +35,9 @@ const MAX_REMEMBERED_CHUNKS = 1024 * 1024;
 /** Beyond it the disk or the memory of this machine is failing, and setting more chunks aside would do more harm. */
 const MAX_DAMAGED_CHUNKS = 10_000;
 
+/** A published chunk that uploads ask for again and again is noted so often. */
+const CLAIM_EVERY_MS = 60_000;
+
 interface StagedChunk {
   frameBytes: number;
   /** Of the plain chunk; 0 until this process has verified it. */
@@ -127,6 +130,8 @@ export class ChunkWorker {
       const hex = chunkIdToHex(id);
       const staged = this.#staged.get(hex);
       this.#makeFolder(publishedFolder(id));
+      // From now on it counts as asked for: see `removeUnused`.
+      this.#files.touch(stagedPath(hex), this.#now());
       this.#files.move(stagedPath(hex), publishedPath(id));
       if (this.#damaged.delete(hex)) this.#forget(hex);
       this.#drop(hex);
@@ -146,6 +151,18 @@ export class ChunkWorker {
     }
   }
 
+  removeUnused(ids: Uint8Array, beforeMs: number): number {
+    this.#verified = new ChunkIdSet();
+    let removed = 0;
+    for (const id of eachId(ids)) {
+      const modifiedMs = this.#files.modifiedMs(publishedPath(id));
+      if (modifiedMs === undefined || modifiedMs >= beforeMs) continue;
+      this.#files.remove(publishedPath(id));
+      removed += 1;
+    }
+    return removed;
+  }
+
   prune(beforeMs: number): number {
     const old = [...this.#staged].filter(([, { seenAtMs }]) => seenAtMs < beforeMs);
     for (const [hex] of old) this.#discard(hex);
@@ -160,7 +177,7 @@ export class ChunkWorker {
       staged.seenAtMs = this.#now();
       return 'known';
     }
-    if (this.#isPublished(id, hex)) return 'known';
+    if (this.#isInUse(id, hex)) return 'known';
     // An earlier process left it, and it wasn't verified since: the new bytes replace it.
     this.#drop(hex);
     if (this.#staged.size >= MAX_STAGED_CHUNKS) throw stagingFull(`${MAX_STAGED_CHUNKS} chunks`);
@@ -229,7 +246,21 @@ export class ChunkWorker {
 
   #isThere(id: ChunkId): boolean {
     const hex = chunkIdToHex(id);
-    return this.#verifyStaged(id, hex) > 0 || this.#isPublished(id, hex);
+    return this.#verifyStaged(id, hex) > 0 || this.#isInUse(id, hex);
+  }
+
+  /** Whether a chunk is published. Then it is claimed for the upload that asks: `removeUnused` leaves it for as long as a staged one stays. */
+  #isInUse(id: ChunkId, hex: string): boolean {
+    if (!this.#isPublished(id, hex)) return false;
+    const path = publishedPath(id);
+    const nowMs = this.#now();
+    try {
+      if (nowMs - (this.#files.modifiedMs(path) ?? 0) > CLAIM_EVERY_MS) this.#files.touch(path, nowMs);
+    } catch (error) {
+      // A disk that can't be written to: nothing is deleted there either.
+      if (!isSystemError(error) && !(error instanceof SitecastError)) throw error;
+    }
+    return true;
   }
 
   #isPublished(id: ChunkId, hex: string): boolean {

@@ -1,11 +1,16 @@
 import { chunkIdFromHex, chunkIdToHex, eachId } from '@sitecast/shared/content';
-import type { Inspection, PublishedChunks } from '../../repository/repository-store.ts';
+import {
+  type ChunkPart,
+  type Inspection,
+  partOf,
+  type PublishedChunks,
+} from '../../repository/repository-store.ts';
 import type { ChunkStaging } from '../../staging/ports.ts';
 import type { Files } from './files.ts';
 import { chunkHexOf, PUBLISHED_CHUNKS, publishedFolder, stagedPath } from './layout.ts';
 
 /** Staged and published chunks on one disk. Calls are carried out one after the other. */
-export interface LocalChunks extends ChunkStaging, Pick<PublishedChunks, 'inspect'> {
+export interface LocalChunks extends ChunkStaging, Pick<PublishedChunks, 'inspect' | 'removeUnused'> {
   /** Those of the ids that aren't published, staged or not, in their order. */
   unpublished(ids: Uint8Array): Promise<Uint8Array>;
   /** Those of the ids that are staged to replace a published chunk whose bytes are wrong. */
@@ -15,6 +20,9 @@ export interface LocalChunks extends ChunkStaging, Pick<PublishedChunks, 'inspec
   /** Moves published chunks that no committed release came to refer to back to staging. */
   unpublish(ids: Uint8Array): Promise<void>;
 }
+
+/** A folder of published chunks: the first two bytes of their ids. */
+const FOLDER = /^[0-9a-f]{4}$/;
 
 /** The published chunks, as files that any web server may hand out. */
 export class DiskChunks implements PublishedChunks {
@@ -26,8 +34,9 @@ export class DiskChunks implements PublishedChunks {
     this.#chunks = chunks;
   }
 
-  async *list(): AsyncGenerator<Uint8Array> {
+  async *list({ part, parts }: ChunkPart = { part: 0, parts: 1 }): AsyncGenerator<Uint8Array> {
     for (const folder of await this.#files.listDirectories(PUBLISHED_CHUNKS)) {
+      if (!FOLDER.test(folder) || partOf(Number.parseInt(folder, 16), parts) !== part) continue;
       const ids: Uint8Array[] = [];
       for await (const { name } of this.#files.list(`${PUBLISHED_CHUNKS}/${folder}`)) {
         const hex = chunkHexOf(name);
@@ -35,6 +44,10 @@ export class DiskChunks implements PublishedChunks {
       }
       yield Buffer.concat(ids);
     }
+  }
+
+  removeUnused(ids: Uint8Array, beforeMs: number): Promise<number> {
+    return this.#chunks.removeUnused(ids, beforeMs);
   }
 
   lacking(ids: Uint8Array): Promise<Uint8Array> {

@@ -78,6 +78,25 @@ export class DiskDeltaWork implements DeltaWork {
     await this.#files.writeDurably(`${DELTAS}/${stem(delta)}.${place.firstChunk}.window`, bytes, PRIVATE);
   }
 
+  async makeRoomFor(delta: DeltaName, maxOtherBytes: number): Promise<void> {
+    const others = new Map<string, { paths: string[]; lengthBytes: number; newestMs: number }>();
+    for await (const { name, lengthBytes, modifiedMs } of this.#files.list(DELTAS)) {
+      const found = stemOf(name);
+      if (found === undefined || found === stem(delta)) continue;
+      const other = others.get(found) ?? { paths: [], lengthBytes: 0, newestMs: 0 };
+      other.paths.push(`${DELTAS}/${name}`);
+      other.lengthBytes += lengthBytes;
+      other.newestMs = Math.max(other.newestMs, modifiedMs);
+      others.set(found, other);
+    }
+    let allBytes = [...others.values()].reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    for (const other of [...others.values()].sort((one, two) => one.newestMs - two.newestMs)) {
+      if (allBytes <= maxOtherBytes) return;
+      for (const path of other.paths) await this.#files.remove(path);
+      allBytes -= other.lengthBytes;
+    }
+  }
+
   async forgetOthers(kept: readonly DeltaName[]): Promise<void> {
     const stems = new Set(kept.map(stem));
     for await (const { name } of this.#files.list(DELTAS)) {

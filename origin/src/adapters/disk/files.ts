@@ -72,6 +72,10 @@ export interface Files {
 export interface SyncFiles {
   read(path: string, maxBytes: number): Buffer | undefined;
   lengthOf(path: string): number | undefined;
+  /** When a file was last written to or touched, milliseconds since 1970; undefined if there is no such file. */
+  modifiedMs(path: string): number | undefined;
+  /** Sets that time. Not durable. */
+  touch(path: string, nowMs: number): void;
   list(path: string): Iterable<FoundFile>;
   makeDirectory(path: string): void;
   /** Replaces what is there; not atomic, not durable. After an error nothing is left of it. */

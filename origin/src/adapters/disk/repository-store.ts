@@ -16,11 +16,14 @@ import { DiskCommits } from './commit.ts';
 import { DeferredRollouts } from './deferred-rollouts.ts';
 import { readOrUndefined } from './errors.ts';
 import type { Files } from './files.ts';
-import { fileOf, METADATA, metadataFile, targetFile, TIMESTAMP } from './layout.ts';
+import { fileOf, METADATA, metadataFile, targetFile, TARGETS, TIMESTAMP } from './layout.ts';
 import { HotFiles, VerifiedFiles } from './served-files.ts';
 import { Spares } from './spares.ts';
 import { Superseded } from './superseded.ts';
 import { readTarget, setFileAside } from './targets.ts';
+
+/** As `targetFile` names it: its hash, then its name. */
+const TARGET_FILE = /^([0-9a-f]{64})\.(.+)$/;
 
 interface DiskRepositoryDeps {
   files: Files;
@@ -109,6 +112,15 @@ export class DiskRepository implements RepositoryStore {
 
   open(file: FileRef): Promise<OpenFile | 'missing' | 'damaged'> {
     return this.#served.open(file);
+  }
+
+  async *targets(): AsyncGenerator<TargetRef> {
+    for (const folder of await this.#files.listDirectories(TARGETS)) {
+      for await (const { name } of this.#files.list(`${TARGETS}/${folder}`)) {
+        const [, sha256, rest] = TARGET_FILE.exec(name) ?? [];
+        if (sha256 !== undefined && rest !== undefined) yield { name: `${folder}/${rest}`, sha256 };
+      }
+    }
   }
 
   async prune(referenced: Referenced, nowMs: number): Promise<number> {

@@ -10,6 +10,7 @@ import {
   rmSync,
   statSync,
   unlinkSync,
+  utimesSync,
   writeSync,
 } from 'node:fs';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
@@ -53,6 +54,15 @@ export class SyncDisk implements SyncFiles {
   lengthOf(path: string): number | undefined {
     const found = statSync(this.#at(path), { throwIfNoEntry: false });
     return found?.isFile() === true ? found.size : undefined;
+  }
+
+  modifiedMs(path: string): number | undefined {
+    const found = statSync(this.#at(path), { throwIfNoEntry: false });
+    return found?.isFile() === true ? found.mtimeMs : undefined;
+  }
+
+  touch(path: string, nowMs: number): void {
+    told(() => utimesSync(this.#at(path), nowMs / 1000, nowMs / 1000));
   }
 
   *list(path: string): Generator<FoundFile> {

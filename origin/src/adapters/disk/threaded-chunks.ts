@@ -86,6 +86,13 @@ export class ThreadedChunks implements LocalChunks {
     return this.#call({ name: 'prune', beforeMs });
   }
 
+  async removeUnused(ids: Uint8Array, beforeMs: number): Promise<number> {
+    const counts = await this.#inParts(ids, part =>
+      this.#call({ name: 'removeUnused', ids: part, beforeMs }),
+    );
+    return counts.reduce((sum, count) => sum + count, 0);
+  }
+
   totals(): Promise<StagedTotals> {
     return this.#call({ name: 'totals' });
   }

@@ -185,6 +185,15 @@ export class FailingSyncFiles implements SyncFiles {
     return this.#inner.lengthOf(path);
   }
 
+  modifiedMs(path: string): number | undefined {
+    return this.#inner.modifiedMs(path);
+  }
+
+  touch(path: string, nowMs: number): void {
+    this.#breaker.step();
+    this.#inner.touch(path, nowMs);
+  }
+
   list(path: string): Iterable<FoundFile> {
     return this.#inner.list(path);
   }

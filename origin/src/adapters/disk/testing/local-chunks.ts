@@ -15,6 +15,7 @@ export function localChunks(files: SyncFiles, maxBytes: number, now: () => numbe
     publish: async ids => worker.publish(ids),
     unpublish: async ids => worker.unpublish(ids),
     prune: async beforeMs => worker.prune(beforeMs),
+    removeUnused: async (ids, beforeMs) => worker.removeUnused(ids, beforeMs),
     totals: async () => worker.totals(),
     async stage(batch, lengthBytes) {
       const count = { stored: 0, known: 0 };
