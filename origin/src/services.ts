@@ -182,9 +182,13 @@ async function openRollouts(
 ): Promise<{ rollouts: Rollouts; deltas: Deltas }> {
   const { fleetStore, cohortStore, deltaWork, deltaMaker } = deps;
   const { registry } = fleetStore;
-  const rollouts = await Rollouts.open({ ...deps, registry, store: cohortStore, progress, makesDeltas });
+  let deltas: Deltas | undefined;
+  const awaitsDeltas = (product: string, counter: number): boolean =>
+    deltas?.isAwaited(product, counter) === true;
+  const rollouts = await Rollouts.open({ ...deps, registry, store: cohortStore, progress, awaitsDeltas });
   const making = { work: deltaWork, maker: deltaMaker, makesForRollouts: makesDeltas };
-  return { rollouts, deltas: await Deltas.open({ ...deps, ...making, rollouts, registry }) };
+  deltas = await Deltas.open({ ...deps, ...making, rollouts, registry });
+  return { rollouts, deltas };
 }
 
 interface FleetParts extends Pick<ServicesSettings, 'maxReportBytes'> {

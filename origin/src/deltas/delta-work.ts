@@ -19,6 +19,11 @@ export interface DeltaWork {
   windows(delta: DeltaName): Promise<KeptWindow[]>;
   /** Durable when it resolves. */
   keepWindow(delta: DeltaName, window: KeptWindow): Promise<void>;
+  /**
+   * Deletes windows of other deltas than this one until those of the others take at most so many bytes: all of a delta, the one first whose
+   * last window is the oldest. They are made again in their turn.
+   */
+  makeRoomFor(delta: DeltaName, maxOtherBytes: number): Promise<void>;
   /** Deletes the windows of all deltas but these. */
   forgetOthers(kept: readonly DeltaName[]): Promise<void>;
 }

@@ -21,16 +21,23 @@ let second: TestImage;
 /** What the maker does before each window, and which windows it left out. */
 let onWindow: (place: WindowPlace) => Promise<void>;
 let skipped: number[];
+let freeBytes: number;
+/** Which encoders the maker was given, for each delta. */
+let encoders: (readonly string[] | undefined)[];
 
 beforeEach(async () => {
   onWindow = async () => undefined;
   skipped = [];
+  freeBytes = 2 ** 40;
+  encoders = [];
   harness = await FleetHarness.open(path => ({
     ...testDisk(path),
     makesDeltas: true,
+    room: { reserveBytes: 1, freeBytes: async () => freeBytes },
     deltaMaker: testMaker({
       onWindow: place => onWindow(place),
       onSkipped: ({ firstChunk }) => skipped.push(firstChunk),
+      onRequest: request => encoders.push(request.encoders),
     }),
   }));
   second = imageOf(...harness.image.chunks.slice(0, 1), ...randomChunks(3));
@@ -49,11 +56,12 @@ const listed = () => {
 const stateOf = (from: number, to: number) =>
   harness.origin.deltas.job({ product: 'camera', from, to })?.state;
 
-/** A device that says which release it runs. */
-async function running(counter: number, site = 'north'): Promise<TestMember> {
+/** A device that says which release it runs, and what it can do with deltas. */
+async function running(counter: number, site = 'north', ability = 'recipe-1'): Promise<TestMember> {
   const device = await harness.device(site);
   const release = { counter, version: `${counter}.0.0` };
-  await device.report({ state: 'idle', booted: { slot: 'A', release } });
+  const inventory = { product: 'camera', ...(ability && { deltas: ability }) };
+  await device.report({ state: 'idle', booted: { slot: 'A', release }, inventory });
   return device;
 }
 
@@ -92,8 +100,77 @@ it('makes deltas from the releases that devices run when a rollout starts, and t
   expectPatchesToMake(second);
   // What is finished needs no windows any more.
   expect(readdirSync(join(harness.path, 'deltas'))).toEqual(['jobs.json']);
+  // Nobody waits any more, from the moment on at which nothing is to come.
+  await until('the order', async () => (await orders())[0]?.deltasBy === undefined);
+  expect(await orders()).toMatchObject([{ id: file?.id, state: 'active', attempt: 1 }]);
   await origin.deltas.tend();
   expect(origin.repository.versions()).toMatchObject({ deltas: 2 });
+});
+
+it("lets nobody wait for what is made beforehand, doesn't pay, failed, or could be used by no device", async () => {
+  const { origin } = harness;
+  await running(1);
+  origin.deltas.start();
+  await origin.deltas.request([{ product: 'camera', from: 1, to: 2 }], 'test');
+  await until('the delta', () => stateOf(1, 2) === 'published');
+  const started = await harness.startRollout({ counter: 2 });
+  expect(await orders()).toMatchObject([{ state: 'active' }]);
+  expect((await orders())[0]).not.toHaveProperty('deltasBy');
+  await harness.call('POST', `/api/v1/rollouts/${String(started.id)}/complete`, { acknowledge: true });
+
+  // Nothing of the third release is smaller as a patch: its devices wait until that is known.
+  await harness.operator.publishOk('camera', imageOf(...second.chunks.slice(0, 2)));
+  await harness.startRollout({ counter: 3, allowDowngrade: true });
+  expect((await orders())[1]).toHaveProperty('deltasBy');
+  await origin.deltas.tend();
+  await until('the end', () => ['published', 'notWorth'].includes(stateOf(1, 3) ?? ''));
+  await until('the order', async () => (await orders())[1]?.deltasBy === undefined);
+  expect(origin.deltas.isAwaited('camera', 3)).toBe(false);
+});
+
+it('makes no delta that no device could use, and waits for none', async () => {
+  const { origin } = harness;
+  // An earlier agent, one that takes signed recipes alone, and one of a later version.
+  for (const ability of ['', 'recipe-1 signed-only zstd-1.5.5-wasm', 'recipe-9'])
+    await running(1, 'north', ability);
+  await harness.startRollout({ counter: 2 });
+  expect((await orders())[0]).not.toHaveProperty('deltasBy');
+  origin.deltas.start();
+  await origin.deltas.tend();
+  expect(origin.deltas.list()).toEqual([]);
+  await running(1);
+  await origin.deltas.tend();
+  await until('the delta', () => stateOf(1, 2) === 'published');
+});
+
+it('opens images with the encoders that enough devices of the base have', async () => {
+  const { origin } = harness;
+  for (const ability of ['recipe-1 zstd pako', 'recipe-1 zstd', 'recipe-1', 'recipe-1', ''])
+    await running(1, 'north', ability);
+  origin.deltas.start();
+  await origin.deltas.request([{ product: 'camera', from: 1, to: 2 }], 'test');
+  await until('the delta', () => stateOf(1, 2) === 'published');
+  expect(encoders).toEqual([['zstd']]);
+});
+
+it('signs an order anew only once its keys are there', async () => {
+  await running(1);
+  await harness.startRollout({ counter: 2 });
+  const { origin } = harness;
+  const key = join(harness.path, 'keys', 'rollouts.pem');
+  const bytes = readFileSync(key);
+  rmSync(key);
+  await harness.restart();
+  harness.origin.deltas.start();
+  await harness.origin.deltas.tend().catch(() => undefined);
+  expect((await orders())[0]).toHaveProperty('deltasBy');
+  expect(origin).not.toBe(harness.origin);
+  await harness.origin.deltas.stop();
+  writeFileSync(key, bytes);
+  await harness.restart();
+  harness.origin.deltas.start();
+  await harness.origin.deltas.tend();
+  await until('the order', async () => (await orders())[0]?.deltasBy === undefined);
 });
 
 it('takes deltas away when the rollout is aborted, or is no longer the one that latecomers follow', async () => {
@@ -170,6 +247,45 @@ it('tries again after a failure, ever later, gives up at last, and begins anew w
     { by: 'test', subject: 'product:camera', details: { from: 1, to: 2 } },
     { by: 'test' },
   ]);
+});
+
+it('fails clearly where the disk is full, keeps what is finished, and goes on once there is room', async () => {
+  onWindow = async ({ firstChunk }) => {
+    if (firstChunk === 2) freeBytes = 0;
+  };
+  harness.origin.deltas.start();
+  await harness.origin.deltas.request([{ product: 'camera', from: 1, to: 2 }], 'test');
+  await until(
+    'a failure',
+    () => harness.origin.deltas.job({ product: 'camera', from: 1, to: 2 })?.tries === 1,
+  );
+  expect(await deltas()).toMatchObject({
+    deltas: [{ state: 'waiting', patches: 1, reason: { code: 'SITECAST_NO_SPACE' } }],
+  });
+  // Everything else goes on.
+  expect(await harness.call('GET', '/api/v1/repository')).toMatchObject({ httpStatus: 200 });
+  freeBytes = 2 ** 40;
+  onWindow = async () => undefined;
+  harness.clock.passHours(1);
+  await harness.origin.deltas.tend();
+  await until('the delta', () => stateOf(1, 2) === 'published');
+  expect(skipped).toEqual([1]);
+});
+
+it('makes one delta at a time', async () => {
+  await harness.operator.publishOk('camera', imageOf(...second.chunks, ...randomChunks(2)));
+  let [underWay, most] = [0, 0];
+  onWindow = async () => {
+    underWay += 1;
+    most = Math.max(most, underWay);
+    await new Promise(resolve => setTimeout(resolve, 5));
+    underWay -= 1;
+  };
+  harness.origin.deltas.start();
+  const wanted = [1, 2].map(from => ({ product: 'camera', from, to: 3 }));
+  await harness.origin.deltas.request(wanted, 'test');
+  await until('both', () => wanted.every(({ from }) => stateOf(from, 3) === 'published'));
+  expect(most).toBe(1);
 });
 
 it('makes a delta again that was damaged, and one that the next process has forgotten is not lost', async () => {

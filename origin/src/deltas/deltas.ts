@@ -1,3 +1,4 @@
+import { decodeRecipe } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { DeltaName } from '@sitecast/shared/release';
 import pLimit from 'p-limit';
@@ -12,14 +13,15 @@ import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { DeltaWork } from './delta-work.ts';
 import { type DeltaJob, failedJob, isUnfinished, newJob } from './job.ts';
 import { type MakeDeps, makeOne } from './make-one.ts';
-import { isOver, wantedDeltas } from './wanted.ts';
+import { encodersFor } from './running.ts';
+import { deltasTo, isOver, wantedDeltas } from './wanted.ts';
 
 /** Deltas that are known at one time, made or not. */
 const MAX_JOBS = 2000;
 
 interface DeltasDeps extends MakeDeps {
   work: DeltaWork;
-  rollouts: Pick<Rollouts, 'list'>;
+  rollouts: Pick<Rollouts, 'list' | 'endDeltaTerms'>;
   registry: Registry;
   leadership: Pick<Leadership, 'isHeld'>;
   audit: Audit;
@@ -61,6 +63,19 @@ export class Deltas {
 
   job(delta: DeltaName): DeltaJob | undefined {
     return this.#jobs.get(deltaKey(delta));
+  }
+
+  /**
+   * Whether a delta to a release is still to come: one that is being made or waits for its turn, or that devices need and that isn't begun.
+   * One that is made, that doesn't pay or that was given up is not.
+   */
+  isAwaited(product: string, to: number): boolean {
+    if (this.list(product).some(job => job.to === to && isUnfinished(job))) return true;
+    const { makesForRollouts, repository, registry } = this.#deps;
+    const { committed } = repository;
+    if (!makesForRollouts || !committed || this.#jobs.size >= MAX_JOBS) return false;
+    const listing = readListing(committed.targets.signed);
+    return deltasTo(product, to, listing, registry).some(delta => !this.job(delta));
   }
 
   /** From now on, until `stop`. */
@@ -120,18 +135,19 @@ export class Deltas {
         if (!isListed(delta) || isOver(delta, records)) gone.set(deltaKey(delta), delta);
       for (const key of gone.keys()) this.#forget(key);
       await repository.changeDeltas({ removed: [...gone.values()] });
-      this.#followListed();
+      await this.#followListed();
       const wanted = makesForRollouts ? wantedDeltas(records, listing, registry) : [];
       for (const delta of wanted)
         if (!this.job(delta) && this.#jobs.size < MAX_JOBS) this.#put(newJob(delta, ORIGIN, now()));
       if (JSON.stringify(this.list()) !== before) await this.#save();
       await this.#deps.work.forgetOthers(this.list().filter(isUnfinished));
       this.#wake();
+      await rollouts.endDeltaTerms();
     });
   }
 
   /** A published delta that isn't listed was damaged: it is made again. One that is listed is published, whatever is remembered of it. */
-  #followListed(): void {
+  async #followListed(): Promise<void> {
     const { repository, now } = this.#deps;
     const listed = new Map(
       repository.committed ? listedDeltas(repository.committed).map(delta => [deltaKey(delta), delta]) : [],
@@ -140,9 +156,15 @@ export class Deltas {
       if (job.state === 'published' && !listed.has(deltaKey(job))) this.#put(newJob(job, job.by, now()));
     for (const [key, { product, from, to, recipe, patchIndex }] of listed) {
       if (this.#jobs.has(key)) continue;
+      const bytes = await repository.content.read(recipe);
+      // A lost one is taken out of the list, and made again.
+      if (!bytes) continue;
+      const { windows, restFrameBytes: restBytes } = decodeRecipe(bytes);
       const headBytes = recipe.lengthBytes + patchIndex.lengthBytes;
+      const patchBytes = windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
+      const made = { patches: windows.length, patchBytes, headBytes, restBytes };
       const job = newJob({ product, from, to }, ORIGIN, now());
-      this.#put({ ...job, state: 'published', doneBasisPoints: 10_000, headBytes });
+      this.#put({ ...job, state: 'published', doneBasisPoints: 10_000, ...made });
     }
   }
 
@@ -183,15 +205,19 @@ export class Deltas {
     try {
       const made = await makeOne(this.#deps, job, {
         signal: abort.signal,
+        encoders: encodersFor(job.product, job.from, this.#deps.registry),
         onProgress: progress => this.#put({ ...job, state: 'making', ...progress }),
       });
-      after = { ...job, ...made, doneBasisPoints: 10_000 };
+      const endedAt = new Date(now()).toISOString();
+      after = { ...job, ...made, doneBasisPoints: 10_000, endedAt };
       const tookS = Math.round((performance.now() - begunMs) / 1000);
       log.info({ ...fields, state: made.state, patchBytes: made.patchBytes, tookS }, 'a delta is finished');
     } catch (error) {
-      if (abort.signal.aborted) after = { ...job, state: 'waiting' };
+      // As far as it got: that much isn't made again.
+      const current = this.#jobs.get(key) ?? job;
+      if (abort.signal.aborted) after = { ...current, state: 'waiting' };
       else {
-        after = failedJob(job, reasonOf(error), now());
+        after = failedJob(current, reasonOf(error), now());
         log.error({ ...errorFields(error), ...fields, tries: after.tries }, 'making a delta failed');
       }
     } finally {
@@ -209,6 +235,7 @@ export class Deltas {
       try {
         await this.#save();
         await this.#deps.work.forgetOthers(this.list().filter(isUnfinished));
+        await this.#deps.rollouts.endDeltaTerms();
       } catch (error) {
         this.#deps.log.error(errorFields(error), 'what became of a delta could not be written down');
       }

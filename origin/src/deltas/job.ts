@@ -33,6 +33,10 @@ export const deltaJobSchema = z.object({
   /** Once it is published: bytes of recipe and patch index, and of the frames that neither base nor patches give. */
   headBytes: z.int().min(0).exactOptional(),
   restBytes: z.int().min(0).exactOptional(),
+  /** What a device fetches without it, once that is known: the index and the frames that the base lacks. */
+  chunkBytes: z.int().min(0).exactOptional(),
+  /** When it was published, or found not to pay, or given up. */
+  endedAt: z.string().exactOptional(),
 });
 export type DeltaJob = z.infer<typeof deltaJobSchema>;
 
@@ -55,14 +59,22 @@ export function costOf({ state, headBytes = 0, restBytes = 0, patchBytes }: Delt
   return state === 'published' ? headBytes + restBytes + patchBytes : undefined;
 }
 
+/** What its bytes would be if the rest of the image were as what is made; undefined before anything is. */
+export function estimatedCostOf({ doneBasisPoints, patchBytes, ...job }: DeltaJob): number | undefined {
+  if (!isUnfinished({ doneBasisPoints, patchBytes, ...job }) || doneBasisPoints === 0) return undefined;
+  return Math.round((10_000 * patchBytes) / doneBasisPoints);
+}
+
 export function failedJob(job: DeltaJob, reason: DeltaJob['reason'], nowMs: number): DeltaJob {
   const tries = job.tries + 1;
   const notBefore = new Date(nowMs + FIRST_REST_MS * 2 ** (tries - 1)).toISOString();
+  const isGivenUp = tries >= MAX_TRIES;
   return {
     ...job,
-    state: tries < MAX_TRIES ? 'waiting' : 'failed',
+    state: isGivenUp ? 'failed' : 'waiting',
     tries,
     notBefore,
+    ...(isGivenUp && { endedAt: new Date(nowMs).toISOString() }),
     ...(reason && { reason }),
   };
 }

@@ -24,6 +24,8 @@ const DELTA_DEADLINE_MS = 6 * 3_600_000;
 const WINDOW_DEADLINE_MS = 10 * 60_000;
 /** Patches of one delta together: they are in memory while they are put together. */
 const MAX_PATCH_BYTES = 256 * 1024 * 1024;
+/** Windows of deltas that were begun and failed, or were interrupted: they take at most so much of the disk besides. */
+const MAX_OTHER_BYTES = 256 * 1024 * 1024;
 /** Bytes of one batch that goes to staging. */
 const BATCH_BYTES = MAX_BATCH_BYTES / 2;
 
@@ -31,7 +33,7 @@ export interface MakeDeps {
   repository: Repository;
   published: Pick<RepositoryStore, 'open'>;
   chunks: Pick<ChunkStaging, 'stage'>;
-  work: Pick<DeltaWork, 'windows' | 'keepWindow'>;
+  work: Pick<DeltaWork, 'windows' | 'keepWindow' | 'makeRoomFor'>;
   maker: DeltaMaker;
   room: Room;
 }
@@ -46,9 +48,16 @@ interface Images {
 /** What is known of a delta while it is made. */
 type Progress = Pick<DeltaJob, 'doneBasisPoints' | 'patches' | 'patchBytes'>;
 
+interface MakeOptions {
+  /** Ends it; what is finished stays. */
+  signal: AbortSignal;
+  /** Names of the encoders that windows may need; undefined: all. */
+  encoders: readonly string[] | undefined;
+  onProgress: (progress: Progress) => void;
+}
+
 /**
  * Makes a delta and publishes it. Each window that is finished is kept, so that a later call goes on after it.
- * @param signal ends it; what is finished stays
  * @returns what the job says then
  * @throws SITECAST_RELEASE_UNKNOWN, SITECAST_CHUNKS_LOST, SITECAST_FILES_LOST, SITECAST_NO_SPACE, SITECAST_WORKER_FAILED, and as
  *   `Repository.changeDeltas`
@@ -56,10 +65,11 @@ type Progress = Pick<DeltaJob, 'doneBasisPoints' | 'patches' | 'patchBytes'>;
 export async function makeOne(
   deps: MakeDeps,
   delta: DeltaName,
-  { signal, onProgress }: { signal: AbortSignal; onProgress: (progress: Progress) => void },
+  { signal, encoders, onProgress }: MakeOptions,
 ): Promise<Pick<DeltaJob, 'state'> & Partial<DeltaJob>> {
   const images = await openImages(deps, delta);
-  const windows = await finishWindows(deps, delta, images, { signal, onProgress });
+  await deps.work.makeRoomFor(delta, MAX_OTHER_BYTES);
+  const windows = await finishWindows(deps, delta, images, { signal, encoders, onProgress });
   if (windows.length === 0) return { state: 'notWorth' };
   const head = {
     product: delta.product,
@@ -74,12 +84,15 @@ export async function makeOne(
   signal.throwIfAborted();
   const { recipe } = composed;
   await deps.repository.changeDeltas({ added: [{ ...delta, recipe, patchIndex }] });
+  const restBytes = decodeRecipe(recipe).restFrameBytes;
+  const windowFrames = windows.reduce((sum, window) => sum + window.frameBytes, 0);
   return {
     state: 'published',
     patches: windows.length,
     patchBytes: frameBytes,
     headBytes: recipe.length + patchIndex.length,
-    restBytes: decodeRecipe(recipe).restFrameBytes,
+    restBytes,
+    chunkBytes: images.to.index.lengthBytes + windowFrames + restBytes,
   };
 }
 
@@ -108,7 +121,7 @@ async function finishWindows(
   { work, maker, room }: MakeDeps,
   delta: DeltaName,
   { base, target }: Images,
-  { signal, onProgress }: { signal: AbortSignal; onProgress: (progress: Progress) => void },
+  { signal, encoders, onProgress }: MakeOptions,
 ): Promise<(KeptWindow & { patch: Buffer })[]> {
   const kept = new Map((await work.windows(delta)).map(window => [window.firstChunk, window]));
   const patched: (KeptWindow & { patch: Buffer })[] = [];
@@ -133,6 +146,7 @@ async function finishWindows(
       use(window);
       return true;
     },
+    ...(encoders && { encoders }),
     patchDeadlineMs: WINDOW_DEADLINE_MS,
     signal: AbortSignal.any([signal, deadline]),
   });

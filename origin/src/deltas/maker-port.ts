@@ -2,7 +2,7 @@ import type { ChunkIndex } from '@sitecast/shared/content';
 import type { RecipeRelease } from '@sitecast/shared/delta';
 
 /** An image whose index and bytes are at hand. */
-interface ImageSource {
+export interface ImageSource {
   readonly index: ChunkIndex;
   /** @returns exactly the image's bytes from `offset` on, `lengthBytes` of them */
   read(offset: number, lengthBytes: number): Promise<Uint8Array>;
@@ -22,17 +22,27 @@ export interface WindowPlace {
 export interface MadeWindow extends WindowPlace {
   /** Bytes of the frames of those of its chunks that the base holds nowhere. */
   readonly frameBytes: number;
-  /** Undefined where its chunks are to be sent as they are. */
+  /** Undefined where its chunks are to be sent as they are: see `unmade`. */
   readonly patch: Uint8Array | undefined;
+  /** Why there is no patch: it would not be smaller than the frames, took too long, or the process that makes it failed. */
+  readonly unmade?: 'notSmaller' | 'deadline' | 'failed';
+  /** What went wrong, where it failed: for the log. */
+  readonly failure?: string;
 }
 
-interface DeltaRequest {
+export interface DeltaRequest {
   readonly base: ImageSource;
   readonly target: ImageSource;
-  /** Bytes of the frame of chunk number `chunk` of the target. */
-  frameBytes(chunk: number): number | Promise<number>;
-  /** Whether this window was made before, by a run that was interrupted: it's left out. */
-  isMade?(place: WindowPlace): boolean;
+  /** Bytes of the frame of chunk number `chunk` of the target: what a device would fetch without the delta. */
+  readonly frameBytes: (chunk: number) => number | Promise<number>;
+  /**
+   * Whether this window was made before, by a run that was interrupted: it's left out. The same images are cut into the
+   * same windows by the same version of this program.
+   */
+  readonly isMade?: (place: WindowPlace) => boolean;
+  /** Names of the codecs of compressed pieces that devices have; all unless given. Images are opened by these alone. */
+  readonly encoders?: readonly string[];
+  /** How long the patch of one window may take, in ms; 10 minutes unless given. */
   readonly patchDeadlineMs?: number;
   readonly signal?: AbortSignal;
 }

@@ -2,36 +2,10 @@ import type { DeltaName } from '@sitecast/shared/release';
 import type { Registry } from '../fleet/registry.ts';
 import type { Listing } from '../repository/listing.ts';
 import { isUnderWay, type RolloutRecord } from '../rollouts/record.ts';
+import { runningReleases } from './running.ts';
 
-/** Deltas that are made for one rollout: from the releases that most devices run. */
+/** Deltas that are made for one rollout: from the releases of which most devices can use one. */
 const MAX_DELTAS_A_ROLLOUT = 8;
-
-/** How many devices run a release. */
-export interface RunningRelease {
-  counter: number;
-  /** As the devices say. */
-  version: string;
-  devices: number;
-  /** By site; those without one are under ''. */
-  bySite: ReadonlyMap<string, number>;
-}
-
-/** The releases that devices of a product run by their last reports, most devices first. Those that say none are left out. */
-export function runningReleases(product: string, registry: Registry): RunningRelease[] {
-  const found = new Map<number, RunningRelease & { bySite: Map<string, number> }>();
-  for (const member of registry.members()) {
-    if (member.kind !== 'device' || member.product !== product || member.revokedAt !== undefined) continue;
-    const booted = registry.status(member.id)?.last.booted?.release;
-    if (!booted) continue;
-    const { counter, version } = booted;
-    const release = found.get(counter) ?? { counter, version, devices: 0, bySite: new Map<string, number>() };
-    release.devices += 1;
-    const site = member.site ?? '';
-    release.bySite.set(site, (release.bySite.get(site) ?? 0) + 1);
-    found.set(counter, release);
-  }
-  return [...found.values()].sort((one, other) => other.devices - one.devices || other.counter - one.counter);
-}
 
 /** The deltas that rollouts under way need, for the releases that devices run and that are still listed. */
 export function wantedDeltas(
@@ -48,7 +22,7 @@ export function wantedDeltas(
   return [...wanted.values()];
 }
 
-/** The deltas to a release that pay most: none to a release that isn't listed. */
+/** The deltas to a release that pay most: none to a release that isn't listed, and none that no device could use. */
 export function deltasTo(
   product: string,
   to: number,
@@ -58,7 +32,8 @@ export function deltasTo(
   const listed = releases.get(product);
   if (listed?.has(to) !== true) return [];
   return runningReleases(product, registry)
-    .filter(({ counter }) => counter !== to && listed.has(counter))
+    .filter(({ counter, users }) => users > 0 && counter !== to && listed.has(counter))
+    .sort((one, other) => other.users - one.users || other.counter - one.counter)
     .slice(0, MAX_DELTAS_A_ROLLOUT)
     .map(({ counter }) => ({ product, from: counter, to }));
 }

@@ -1,5 +1,5 @@
 import { ANOMALY_KINDS } from '@sitecast/shared/api';
-import { DEVICE_STATES, type Report, TOLD_AGAIN } from '@sitecast/shared/fleet';
+import { DELTA_INVENTORY, DEVICE_STATES, type Report, TOLD_AGAIN } from '@sitecast/shared/fleet';
 import { z } from 'zod';
 
 /** Chains that are remembered of one device; a device begins a new one when it has lost its data. */
@@ -55,6 +55,8 @@ const lastReportSchema = z.object({
   reason: z.object({ code: z.string(), message: z.string() }).exactOptional(),
   /** The gateway that brought it; absent where the device sent it directly. */
   via: z.string().exactOptional(),
+  /** What the device can do with deltas: `readDeltaAbility` reads it. Absent where it says nothing. */
+  deltas: z.string().exactOptional(),
 });
 type LastReport = z.infer<typeof lastReportSchema>;
 
@@ -125,7 +127,7 @@ export function judge(status: Status | undefined, signed: SignedReport, nowIso: 
   const next: Chain = { ...chain, seq: report.seq, head: sha256, lastAt: report.at, receivedAt: nowIso };
   const chains = status.chains.map(known => (known === chain ? next : known));
   const current = chains.at(-1);
-  if (next === current) return accept({ ...status, chains, last: lastOf(signed, nowIso) });
+  if (next === current) return accept({ ...status, chains, last: lastOf(signed, nowIso, status.last) });
   return accept(takenUpAgain({ ...status, chains }, signed, nowIso));
 }
 
@@ -146,7 +148,7 @@ function begin(status: Status | undefined, signed: SignedReport, nowIso: string)
     receivedAt: nowIso,
     ...(report.reason?.code === TOLD_AGAIN && { toldAgainVersion: report.timestampVersion }),
   };
-  const last = lastOf(signed, nowIso);
+  const last = lastOf(signed, nowIso, status?.last);
   if (!status) return accept({ id: report.id, chains: [chain], last, anomalies: [], returns: 0 });
   const chains = [...status.chains, chain];
   const dropped = chains.splice(0, Math.max(0, chains.length - MAX_CHAINS));
@@ -166,7 +168,7 @@ function takenUpAgain(status: Status, signed: SignedReport, nowIso: string): Sta
   // Several reports of the old chain in a row count as one return.
   const isNewTurn = status.last.epoch !== report.epoch;
   const returns = status.returns + (isNewTurn ? 1 : 0);
-  const next = { ...status, returns, last: lastOf(signed, nowIso) };
+  const next = { ...status, returns, last: lastOf(signed, nowIso, status.last) };
   if (!isNewTurn) return next;
   return {
     ...next,
@@ -214,7 +216,8 @@ function withAnomaly(status: Status, kind: Anomaly['kind'], report: Report, at: 
   return [...status.anomalies, { kind, at, epoch: report.epoch, seq: report.seq }].slice(-MAX_ANOMALIES);
 }
 
-function lastOf({ report, via }: SignedReport, receivedAt: string): LastReport {
+function lastOf({ report, via }: SignedReport, receivedAt: string, before?: LastReport): LastReport {
+  const deltas = deltasOf(report, before);
   const { state, epoch, seq, at, timestampVersion, rollout, release, booted, reason } = report;
   return {
     state,
@@ -228,7 +231,15 @@ function lastOf({ report, via }: SignedReport, receivedAt: string): LastReport {
     ...(booted && { booted: { slot: booted.slot, ...(booted.release && { release: booted.release }) } }),
     ...(reason && { reason: { code: reason.code, message: reason.message } }),
     ...(via !== undefined && { via }),
+    ...(deltas !== undefined && { deltas }),
   };
+}
+
+/** A report that would have been too large comes without its inventory: what the one before said is still right. */
+function deltasOf({ inventory }: Report, before: LastReport | undefined): string | undefined {
+  if (!inventory) return before?.deltas;
+  const said = inventory[DELTA_INVENTORY];
+  return typeof said === 'string' ? said : undefined;
 }
 
 export const NONE_KEPT: KeptReports = { reports: 0, bytes: 0, dropped: 0 };

@@ -150,6 +150,23 @@ export class Decisions {
     if (decision) this.#announce(id, decision);
   }
 
+  /** Publishes rollouts without the time until which deltas are awaited. */
+  async endDeltaTerms(records: readonly RolloutRecord[]): Promise<void> {
+    const { store, signed, log } = this.#deps;
+    const ids = new Set(records.map(({ rollout }) => rollout.id));
+    const files = await signed.all();
+    const changed = [...new Set(records.map(({ product }) => product))].flatMap(product => {
+      const file = files.get(product);
+      return file ? [{ ...file, rollouts: file.rollouts.map(known => withoutTerm(known, ids)) }] : [];
+    });
+    await this.#publish(() => signed.publish(changed));
+    // After a crash right here the signed files decide: see `reconcile`.
+    await store.change({
+      records: records.map(record => ({ ...record, rollout: withoutTerm(record.rollout, ids) })),
+    });
+    log.info({ rollouts: [...ids] }, 'no deltas are awaited any more: the orders are signed anew');
+  }
+
   /** Brings the records in line with the signed files. */
   async reconcile(): Promise<void> {
     const { store, scheduler } = this.#deps;
@@ -224,6 +241,12 @@ export class Decisions {
     events.emit({ type: EVENT_OF_ACTION.get(action) ?? action, rollout, data: { by, ...details } });
     log.info({ rollout, by, ...details }, action);
   }
+}
+
+function withoutTerm(rollout: Rollout, ids: ReadonlySet<string>): Rollout {
+  if (!ids.has(rollout.id)) return rollout;
+  const { deltasBy: _deltasBy, ...rest } = rollout;
+  return rest;
 }
 
 /**

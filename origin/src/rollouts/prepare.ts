@@ -4,9 +4,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_CANARIES, parseWindow, type Rollout, type RolloutsFile, rankOf } from '@sitecast/shared/fleet';
 import { z } from 'zod';
 import type { Member } from '../fleet/member.ts';
-import { deltasTo } from '../deltas/wanted.ts';
 import type { Registry } from '../fleet/registry.ts';
-import { readListing } from '../repository/listing.ts';
 import type { Repository } from '../repository/repository.ts';
 import { devicesIn, freeze, NO_DEVICE } from './controller/cohort.ts';
 import { ALL_AT_ONCE, type ControllerState, newControllerState, PLAN_DEFAULTS } from './controller/state.ts';
@@ -25,8 +23,8 @@ const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
 interface PrepareDeps {
   repository: Repository;
   registry: Registry;
-  /** Whether the origin makes deltas for a rollout that starts. */
-  makesDeltas?: boolean;
+  /** Whether deltas to a release are still to come. */
+  awaitsDeltas?: (product: string, counter: number) => boolean;
   now: () => number;
 }
 
@@ -101,16 +99,14 @@ export async function prepareRollout(
   };
 }
 
-/** Until when deltas are made, if devices run releases that they can be made from. */
+/** Until when deltas are awaited, if any are to come. */
 function deltasTerm(
-  { repository, registry, makesDeltas = false, now }: PrepareDeps,
+  { awaitsDeltas, now }: PrepareDeps,
   product: string,
   to: number,
 ): Pick<Rollout, 'deltasBy'> {
-  const { committed } = repository;
-  if (!makesDeltas || !committed) return {};
-  const wanted = deltasTo(product, to, readListing(committed.targets.signed), registry);
-  return wanted.length > 0 ? { deltasBy: new Date(now() + DELTAS_WITHIN_MS).toISOString() } : {};
+  if (awaitsDeltas?.(product, to) !== true) return {};
+  return { deltasBy: new Date(now() + DELTAS_WITHIN_MS).toISOString() };
 }
 
 /** @throws SITECAST_ROLLOUT_INVALID (badInput) */

@@ -68,6 +68,17 @@ async function findManifest(
   return lost ? { lost } : {};
 }
 
+/** The label of a published release; undefined where it isn't listed, or its manifest is lost. */
+export async function versionIn(
+  { committed, content }: Repository,
+  product: string,
+  counter: number,
+): Promise<string | undefined> {
+  const release = committed && readListing(committed.targets.signed).releases.get(product)?.get(counter);
+  const bytes = release && (await content.read(publishedFileOf(release.manifest)));
+  return bytes && parseReleaseManifest(bytes).version;
+}
+
 function unknownProduct(product: string, listing: ReturnType<typeof readListing> | undefined): SitecastError {
   const nearest = nearestOf(product, listing?.products.keys() ?? []);
   const meant = nearest === undefined ? '' : `Is ${nearest} meant? `;

@@ -30,8 +30,8 @@ interface RolloutsDeps {
   progress: ProgressBoard;
   audit: Audit;
   events: Events;
-  /** Whether the origin makes deltas for a rollout that starts. */
-  makesDeltas?: boolean;
+  /** Whether deltas to a release are still to come. */
+  awaitsDeltas?: (product: string, counter: number) => boolean;
   now: () => number;
   after: After;
   log: Log;
@@ -181,6 +181,24 @@ export class Rollouts {
   /** Publishes a product's rollouts unchanged, because their file was damaged. */
   republish(product: string): Promise<void> {
     return this.#serial(async () => this.#signed.publish([await this.#signed.file(product)]));
+  }
+
+  /**
+   * Signs orders anew that tell devices to wait for deltas, once none is to come: all of them in one change. While the origin can't sign,
+   * a later call does it, or the time in the order passes.
+   */
+  endDeltaTerms(): Promise<void> {
+    return this.#serial(async () => {
+      const { awaitsDeltas, now } = this.#deps;
+      const ended = this.list().filter(
+        ({ product, rollout: { state, release, deltasBy } }) =>
+          (state === 'active' || state === 'paused') &&
+          deltasBy !== undefined &&
+          Date.parse(deltasBy) > now() &&
+          awaitsDeltas?.(product, release.counter) === false,
+      );
+      if (ended.length > 0 && this.#canPublish) await this.#decisions.endDeltaTerms(ended);
+    });
   }
 
   /** Brings records, files and the registry in line after an interruption, and evaluates every rollout. */

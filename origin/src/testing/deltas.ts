@@ -1,7 +1,7 @@
 import { ChunkIndex } from '@sitecast/shared/content';
 import { encodePatch, encodeRecipe } from '@sitecast/shared/delta';
 import type { DeltaName } from '@sitecast/shared/release';
-import type { DeltaMaker, WindowPlace } from '../deltas/maker-port.ts';
+import type { DeltaMaker, DeltaRequest, WindowPlace } from '../deltas/maker-port.ts';
 import type { NewDelta } from '../repository/delta-change.ts';
 import { hexOf, imageOf, type TestImage } from './operator.ts';
 
@@ -38,11 +38,16 @@ export function testDelta(
  * @param hooks called before each window, and with each that is left out because it was made before
  */
 export function testMaker(
-  hooks: { onWindow?: (place: WindowPlace) => Promise<void>; onSkipped?: (place: WindowPlace) => void } = {},
+  hooks: {
+    onRequest?: (request: DeltaRequest) => void;
+    onWindow?: (place: WindowPlace) => Promise<void>;
+    onSkipped?: (place: WindowPlace) => void;
+  } = {},
 ): DeltaMaker {
   return {
     async *makeDelta(request) {
       const { base, target, signal } = request;
+      hooks.onRequest?.(request);
       for (let at = 0; at < target.index.count; at += 1) {
         if (base.index.find(target.index.idAt(at)) !== undefined) continue;
         const place = {

@@ -17,7 +17,7 @@ type Disks = (
   path: string,
 ) => Pick<
   TestOriginOptions,
-  'openData' | 'audit' | 'events' | 'after' | 'leadership' | 'deltaMaker' | 'makesDeltas'
+  'openData' | 'audit' | 'events' | 'after' | 'leadership' | 'deltaMaker' | 'makesDeltas' | 'room'
 >;
 
 /** An origin that has published camera 1.0.0, with helpers for tests of its fleet. */

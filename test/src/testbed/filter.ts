@@ -9,6 +9,8 @@ export type Ruling = (request: { path: string; body: Buffer }) => Verdict | Prom
 export class Filter {
   readonly url: string;
   rule: Ruling = () => 'pass';
+  /** Called with the body of each answer that passed. */
+  onPassed: (answer: { path: string; lengthBytes: number }) => void = () => undefined;
   readonly #close: () => void;
 
   private constructor(url: string, close: () => void) {
@@ -37,6 +39,7 @@ export class Filter {
         const type = passed.headers.get('content-type');
         const etag = passed.headers.get('etag');
         const bytes = Buffer.from(await passed.arrayBuffer());
+        filter.onPassed({ path, lengthBytes: bytes.length });
         response.writeHead(passed.status, { ...(type && { 'content-type': type }), ...(etag && { etag }) });
         response.end(bytes);
       };

@@ -60,12 +60,8 @@ async function deltas(
 
 function show(product: string, list: DeltaList): void {
   if (list.cost) print(describeCost(list.cost));
-  if (list.deltas.length > 0) {
-    const { cost } = list;
-    const versions = new Map((cost?.from ?? []).map(({ from }) => [from.counter, from.version]));
-    if (cost) versions.set(cost.to.counter, cost.to.version);
-    print(describeDeltas(list.deltas, counter => versions.get(counter) ?? `counter ${counter}`));
-  } else if (!list.cost) note(`no delta of ${product} is made yet: a rollout begins with it`);
+  if (list.deltas.length > 0) print(describeDeltas(list.deltas));
+  else if (!list.cost) note(`no delta of ${product} is made yet: a rollout begins with it`);
 }
 
 function versionMissing(): SitecastError {

@@ -2,29 +2,64 @@ import type { DeltaView, UpdateCost } from '@sitecast/shared/api';
 import { plural } from '@sitecast/shared/text';
 import { formatBytes, table } from '../output.ts';
 
-/** Versions by their counters, as far as they are known. */
-type VersionOf = (counter: number) => string;
-
-export function describeDeltas(deltas: readonly DeltaView[], versionOf: VersionOf): string[] {
+/** The deltas, one a line. Estimates begin with `about`. */
+export function describeDeltas(deltas: readonly DeltaView[]): string[] {
   const rows = deltas.map(delta => [
-    versionOf(delta.from),
-    versionOf(delta.to),
-    delta.state,
-    delta.state === 'published' ? '' : `${Math.floor(delta.doneBasisPoints / 100)} %`,
-    formatBytes(delta.bytes ?? delta.patchBytes),
+    `${delta.fromVersion ?? `counter ${delta.from}`} -> ${delta.toVersion ?? `counter ${delta.to}`}`,
+    stateOf(delta),
+    bytesOf(delta),
+    delta.chunkBytes === undefined ? '' : formatBytes(delta.chunkBytes),
+    timeOf(delta),
     delta.by,
-    delta.reason && delta.state !== 'published' ? `${delta.reason.code}: ${delta.reason.message}` : '',
+    whyOf(delta),
   ]);
-  return table(['FROM', 'TO', 'STATE', 'DONE', 'BYTES', 'ASKED BY', ''], rows);
+  return table(['FROM -> TO', 'STATE', 'A DEVICE FETCHES', 'BY CHUNKS', 'SINCE', 'ASKED BY', ''], rows);
 }
+
+function stateOf({ state, doneBasisPoints, tries }: DeltaView): string {
+  switch (state) {
+    case 'waiting':
+      return tries > 0 ? `failed ${plural(tries, 'time')}` : 'wanted';
+    case 'making':
+      return `making, ${Math.floor(doneBasisPoints / 100)} %`;
+    case 'notWorth':
+      return 'not worth it';
+    default:
+      return state;
+  }
+}
+
+function whyOf({ state, reason, notBefore }: DeltaView): string {
+  if (state === 'notWorth') return 'chunks cost no more';
+  if (!reason || (state !== 'waiting' && state !== 'failed')) return '';
+  const again = state === 'waiting' && notBefore !== undefined ? `; again at ${secondsOf(notBefore)}` : '';
+  return `${reason.code}: ${reason.message}${again}`;
+}
+
+function bytesOf({ bytes, estimatedBytes }: DeltaView): string {
+  if (bytes !== undefined) return formatBytes(bytes);
+  return estimatedBytes === undefined ? '' : `about ${formatBytes(estimatedBytes)}`;
+}
+
+/** When it ended, or else when it was asked for. */
+function timeOf({ endedAt, requestedAt }: DeltaView): string {
+  return secondsOf(endedAt ?? requestedAt);
+}
+
+const secondsOf = (instant: string): string => instant.replace(/\.\d+Z$/, 'Z');
+
+const HOW = new Map([['delta', 'by a delta']]);
+const howOf = (by: string): string => HOW.get(by) ?? 'by chunks';
 
 /** What an update costs, for people. Estimates begin with `about`. */
 export function describeCost({ to, imageBytes, from, sites, unknown }: UpdateCost): string[] {
-  const lines = from.map(cost => {
-    const about = cost.isEstimate ? 'about ' : '';
-    const how = cost.by === 'delta' ? 'by a delta' : 'by chunks';
-    return `from ${cost.from.version}, ${plural(cost.devices, 'device')}: ${about}${formatBytes(cost.bytes)} a device, ${how}`;
-  });
+  const lines = from.flatMap(cost => [
+    `from ${cost.from.version}, ${plural(cost.devices, 'device')}: ${amount(cost)} a device, ${howOf(cost.by)}`,
+    ...(cost.others ?? []).map(
+      other =>
+        `  ${other.devices} of them can't use all of it: ${amount({ ...other, isEstimate: other.by === 'chunks' })} a device, ${howOf(other.by)}`,
+    ),
+  ]);
   if (unknown > 0)
     lines.push(
       `${plural(unknown, 'device')} ${unknown === 1 ? 'has' : 'have'} not said what they run: at most about ${formatBytes(imageBytes)} a device, the whole image`,
@@ -37,4 +72,8 @@ export function describeCost({ to, imageBytes, from, sites, unknown }: UpdateCos
   }
   if (lines.length === 0) lines.push(`no device would fetch ${to.version}`);
   return lines;
+}
+
+function amount({ bytes, isEstimate }: { bytes: number; isEstimate: boolean }): string {
+  return `${isEstimate ? 'about ' : ''}${formatBytes(bytes)}`;
 }

@@ -4,7 +4,8 @@ import { ChunkCutter, ChunkIndexBuilder, chunkIdOf, DEFAULT_CHUNK_SIZES } from '
 import { applyPatch, decodeRecipe, targetIndexOf, windowsOf } from '@sitecast/shared/delta';
 import { expect, it } from 'vitest';
 import { composeDelta } from './compose-delta.ts';
-import { type ImageSource, type MadeWindow, makeDelta } from './make-delta.ts';
+import type { ImageSource, MadeWindow } from '../maker-port.ts';
+import { makeDelta } from './make-delta.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -158,6 +159,43 @@ it('goes on with another process where one is killed', async () => {
   expect(first).toMatchObject({ unmade: 'failed', failure: expect.stringContaining('SIGKILL') });
   expect(others.length).toBeGreaterThan(0);
   expect(others.every(({ unmade }) => unmade !== 'failed')).toBe(true);
+});
+
+it('works at the lowest priority unless told otherwise', async () => {
+  const base = imageOf(randomBytes(40 * KIB));
+  const target = imageOf(randomBytes(10 * KIB));
+  let windows = 0;
+  for await (const _ of makeDelta({ base, target, frameBytes: frameBytesOf(target) })) {
+    windows += 1;
+    const [pid = 0] = await makerProcesses();
+    // Behind the name, which stands in brackets, the nice value is the 17th field.
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+    expect(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16]).toBe('19');
+  }
+  expect(windows).toBeGreaterThan(0);
+});
+
+it('makes the largest window in bounded memory', async () => {
+  const base = imageOf(randomBytes(9 * MIB));
+  const edited = Buffer.from(base.bytes.subarray(0, 4 * MIB));
+  for (let at = 0; at < edited.length; at += 4096) edited.writeUInt32LE(at, at);
+  const target = imageOf(edited);
+  const windows: MadeWindow[] = [];
+  const request = { base, target, frameBytes: frameBytesOf(target), niceness: 0 };
+  for await (const window of makeDelta(request)) {
+    windows.push(window);
+    const [pid = 0] = await makerProcesses();
+    const peak = /^VmHWM:\s+(\d+) kB$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1];
+    expect(Number(peak)).toBeLessThan(450 * 1024);
+  }
+  expect(windows.some(({ patch, targetLength }) => patch && targetLength > 3 * MIB)).toBe(true);
+});
+
+it('ends its process where that takes more memory than it may', async () => {
+  const { base, target } = images();
+  const request = { base, target, frameBytes: frameBytesOf(target), niceness: 0, maxResidentBytes: MIB };
+  // Here it is ended at once; in the midst of a window just that window is lost, as where it is killed.
+  await expect(allOf(makeDelta(request))).rejects.toThrow('bytes of memory');
 });
 
 /** Ids of the processes that make deltas, started by this one. */

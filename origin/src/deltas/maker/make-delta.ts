@@ -1,50 +1,19 @@
-import type { ChunkIndex } from '@sitecast/shared/content';
 import { MAX_WINDOW_BASE_BYTES, MAX_WINDOW_TARGET_BYTES } from '@sitecast/shared/delta';
 import { DeadlinePassed, MakerChild } from './maker-child.ts';
 import type { ByteSource } from './opening/byte-source.ts';
 import { openedAlike, openImage } from './opening/open-image.ts';
 import type { ImageRange, OpenedImage } from './opening/opened-image.ts';
 import type { RangeBytes } from './opening/window-views.ts';
-import type { WindowPlace } from '../maker-port.ts';
+import type { DeltaRequest, ImageSource, MadeWindow, WindowPlace } from '../maker-port.ts';
 import { baseLengthOf, baseRange, cutStretches, missingChunks, type WindowSizes } from './windows.ts';
 
-/** An image whose index and bytes are at hand. */
-export interface ImageSource {
-  readonly index: ChunkIndex;
-  /** @returns exactly the image's bytes from `offset` on, `lengthBytes` of them */
-  read(offset: number, lengthBytes: number): Promise<Uint8Array>;
-}
-
-export interface DeltaRequest {
-  readonly base: ImageSource;
-  readonly target: ImageSource;
-  /** Bytes of the frame of chunk number `chunk` of the target: what a device would fetch without the delta. */
-  readonly frameBytes: (chunk: number) => number | Promise<number>;
-  /**
-   * Whether this window was made before, by a run that was interrupted: it's left out. The same images are cut into the
-   * same windows by the same version of this program.
-   */
-  readonly isMade?: (place: WindowPlace) => boolean;
-  /** Names of the codecs of compressed pieces that devices have; all unless given. Images are opened by these alone. */
-  readonly encoders?: readonly string[];
-  /** How long the patch of one window may take, in ms; 10 minutes unless given. */
-  readonly patchDeadlineMs?: number;
+/** What a test or a benchmark may set besides. */
+interface MakeRequest extends DeltaRequest {
   readonly sizes?: WindowSizes;
   /** Priority of the process that does the work: 0, as all others, to 19, the lowest, which it has unless given. */
   readonly niceness?: number;
-  readonly signal?: AbortSignal;
-}
-
-/** What became of a window. */
-export interface MadeWindow extends WindowPlace {
-  /** Bytes of the frames of those of its chunks that the base holds nowhere. */
-  readonly frameBytes: number;
-  /** Undefined where its chunks are to be sent as they are: see `unmade`. */
-  readonly patch: Uint8Array | undefined;
-  /** Why there is no patch: it would not be smaller than the frames, took too long, or the process that makes it failed. */
-  readonly unmade?: 'notSmaller' | 'deadline' | 'failed';
-  /** What went wrong, where it failed: for the log. */
-  readonly failure?: string;
+  /** Memory that this process may take, bytes; 1 GiB unless given. */
+  readonly maxResidentBytes?: number;
 }
 
 const DEFAULT_WINDOW_SIZES: WindowSizes = {
@@ -63,10 +32,10 @@ const BLOCK_BYTES = 4 * 1024 * 1024;
  * doesn't grow with the images (about 350 MiB); this process reads the images and waits.
  * @throws SITECAST_WORKER_FAILED where no process can be started; what `read` and `frameBytes` throw; the signal's reason
  */
-export async function* makeDelta(request: DeltaRequest): AsyncGenerator<MadeWindow> {
+export async function* makeDelta(request: MakeRequest): AsyncGenerator<MadeWindow> {
   const { base, target, signal, patchDeadlineMs = DEFAULT_DEADLINE_MS } = request;
   const missing = missingChunks(base.index, target.index);
-  const child = new MakerChild(request.niceness ?? LOWEST_PRIORITY);
+  const child = new MakerChild(request.niceness ?? LOWEST_PRIORITY, request.maxResidentBytes);
   try {
     for (const { place, baseRange, targetRange } of await placeWindows(child, request, missing)) {
       if (request.isMade?.(place) === true) continue;
@@ -112,7 +81,7 @@ interface PlacedWindow {
 /** The windows, without patches: cut from the target's missing chunks, each with a range of the base. */
 async function placeWindows(
   child: MakerChild,
-  request: DeltaRequest,
+  request: MakeRequest,
   missing: readonly boolean[],
 ): Promise<PlacedWindow[]> {
   const { target, signal, sizes = DEFAULT_WINDOW_SIZES } = request;
@@ -142,7 +111,7 @@ async function placeWindows(
 /** Finds the compressed pieces of both images. */
 async function openBoth(
   child: MakerChild,
-  { base, target, encoders, signal }: DeltaRequest,
+  { base, target, encoders, signal }: MakeRequest,
 ): Promise<{ base: OpenedImage; target: OpenedImage }> {
   const open = (image: ImageSource): Promise<OpenedImage> =>
     openImage(
@@ -164,7 +133,7 @@ function bytesOf(image: ImageSource): ByteSource {
 
 async function takeSamples(
   child: MakerChild,
-  { base, signal }: DeltaRequest,
+  { base, signal }: MakeRequest,
   opened: OpenedImage,
 ): Promise<void> {
   await child.ask({ name: 'begin', baseBytes: opened.openedBytes }, DEFAULT_DEADLINE_MS, signal);
@@ -186,7 +155,7 @@ async function readRange(image: ImageSource, { offset, length, layers }: ImageRa
 
 /** Bytes of the frames of the window's missing chunks. */
 async function framesOf(
-  { frameBytes }: DeltaRequest,
+  { frameBytes }: MakeRequest,
   { firstChunk, chunkCount }: WindowPlace,
   missing: readonly boolean[],
 ): Promise<number> {

@@ -1,15 +1,23 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { setPriority } from 'node:os';
+import { sleep } from '@sitecast/shared/async';
 import { builtModule } from '@sitecast/shared/built-module';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MakerReply, MakerResults, MakerTask } from './tasks.ts';
 
 /** For JavaScript objects; the images' bytes and suffix arrays lie outside, and are bounded by the sizes of a window. */
 const MAX_HEAP_MIB = 256;
+/** For the process as a whole, well above what the largest window takes: where it takes more, something is wrong, and it is ended. */
+const MAX_RESIDENT_BYTES = 1024 * 1024 * 1024;
+const LOOK_AT_MEMORY_EVERY_MS = 250;
 
 /** The task took longer than it may: its process was ended, what it remembered is lost. */
 export class DeadlinePassed extends Error {}
+
+/** The process took more memory than it may: it was ended. */
+class MemoryPassed extends Error {}
 
 /**
  * The process that makes deltas: at a low priority, and ended where a task takes too long. The next task starts
@@ -18,15 +26,17 @@ export class DeadlinePassed extends Error {}
 export class MakerChild {
   #child: ChildProcess | undefined;
   readonly #niceness: number;
+  readonly #maxResidentBytes: number;
 
   /** @param niceness 0 to 19 */
-  constructor(niceness: number) {
+  constructor(niceness: number, maxResidentBytes = MAX_RESIDENT_BYTES) {
     this.#niceness = niceness;
+    this.#maxResidentBytes = maxResidentBytes;
   }
 
   /**
    * To be called for one task after the other.
-   * @throws DeadlinePassed; SITECAST_WORKER_FAILED where the process ended by itself or the task failed; the signal's reason
+   * @throws DeadlinePassed, MemoryPassed; SITECAST_WORKER_FAILED where the process ended by itself or the task failed; the signal's reason
    */
   async ask<Name extends MakerTask['name']>(
     task: MakerTask & { name: Name },
@@ -41,6 +51,7 @@ export class MakerChild {
       const reply = await Promise.race([
         send(child, task, abort),
         exit(child, abort),
+        tooLarge(child, this.#maxResidentBytes, abort),
         deadline(deadlineMs, abort),
       ]);
       if ('error' in reply) throw failed(reply.error);
@@ -99,6 +110,18 @@ async function send(child: ChildProcess, task: MakerTask, signal: AbortSignal): 
 async function exit(child: ChildProcess, signal: AbortSignal): Promise<never> {
   if (!hasEnded(child)) await once(child, 'exit', { signal });
   throw failed(`it ended with ${child.signalCode ?? child.exitCode}`);
+}
+
+/** Where the system doesn't tell what a process takes, only its heap is bounded. */
+async function tooLarge(child: ChildProcess, maxBytes: number, signal: AbortSignal): Promise<never> {
+  for (;;) {
+    await sleep(LOOK_AT_MEMORY_EVERY_MS, signal);
+    signal.throwIfAborted();
+    const text = await readFile(`/proc/${child.pid}/status`, 'utf8').catch(() => '');
+    const residentBytes = 1024 * Number(/^VmRSS:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0);
+    if (residentBytes > maxBytes)
+      throw new MemoryPassed(`it took ${residentBytes} bytes of memory, at most ${maxBytes}`);
+  }
 }
 
 function deadline(ms: number, signal: AbortSignal): Promise<never> {

@@ -7,7 +7,8 @@ import { applyPatch, decodeRecipe, encodersIn, pieceCodec, windowsOf } from '@si
 import { isSystemError } from '@sitecast/shared/errors';
 import { afterAll, expect, it } from 'vitest';
 import { composeDelta } from './compose-delta.ts';
-import { type ImageSource, makeDelta } from './make-delta.ts';
+import type { ImageSource } from '../maker-port.ts';
+import { makeDelta } from './make-delta.ts';
 import { LZ4_LEGACY_MAGIC } from './opening/scan.ts';
 
 const KIB = 1024;

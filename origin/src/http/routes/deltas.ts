@@ -3,10 +3,11 @@ import { deltaListSchema, deltaRequestSchema, type DeltaView } from '@sitecast/s
 import { SitecastError } from '@sitecast/shared/errors';
 import { type DeltaName, nameSchema, versionSchema } from '@sitecast/shared/release';
 import { updateCost } from '../../deltas/costs.ts';
-import { costOf, type DeltaJob } from '../../deltas/job.ts';
+import { costOf, type DeltaJob, estimatedCostOf } from '../../deltas/job.ts';
 import { deltasTo } from '../../deltas/wanted.ts';
 import { readListing } from '../../repository/listing.ts';
-import { findRelease } from '../../rollouts/releases.ts';
+import type { Repository } from '../../repository/repository.ts';
+import { findRelease, versionIn } from '../../rollouts/releases.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireRole, takeJson } from '../guards.ts';
@@ -41,12 +42,12 @@ function listRoute(app: OriginApp, deps: AppDeps): void {
       const { product } = c.req.valid('param');
       const { to } = c.req.valid('query');
       const list = deltas.list(product);
-      if (to === undefined) return c.json({ deltas: list.map(shown) }, 200);
+      if (to === undefined) return c.json({ deltas: await shown(repository, list) }, 200);
       const { counter, version } = (await findRelease({ repository }, product, { version: to })).manifest;
-      const jobOf = (from: number) => deltas.job({ product, from, to: counter });
-      const costDeps = { repository, published, registry: fleet.registry, jobOf };
+      const costDeps = { repository, published, registry: fleet.registry };
       const cost = await updateCost(costDeps, { product, counter, version });
-      return c.json({ deltas: list.filter(job => job.to === counter).map(shown), cost }, 200);
+      const jobs = list.filter(job => job.to === counter);
+      return c.json({ deltas: await shown(repository, jobs), cost }, 200);
     },
   );
 }
@@ -82,15 +83,33 @@ function requestRoute(app: OriginApp, { tokens, bodies, deltas, repository, flee
       if (!body.from && committed)
         wanted.push(...deltasTo(product, to, readListing(committed.targets.signed), fleet.registry));
       const jobs = await deltas.request(wanted, c.get('token').name);
-      return c.json({ deltas: jobs.map(shown) }, 202);
+      return c.json({ deltas: await shown(repository, jobs) }, 202);
     },
   );
 }
 
-function shown(job: DeltaJob): DeltaView {
-  const { product: _product, headBytes: _head, restBytes: _rest, ...view } = job;
-  const bytes = costOf(job);
-  return { ...view, ...(bytes !== undefined && { bytes }) };
+/** For people too: with the labels of the releases, as far as those are published. */
+async function shown(repository: Repository, jobs: readonly DeltaJob[]): Promise<DeltaView[]> {
+  const versions = new Map<string, string | undefined>();
+  const versionOf = async (product: string, counter: number): Promise<string | undefined> => {
+    const key = `${product} ${counter}`;
+    if (!versions.has(key)) versions.set(key, await versionIn(repository, product, counter));
+    return versions.get(key);
+  };
+  const views: DeltaView[] = [];
+  for (const job of jobs) {
+    const { product, headBytes: _head, restBytes: _rest, ...view } = job;
+    const [fromVersion, toVersion] = [await versionOf(product, job.from), await versionOf(product, job.to)];
+    const [bytes, estimatedBytes] = [costOf(job), estimatedCostOf(job)];
+    views.push({
+      ...view,
+      ...(fromVersion !== undefined && { fromVersion }),
+      ...(toVersion !== undefined && { toVersion }),
+      ...(bytes !== undefined && { bytes }),
+      ...(estimatedBytes !== undefined && { estimatedBytes }),
+    });
+  }
+  return views;
 }
 
 function sameRelease(): SitecastError {
