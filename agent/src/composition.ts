@@ -126,7 +126,11 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
   const slotWatch = new SlotWatch({ slots, stateFile });
   const status = openStatus(settings, ports, { trust, stateFile, outbox, slotWatch, wish });
   const stateChanges = new StateChangeLogger(log);
-  const spending = await Spending.open(data, { maxBytes: settings.maxBytes, files });
+  const spending = await Spending.open(data, {
+    maxBytes: settings.maxBytes,
+    maxApplyMs: settings.maxApplyMs,
+    files,
+  });
   const deltas = deltaInventory(settings, ports.applier);
   const facts = (counter: number | undefined) => ({
     ...reportFacts({ trust, stateFile, status, deltas }),

@@ -97,7 +97,7 @@ async function openLocked(
     slots,
     boot,
     run: runCommand,
-    applier: new PatchApplier(),
+    applier: points.applier(new PatchApplier()),
     gateways,
     files,
     log,

@@ -195,6 +195,8 @@ export interface PeerFetch {
   /** Chunks in memory at one time. */
   concurrency: number;
   signal: AbortSignal;
+  /** Milliseconds after which a chunk that the gateway refuses and no peer holds ends it; undefined: a peer may still bring it. */
+  refusedMs?: number | undefined;
   /** Takes a verified chunk. */
   deliver: (at: number, plain: Uint8Array) => Promise<void>;
   /** A peer misbehaved, above all by sending wrong bytes. It isn't asked any more. */

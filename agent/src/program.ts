@@ -101,11 +101,7 @@ const jsonLine = (value: unknown): string => `${plainJson(JSON.stringify(value))
 
 function print(result: CycleResult, options: Record<string, unknown>, out: OutputStreams['out']): void {
   const { state, reason, waitingFor } = result;
-  out(
-    options.json === true
-      ? jsonLine({ state, reason, waitingFor })
-      : `${plainLine(`${state}${waitingFor === undefined ? '' : ` (for ${waitingFor})`}${reason ? `: ${reason.message} (${reason.code})` : ''}`)}\n`,
-  );
+  out(options.json === true ? jsonLine({ state, reason, waitingFor }) : `${plainLine(restText(result))}\n`);
   refuseUnreachable(result);
   if (state === 'failed' || state === 'rolledBack')
     throw new SitecastError('failed', 'SITECAST_UPDATE_FAILED', reason?.message ?? 'the update failed');
@@ -135,10 +131,15 @@ function checkText({ rest, booted, available, plan }: CheckResult): string {
   const running = booted ? `release ${booted.version} runs` : 'no known release runs';
   if (available) {
     const what = available.kind === 'rollBack' ? 'to go back to' : 'to be installed';
-    return `${running}; ${what}: ${available.release.version}${plan ? `; ${waysText(plan)}` : ''}`;
+    const ways = plan ? `; ${waysText(plan)}` : '';
+    return `${running}; ${what}: ${available.release.version}${ways}${rest.reason ? `; ${restText(rest)}` : ''}`;
   }
-  if (!rest.reason) return `${running}; nothing to do`;
-  return `${running}; ${rest.state}: ${rest.reason.message} (${rest.reason.code})`;
+  return `${running}; ${rest.reason ? restText(rest) : 'nothing to do'}`;
+}
+
+function restText({ state, waitingFor, reason }: CycleResult): string {
+  const what = waitingFor === undefined ? state : `${state} (for ${waitingFor})`;
+  return reason ? `${what}: ${reason.message} (${reason.code})` : what;
 }
 
 function dataOf({ data }: Record<string, unknown>): string {

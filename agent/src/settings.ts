@@ -52,9 +52,9 @@ export interface RunSettings {
   startJitterMs: number;
   maxFetchBytes: number | undefined;
   deltas: DeltaMode;
-  /** What one release may cost, bytes from gateways; undefined: no bound. */
+  /** What gateways may send for one release, bytes: chunks, patches, recipes and indexes; undefined: no bound. */
   maxBytes: number | undefined;
-  /** CPU time that applying patches may take for one release. */
+  /** CPU time that applying patches may take for one release, all starts of the agent together. */
   maxApplyMs: number;
   concurrency: number;
   timeSync: 'auto' | 'yes' | 'no';
@@ -100,11 +100,17 @@ function addCostOptions(command: SettingsCommand): SettingsCommand {
     .option('--max-fetch-bytes <size>', 'an update that would fetch more waits', parseBytes)
     .option(
       '--max-bytes <size>',
-      'what one release may cost, failed tries included; then it waits',
+      'what gateways may send for one release, failed tries and restarts included (what peers give is free); then it waits',
       parseBytes,
     )
     .addOption(choice('--deltas <which>', 'whether patches are used', ['on', 'signed-only', 'off'], 'on'))
-    .addOption(duration('--max-apply-time <duration>', 'CPU time for the patches of one release', '15m'));
+    .addOption(
+      duration(
+        '--max-apply-time <duration>',
+        'CPU time for the patches of one release, restarts included; then chunks are fetched',
+        '15m',
+      ),
+    );
 }
 
 /** The options of all commands that can act on the device. */

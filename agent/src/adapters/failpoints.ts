@@ -1,9 +1,9 @@
 import { basename } from 'node:path';
-import type { BootControl, Slot, SlotWriter } from '../ports.ts';
+import type { BootControl, Slot, SlotWriter, WindowApplier } from '../ports.ts';
 import type { DurableFiles } from '../state/durable-files.ts';
 
 /**
- * For tests alone: adapters that name each durable step, before and after it. A test ends the process there, or throws, as a power
+ * For tests alone: adapters that name each durable step, and each patch, before and after it. A test ends the process there, or throws, as a power
  * cut would. Nothing else of the agent knows of it.
  */
 export type Failpoint = (name: string) => void;
@@ -24,12 +24,15 @@ export function failpoints(reach: Failpoint | undefined): {
   files: (files: DurableFiles) => DurableFiles;
   slot: (slot: Slot) => Slot;
   boot: (boot: BootControl) => BootControl;
+  applier: (applier: WindowApplier) => WindowApplier;
 } {
-  if (!reach) return { files: files => files, slot: slot => slot, boot: boot => boot };
+  if (!reach)
+    return { files: files => files, slot: slot => slot, boot: boot => boot, applier: applier => applier };
   return {
     files: files => filesWithFailpoints(files, reach),
     slot: slot => slotWithFailpoints(slot, reach),
     boot: boot => bootWithFailpoints(boot, reach),
+    applier: applier => applierWithFailpoints(applier, reach),
   };
 }
 
@@ -73,6 +76,19 @@ function writerWithFailpoints(writer: SlotWriter, reach: Failpoint): SlotWriter 
       reach('slot sync after');
     },
     close: () => writer.close(),
+  };
+}
+
+function applierWithFailpoints(applier: WindowApplier, reach: Failpoint): WindowApplier {
+  return {
+    encoders: applier.encoders,
+    apply: async request => {
+      reach('patch before');
+      const made = await applier.apply(request);
+      reach('patch after');
+      return made;
+    },
+    close: () => applier.close(),
   };
 }
 

@@ -143,7 +143,7 @@ export class SiteSwarm implements SitePeers {
   async fetch(
     { id, index }: SiteImage,
     wanted: Iterable<number>,
-    { gateway, concurrency, signal, deliver, onBan }: PeerFetch,
+    { gateway, concurrency, signal, refusedMs, deliver, onBan }: PeerFetch,
   ): Promise<void> {
     const swarm = new SwarmStore({
       index,
@@ -168,7 +168,7 @@ export class SiteSwarm implements SitePeers {
     for (const peer of this.#named.values()) links.addPeer(peer.id, peer.addresses);
     for (const peer of this.#found.values()) this.#addFound(peer);
     try {
-      await swarm.fetch(wanted, { concurrency, signal, deliver });
+      await swarm.fetch(wanted, { concurrency, signal, refusedMs, deliver });
     } finally {
       this.#links = undefined;
       await links.close();

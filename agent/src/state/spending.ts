@@ -8,10 +8,17 @@ const SPENDING_FILE = 'spending.json';
 const MAX_SPENDING_BYTES = 64 * 1024;
 /** Recipes that may fail for one image. After that it comes by chunks alone. */
 export const MAX_FAILED_RECIPES = 2;
+/** Times in a row that the agent may end in the middle of patches of one recipe, with nothing made of them, before it has failed. */
+export const MAX_DEATHS = 2;
+/** Recipes that are fetched for one image. After that no new one is: each costs bytes, whether it is of use or not. */
+const MAX_RECIPES = 8;
 /** The note is written ahead of what is spent: by that part of the bound, and that many bytes without a bound. */
 const STEPS_OF_BOUND = 64;
 const STEP_BYTES = 16 * 1024 * 1024;
 const MIN_STEP_BYTES = 64 * 1024;
+/** Likewise for the time of patches, milliseconds: by a part of the bound, and at most that much. */
+const STEPS_OF_APPLYING = 8;
+const MAX_STEP_APPLY_MS = 5000;
 
 const hexId = z.string().regex(/^[0-9a-f]{64}$/);
 const count = z.int().min(0);
@@ -28,8 +35,28 @@ const spendingSchema = z.looseObject({
   /** By the plan that its download began with. */
   plannedBytes: count.optional(),
   failedRecipes: z.array(hexId).max(MAX_FAILED_RECIPES),
+  /** SHA-256 of those that were fetched for it. */
+  recipes: z.array(hexId).max(MAX_RECIPES).optional(),
+  /** The recipe whose patches were applied last. */
+  trial: z
+    .looseObject({
+      recipe: hexId,
+      /** How often in a row an agent has ended in the middle of its patches, with nothing made of them. */
+      deaths: count,
+      /** Patches are being applied. Where a start of the agent reads that, the one before has ended in the middle. */
+      isOpen: z.boolean(),
+    })
+    .optional(),
 });
 type Noted = z.infer<typeof spendingSchema>;
+
+/** Undefined: no bound. */
+interface SpendingBounds {
+  /** Bytes that one image may cost. */
+  maxBytes: number | undefined;
+  /** CPU time of its patches, milliseconds. It says how far the note goes ahead. */
+  maxApplyMs?: number | undefined;
+}
 
 /** No more bytes may be spent. */
 export class OverBound extends Error {
@@ -44,9 +71,12 @@ export class Spending {
   readonly #path: string;
   readonly #files: Pick<DurableFiles, 'replace'>;
   readonly #maxBytes: number;
+  readonly #stepApplyMs: number;
   #noted: Noted | undefined;
   /** In memory: exact for this process. */
   #spentBytes: number;
+  #applyMs: number;
+  #isApplying = false;
   #inFlightBytes = 0;
   #settled: (() => void)[] = [];
   #writing: Promise<void> = Promise.resolve();
@@ -54,38 +84,45 @@ export class Spending {
   private constructor(
     path: string,
     files: Pick<DurableFiles, 'replace'>,
-    { maxBytes, noted }: { maxBytes: number | undefined; noted: Noted | undefined },
+    { maxBytes, maxApplyMs, noted }: SpendingBounds & { noted: Noted | undefined },
   ) {
     this.#path = path;
     this.#files = files;
     this.#maxBytes = maxBytes ?? Number.POSITIVE_INFINITY;
-    this.#noted = noted;
+    this.#stepApplyMs = Math.min(MAX_STEP_APPLY_MS, Math.ceil((maxApplyMs ?? Infinity) / STEPS_OF_APPLYING));
+    this.#noted = noted && withDeath(noted);
     this.#spentBytes = noted?.spentBytes ?? 0;
+    this.#applyMs = noted?.applyMs ?? 0;
   }
 
-  /** @param maxBytes that one image may cost; undefined: no bound */
   static async open(
     directory: string,
-    {
-      maxBytes,
-      files = durableFiles,
-    }: { maxBytes: number | undefined; files?: Pick<DurableFiles, 'replace'> },
+    { files = durableFiles, ...bounds }: SpendingBounds & { files?: Pick<DurableFiles, 'replace'> },
   ): Promise<Spending> {
     const path = join(directory, SPENDING_FILE);
-    return new Spending(path, files, { maxBytes, noted: await read(path) });
+    return new Spending(path, files, { ...bounds, noted: await read(path) });
   }
 
   get spentBytes(): number {
     return this.#spentBytes;
   }
   get applyMs(): number {
-    return this.#noted?.applyMs ?? 0;
+    return this.#applyMs;
   }
   get plannedBytes(): number | undefined {
     return this.#noted?.plannedBytes;
   }
   get failedRecipes(): readonly string[] {
     return this.#noted?.failedRecipes ?? [];
+  }
+  /** Whether one more may be fetched. */
+  get hasRecipesLeft(): boolean {
+    return (this.#noted?.recipes ?? []).length < MAX_RECIPES;
+  }
+  /** How often in a row the agent has ended in the middle of the patches of this recipe, with nothing made of them. */
+  deathsOf(recipe: string): number {
+    const { trial } = this.#noted ?? {};
+    return trial?.recipe === recipe ? trial.deaths : 0;
   }
   /** Infinite without a bound. */
   get leftBytes(): number {
@@ -111,30 +148,42 @@ export class Spending {
       failedRecipes: [],
     };
     this.#spentBytes = 0;
-  }
-
-  /** For what can't be asked for beforehand, such as a signed file. */
-  add(lengthBytes: number): void {
-    this.#spentBytes += lengthBytes;
+    this.#applyMs = 0;
   }
 
   /**
-   * Waits until so many bytes may be asked for, and notes durably that they may be spent. `settle` ends that.
-   * @throws OverBound where they would exceed the bound
+   * Does work for which a server sends at most so many bytes. That they may be spent is noted durably beforehand; what it then says that
+   * was sent is spent, whether the work succeeds or not.
+   * @throws OverBound where they would exceed the bound; what the work throws
    */
-  async admit(lengthBytes: number): Promise<void> {
+  async pay<T>(lengthBytes: number, work: (onSent: (lengthBytes: number) => void) => Promise<T>): Promise<T> {
+    await this.#admit(lengthBytes);
+    let sentBytes = 0;
+    try {
+      return await work(sent => {
+        sentBytes += sent;
+      });
+    } finally {
+      this.#spentBytes += sentBytes;
+      this.#inFlightBytes -= lengthBytes;
+      for (const resolve of this.#settled.splice(0)) resolve();
+    }
+  }
+
+  /** Waits until so many bytes may be asked for. @throws OverBound where they would exceed the bound */
+  async #admit(lengthBytes: number): Promise<void> {
     while (this.#spentBytes + this.#inFlightBytes + lengthBytes > this.#maxBytes) {
       if (this.#inFlightBytes === 0) throw new OverBound(`${this.#spentBytes} bytes are spent`);
       await new Promise<void>(resolve => this.#settled.push(resolve));
     }
     this.#inFlightBytes += lengthBytes;
-    await this.#cover(this.#spentBytes + this.#inFlightBytes);
-  }
-
-  /** @param lengthBytes as they were admitted */
-  settle(lengthBytes: number): void {
-    this.#inFlightBytes -= lengthBytes;
-    for (const resolve of this.#settled.splice(0)) resolve();
+    try {
+      await this.#cover(this.#spentBytes + this.#inFlightBytes);
+    } catch (error) {
+      this.#inFlightBytes -= lengthBytes;
+      for (const resolve of this.#settled.splice(0)) resolve();
+      throw error;
+    }
   }
 
   /** Durable once it returns. */
@@ -148,23 +197,79 @@ export class Spending {
     await this.#change({ failedRecipes });
   }
 
-  /** In whole milliseconds; durable with the next change. */
-  addApplyMs(ms: number): void {
-    if (this.#noted) this.#noted = { ...this.#noted, applyMs: this.#noted.applyMs + Math.ceil(ms) };
+  /** That it was fetched. Durable once it returns. */
+  async noteRecipe(sha256: string): Promise<void> {
+    const { recipes = [] } = this.#noted ?? {};
+    if (recipes.includes(sha256)) return;
+    await this.#change({ recipes: [...recipes, sha256].slice(-MAX_RECIPES) });
+  }
+
+  /** Patches of this recipe are applied from now on. Durable once it returns: if this process ends before `endApplying`, that counts. */
+  async beginApplying(recipe: string): Promise<void> {
+    await this.#change({ trial: { recipe, deaths: this.deathsOf(recipe), isOpen: true } });
+  }
+
+  /** @param hasProgress what they made is durable in the slot, so the next start doesn't begin where this one did */
+  async endApplying({ hasProgress }: { hasProgress: boolean }): Promise<void> {
+    const { trial } = this.#noted ?? {};
+    if (!trial) return;
+    const deaths = hasProgress ? 0 : trial.deaths;
+    await this.#changeWherePossible({ trial: { ...trial, deaths, isOpen: false } });
+  }
+
+  /**
+   * Does work that takes CPU time, and adds the time. A durable note stays ahead of it also while it goes on: by wall time, which is
+   * no shorter.
+   * @throws what the work throws; its time is in `data.cpuMs`
+   */
+  async timed<T extends { cpuMs: number }>(work: () => Promise<T>): Promise<T> {
+    this.#isApplying = true;
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      await this.#coverApplying(0);
+      const beganMs = performance.now();
+      timer = setInterval(() => {
+        // On a full disk the work goes on: its end is noted, or the next work isn't begun.
+        this.#coverApplying(performance.now() - beganMs).catch(() => {});
+      }, this.#stepApplyMs / 2);
+      const done = await work();
+      this.#applyMs += Math.ceil(done.cpuMs);
+      return done;
+    } catch (error) {
+      if (error instanceof SitecastError && typeof error.data.cpuMs === 'number')
+        this.#applyMs += Math.ceil(error.data.cpuMs);
+      throw error;
+    } finally {
+      clearInterval(timer);
+      this.#isApplying = false;
+    }
   }
 
   /** Makes the exact count durable, where that is possible: on a full disk the note stays ahead of it. */
-  async flush(): Promise<void> {
+  flush(): Promise<void> {
+    return this.#changeWherePossible({});
+  }
+
+  async #changeWherePossible(changes: Partial<Noted>): Promise<void> {
     try {
-      await this.#change({});
+      await this.#change(changes);
     } catch (error) {
       if (!isSystemError(error)) throw error;
     }
   }
 
+  /** @param runningMs of the work that goes on */
+  async #coverApplying(runningMs: number): Promise<void> {
+    const isCovered = () => (this.#noted?.applyMs ?? 0) >= this.#applyMs + runningMs + this.#stepApplyMs / 2;
+    if (isCovered()) return;
+    await this.#write(() =>
+      isCovered() ? undefined : { applyMs: Math.ceil(this.#applyMs + runningMs + this.#stepApplyMs) },
+    );
+  }
+
   async #cover(spentBytes: number): Promise<void> {
     const covers = () => (this.#noted?.spentBytes ?? 0) >= spentBytes;
-    while (!covers()) {
+    while (this.#noted && !covers()) {
       const step = Math.max(MIN_STEP_BYTES, Math.min(STEP_BYTES, this.#maxBytes / STEPS_OF_BOUND));
       await this.#write(() => {
         const needed = this.#spentBytes + this.#inFlightBytes;
@@ -176,7 +281,11 @@ export class Spending {
   }
 
   #change(changes: Partial<Noted>): Promise<void> {
-    return this.#write(() => ({ spentBytes: this.#spentBytes + this.#inFlightBytes, ...changes }));
+    return this.#write(() => ({
+      spentBytes: this.#spentBytes + this.#inFlightBytes,
+      ...(this.#isApplying ? {} : { applyMs: this.#applyMs }),
+      ...changes,
+    }));
   }
 
   /** One at a time. */
@@ -193,6 +302,12 @@ export class Spending {
     });
     return done;
   }
+}
+
+/** A trial that is open was cut short by the end of the process that had begun it. */
+function withDeath({ trial, ...noted }: Noted): Noted {
+  if (!trial) return noted;
+  return { ...noted, trial: trial.isOpen ? { ...trial, deaths: trial.deaths + 1, isOpen: false } : trial };
 }
 
 async function read(path: string): Promise<Noted | undefined> {

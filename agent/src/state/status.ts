@@ -98,6 +98,7 @@ export type CycleResult = z.infer<typeof cycleResultSchema>;
 
 /** What `sitecast-agent check` found. */
 export const checkResultSchema = z.object({
+  /** Why nothing would be done, or nothing yet: `idle` where the next cycle would begin with what is available. */
   rest: cycleResultSchema,
   booted: releaseRefSchema.optional(),
   /** What the next cycle would install, unless the release's manifest forbids it. */

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import type { ChunkIndex } from '@sitecast/shared/content';
-import { encodePatch, encodeRecipe, type RecipeWindow } from '@sitecast/shared/delta';
+import { encodePatch, encodeRecipe, type RecipeWindow, type StreamEncoder } from '@sitecast/shared/delta';
 import type { FleetRepository, PublishedImage } from '@sitecast/shared/testing/origin';
 
-/** A delta of equally long windows between two images, for tests. Nothing in it is compressed, and it claims to be worth it. */
+/** A delta of equally long windows between two images, for tests. It claims to be worth it. */
 export interface TestDelta {
   from: number;
   to: number;
@@ -12,6 +12,12 @@ export interface TestDelta {
   /** Numbers of the first chunks of the windows, and how many chunks each has. */
   firsts: readonly number[];
   chunkCount: number;
+  /** An encoder that the recipe says is needed for its first window. */
+  encoder?: string;
+  /** What its streams are compressed by. Default: nothing. */
+  encoders?: readonly StreamEncoder[];
+  /** Chunks of the patches have that many bytes. */
+  patchChunkBytes?: number;
   /** Alters the patches, say. */
   spoil?: (patches: Buffer[]) => Buffer[];
 }
@@ -28,7 +34,10 @@ export async function publishTestDelta(fleet: FleetRepository, delta: TestDelta)
     const add = old.length;
     const diff = Uint8Array.from(old, (byte, at) => (target.image[offset + at] ?? 0) - byte);
     const extra = target.image.subarray(offset + add, end);
-    const patch = await encodePatch({ control: Int32Array.from([add, extra.length, 0]), diff, extra }, []);
+    const patch = await encodePatch(
+      { control: Int32Array.from([add, extra.length, 0]), diff, extra },
+      delta.encoders ?? [],
+    );
     made.push(patch);
     const lengths = { baseOffset: offset, baseLength: add, patchLength: patch.length };
     windows.push({
@@ -36,7 +45,7 @@ export async function publishTestDelta(fleet: FleetRepository, delta: TestDelta)
       chunkCount: delta.chunkCount,
       ...lengths,
       frameBytes: 2 * (end - offset),
-      encoderBits: 0,
+      encoderBits: delta.encoder !== undefined && windows.length === 0 ? 1 : 0,
     });
   }
   const patches = Buffer.concat(spoil(made));
@@ -48,13 +57,13 @@ export async function publishTestDelta(fleet: FleetRepository, delta: TestDelta)
     product: 'camera',
     from: releaseOf(from, base.index),
     to: releaseOf(to, target.index),
-    encoders: [],
+    encoders: delta.encoder === undefined ? [] : [delta.encoder],
     restFrameBytes: 0,
   };
   const indexes = { base: base.index, target: target.index };
   const recipe = (patchIndex: Uint8Array) =>
     encodeRecipe({ ...head, patchIndexSha256: sha256(patchIndex) }, windows, indexes);
-  await fleet.publishDelta({ product: 'camera', from, to }, recipe, patches, 5000);
+  await fleet.publishDelta({ product: 'camera', from, to }, recipe, patches, delta.patchChunkBytes ?? 5000);
   return patches.length;
 }
 

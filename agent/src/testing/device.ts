@@ -145,7 +145,7 @@ export class TestDevice {
       slots,
       boot,
       run: runCommand,
-      applier: new PatchApplier(),
+      applier: points.applier(new PatchApplier()),
       gateways: [toGateway(first), ...others.map(toGateway)],
       files,
       log,

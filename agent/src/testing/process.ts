@@ -18,8 +18,9 @@ export class AgentProcess {
   stdout = '';
   stderr = '';
 
-  constructor(args: readonly string[], env: Record<string, string> = {}) {
-    this.#child = spawn(process.execPath, [BIN, ...args], {
+  /** @param bin another installation's */
+  constructor(args: readonly string[], env: Record<string, string> = {}, bin = BIN) {
+    this.#child = spawn(process.execPath, [bin, ...args], {
       env: { ...process.env, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
@@ -32,8 +33,8 @@ export class AgentProcess {
     this.#ended = this.#end();
   }
 
-  static run(args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
-    return new AgentProcess(args, env).ended;
+  static run(args: readonly string[], env: Record<string, string> = {}, bin = BIN): Promise<Ended> {
+    return new AgentProcess(args, env, bin).ended;
   }
 
   get ended(): Promise<Ended> {

@@ -97,9 +97,9 @@ export class UpdateAgent {
     const [order] = choice.orders;
     const booted = facts.agentState.slots[facts.booted].release;
     if (order) {
-      const plan = await plannedWays(this.#deps.update, context, signal);
+      const { plan, wait } = await plannedWays(this.#deps.update, context, signal);
       const available = { kind: order.kind, release: order.release };
-      return { rest: { state: 'idle' }, booted, available, ...(plan && { plan }) };
+      return { rest: wait ?? { state: 'idle' }, booted, available, ...(plan && { plan }) };
     }
     const { reason } = choice;
     return {

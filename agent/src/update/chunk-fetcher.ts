@@ -1,13 +1,15 @@
-import { type ChunkIndex, type ChunkStore, counted, MAX_CHUNK_BYTES } from '@sitecast/shared/content';
+import {
+  type ChunkIndex,
+  type ChunkStore,
+  FRAME_OVERHEAD_BYTES,
+  MAX_CHUNK_BYTES,
+} from '@sitecast/shared/content';
 import type { SiteExchange } from '../peers/site-exchange.ts';
 import type { AgentClock, HeldImage, PeerFetch, SlotName } from '../ports.ts';
 import { OverBound, type Spending } from '../state/spending.ts';
 import { GatewayChunks } from '../upstream/gateway-chunks.ts';
 import type { Gateways } from '../upstream/gateways.ts';
 import { postponed } from './result.ts';
-
-/** A frame is at most that much longer than its chunk, but for encoders that flush often. */
-const FRAME_OVERHEAD_BYTES = 256;
 
 interface ChunkFetcherDependencies {
   gateways: Pick<Gateways, 'all'>;
@@ -33,6 +35,7 @@ export interface ChunkFetch {
   wanted: readonly number[];
   source: PaidSource;
   onBan: PeerFetch['onBan'];
+  refusedMs?: PeerFetch['refusedMs'];
   /** Takes a verified chunk. */
   deliver: PeerFetch['deliver'];
 }
@@ -86,7 +89,7 @@ export class ChunkFetcher {
    * @param wanted numbers of chunks, each chunk once. The image is handed out
    * @throws SITECAST_NO_SOURCE and others of the sources; what `deliver` throws; the reason of the source's signal
    */
-  async fetch({ index, indexSha256, wanted, source, onBan, deliver }: ChunkFetch): Promise<void> {
+  async fetch({ index, indexSha256, wanted, source, onBan, refusedMs, deliver }: ChunkFetch): Promise<void> {
     if (wanted.length === 0) return;
     const { exchange, concurrency } = this.#deps;
     const { store, signal } = source;
@@ -95,7 +98,7 @@ export class ChunkFetcher {
       return;
     }
     const image = { id: Buffer.from(indexSha256, 'hex'), index };
-    await exchange.fetch(image, wanted, { gateway: store, concurrency, signal, deliver, onBan });
+    await exchange.fetch(image, wanted, { gateway: store, concurrency, signal, refusedMs, deliver, onBan });
   }
 
   async #fetchFromGateways({
@@ -133,23 +136,17 @@ export class ChunkFetcher {
 
   #paid(gateway: ChunkStore, over: AbortController): ChunkStore {
     const { spending } = this.#deps;
-    const counting = counted(gateway, chunk => spending.add(chunk.ready().bytes.length));
     return {
-      name: counting.name,
-      has: (id, request) => counting.has(id, request),
+      name: gateway.name,
+      has: (id, request) => gateway.has(id, request),
       get: async (id, request = {}) => {
-        const admittedBytes = (request.lengthBytes ?? MAX_CHUNK_BYTES) + FRAME_OVERHEAD_BYTES;
+        const longestBytes = (request.lengthBytes ?? MAX_CHUNK_BYTES) + FRAME_OVERHEAD_BYTES;
         try {
-          await spending.admit(admittedBytes);
+          return await spending.pay(longestBytes, onSent => gateway.get(id, { ...request, onSent }));
         } catch (error) {
           if (error instanceof OverBound) over.abort(allSpent(spending));
           over.signal.throwIfAborted();
           throw error;
-        }
-        try {
-          return await counting.get(id, request);
-        } finally {
-          spending.settle(admittedBytes);
         }
       },
     };
@@ -157,6 +154,6 @@ export class ChunkFetcher {
 }
 
 function allSpent({ spentBytes }: Spending): Error {
-  const message = `${spentBytes} bytes were spent on this release, and what is left of --max-bytes isn't enough for the next chunk`;
+  const message = `gateways have sent ${spentBytes} bytes for this release, and what is left of --max-bytes isn't enough for the next chunk`;
   return postponed('approval', { code: 'SITECAST_BYTES_SPENT', message });
 }

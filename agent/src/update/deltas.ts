@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { ChunkIndex } from '@sitecast/shared/content';
 import {
   decodeRecipe,
+  MAX_RECIPE_BYTES,
   type PlacedWindow,
   type Recipe,
   targetIndexOf,
@@ -19,6 +20,9 @@ import { MAX_FAILED_RECIPES, type Spending } from '../state/spending.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { Trust } from '../upstream/trust.ts';
 import type { SlotContent, SlotContents } from './slot-contents.ts';
+
+/** 100,000 chunks of patches, which are a GiB and more. */
+const MAX_PATCH_INDEX_BYTES = 4 * 1024 * 1024;
 
 /** `signed-only`: a recipe counts only where the top-level targets list it, so offline keys have signed it. */
 export type DeltaMode = 'on' | 'signed-only' | 'off';
@@ -66,15 +70,25 @@ export class Deltas {
   ): Promise<Delta | undefined> {
     const { product, mode, trust, spending, contents } = this.#deps;
     if (!this.mayCome(booted, counter)) return undefined;
+    if (!spending.hasRecipesLeft)
+      this.#deps.log(
+        'info',
+        'many recipes were fetched for this release: no new one is, and chunks are fetched',
+      );
     const name = { product, from: this.#counterIn(booted), to: counter };
     try {
-      // The holder of an online key may sign a new one each hour.
-      const maxBytes = Math.min(spending.leftBytes, image.lengthBytes);
+      // The holder of an online key may sign a new one each hour. One that is here is used, however many there were.
+      const longestBytes = Math.min(spending.leftBytes, image.lengthBytes, MAX_RECIPE_BYTES);
+      const maxBytes = spending.hasRecipesLeft ? longestBytes : 0;
       const isTopLevel = mode === 'signed-only';
-      const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
-      const bytes = await trust.document(recipeTarget(name), signal, { isTopLevel, maxBytes, onFetched });
+      const bytes = await trust.document(recipeTarget(name), signal, {
+        isTopLevel,
+        maxBytes,
+        payer: spending,
+      });
       if (!bytes) return undefined;
       const sha256 = createHash('sha256').update(bytes).digest('hex');
+      await spending.noteRecipe(sha256);
       if (spending.failedRecipes.includes(sha256)) return undefined;
       const recipe = decodeRecipe(bytes);
       const base = await contents.booted(booted, { worthBytes: image.lengthBytes, signal });
@@ -113,13 +127,21 @@ export class Deltas {
     }
   }
 
-  /** Where the patches lie in chunks. @returns undefined where it can't be had. @throws the reason of `signal` */
-  async patchIndexOf({ name, recipe }: Delta, signal: AbortSignal): Promise<ChunkIndex | undefined> {
+  /**
+   * Where the patches lie in chunks.
+   * @param signal of the cycle; `isKept`: only where an earlier start has fetched it
+   * @returns undefined where it can't be had
+   * @throws the reason of `signal`
+   */
+  async patchIndexOf(
+    { name, recipe }: Delta,
+    signal: AbortSignal,
+    { isKept = false } = {},
+  ): Promise<ChunkIndex | undefined> {
     const { trust, spending } = this.#deps;
     try {
-      const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
-      const maxBytes = spending.leftBytes;
-      const bytes = await trust.document(patchIndexTarget(name), signal, { maxBytes, onFetched });
+      const maxBytes = isKept ? 0 : Math.min(spending.leftBytes, MAX_PATCH_INDEX_BYTES);
+      const bytes = await trust.document(patchIndexTarget(name), signal, { maxBytes, payer: spending });
       if (!bytes || createHash('sha256').update(bytes).digest('hex') !== recipe.patchIndexSha256)
         return undefined;
       return ChunkIndex.decode(bytes);

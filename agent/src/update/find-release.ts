@@ -4,7 +4,7 @@ import { otherSlot, type SlotName } from '../ports.ts';
 import type { Reason } from '../state/agent-state.ts';
 import type { CycleResult, UpdateWays } from '../state/status.ts';
 import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
-import { type InstallDependencies, waysOf } from './install-steps.ts';
+import { checkCosts, type InstallDependencies, waysOf } from './install-steps.ts';
 import { asObjection, type Release } from './releases.ts';
 import { CycleEnd } from './result.ts';
 import type { UpdateContext } from './update-checker.ts';
@@ -23,7 +23,7 @@ export async function releaseToInstall(
     const found = await releases.manifestOf(order, signal).then(manifest => ({ manifest }), asObjection);
     const problem = 'manifest' in found ? objectionTo(order, found.manifest, facts) : found.objection;
     if (!problem && 'manifest' in found)
-      return loadRelease(deps, order, { manifest: found.manifest, booted: facts.booted, signal });
+      return loadOrWait(deps, order, { manifest: found.manifest, booted: facts.booted, signal });
     objection ??= problem;
     // An older release may be the stepping stone to it.
     if (problem?.code !== 'SITECAST_STEPPING_STONE') break;
@@ -31,6 +31,20 @@ export async function releaseToInstall(
   if (!objection) return nothingOrdered({ reporter, stateFile }, choice.reason);
   await reporter.report('blocked', { ...choice.orders[0], reason: objection });
   return { state: 'blocked', reason: objection };
+}
+
+async function loadOrWait(
+  deps: InstallDependencies,
+  order: Order,
+  about: Parameters<typeof loadRelease>[2],
+): Promise<Release | CycleResult> {
+  try {
+    return await loadRelease(deps, order, about);
+  } catch (error) {
+    if (!(error instanceof CycleEnd) || error.result.state !== 'waiting') throw error;
+    await deps.reporter.report('waiting', { ...order, reason: error.result.reason });
+    return error.result;
+  }
 }
 
 /** With the recipe that leads to it, and its index: rebuilt by the recipe, from a slot's file, or fetched. */
@@ -44,30 +58,34 @@ async function loadRelease(
   // What a slot holds already needs no recipe.
   const delta = inSlot ? undefined : await deltas.find(manifest, booted, signal);
   const known = inSlot ?? (delta && deltas.targetIndexOf(delta));
-  const onFetched = (lengthBytes: number) => spending.add(lengthBytes);
-  return releases.load(order, manifest, { known, delta, onFetched, signal });
+  return releases.load(order, manifest, { known, delta, spending, signal });
 }
 
-/** How the first order's image would come into its slot. @returns undefined where that can't be known now */
+/** How the first order's image would come into its slot, and what it would wait for before anything is fetched; as far as that can be known now. */
 export async function plannedWays(
   deps: InstallDependencies,
-  { choice, facts }: UpdateContext,
+  context: UpdateContext,
   signal: AbortSignal,
-): Promise<UpdateWays | undefined> {
+): Promise<{ plan?: UpdateWays; wait?: CycleResult }> {
+  const { choice, facts } = context;
   const [order] = choice.orders;
   const { releases, filler, spending } = deps;
-  if (!order) return undefined;
+  if (!order) return {};
+  let plan: UpdateWays | undefined;
   try {
     const manifest = await releases.manifestOf(order, signal);
-    if (objectionTo(order, manifest, facts)) return undefined;
+    if (objectionTo(order, manifest, facts)) return {};
     const release = await loadRelease(deps, order, { manifest, booted: facts.booted, signal });
-    const { plan } = await filler.plan(otherSlot(facts.booted), release, signal);
-    return waysOf(plan.bytes, spending);
+    const { bytes } = (await filler.plan(otherSlot(facts.booted), release, signal)).plan;
+    plan = waysOf(bytes, spending);
+    checkCosts(deps, { release, context }, bytes);
+    return { plan };
   } catch (error) {
     signal.throwIfAborted();
     // The update itself gets the same error, and reports it.
-    if (error instanceof SitecastError || error instanceof CycleEnd) return undefined;
-    throw error;
+    if (!(error instanceof SitecastError) && !(error instanceof CycleEnd)) throw error;
+    const isWaiting = error instanceof CycleEnd && error.result.state === 'waiting';
+    return { ...(plan && { plan }), ...(isWaiting && { wait: error.result }) };
   }
 }
 

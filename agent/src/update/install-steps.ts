@@ -18,7 +18,7 @@ import type { SlotContents } from './slot-contents.ts';
 import type { FillPlan, SlotFiller } from './slot-filler.ts';
 import * as become from './transitions.ts';
 import type { UpdateChecker, UpdateContext } from './update-checker.ts';
-import type { DeltaUnusable } from './window-filler.ts';
+import type { DeltaUnusable } from './delta-unusable.ts';
 
 // The steps of `installUpdate` in update.ts, in their order.
 
@@ -89,26 +89,33 @@ export async function holdsReturn(
  * the rest.
  * @throws CycleEnd (`waiting`) where the order's terms, the owner or a hook say "not now", or it would cost too much; SITECAST_SLOT_MISSING
  */
-export async function plan(
-  { schedule, filler, deltas, status, hooks, spending }: InstallDependencies,
-  { release, target, context, signal }: Attempt,
-): Promise<FillPlan> {
+export async function plan(deps: InstallDependencies, attempt: Attempt): Promise<FillPlan> {
+  const { filler, status, hooks, spending } = deps;
+  const { release, target, signal } = attempt;
   const { order } = release;
   status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
   const planned = await filler.plan(target, release, signal);
   const { bytes } = planned.plan;
-  const ways = waysOf(bytes, spending);
-  const costs = { patchBytes: bytes.patches, frameBytes: bytes.frames, spentBytes: spending.spentBytes };
   status.set({
     plan: { imageBytes: bytes.image, rightBytes: bytes.inPlace, fetchBytes: bytes.fetched },
-    ways,
+    ways: waysOf(bytes, spending),
   });
-  const { booted, rollouts } = context.facts;
-  const isWorthWaiting = bytes.fetched > 0 && !release.delta && deltas.mayCome(booted, order.release.counter);
-  if (isWorthWaiting) schedule.checkDeltas(rollouts, order);
-  schedule.checkSize(order, { fetchBytes: bytes.fetched + bytes.patches, ...costs });
+  checkCosts(deps, attempt, bytes);
   await hooks.ask('pre-download', { slot: target, release: order.release }, signal);
   return planned;
+}
+
+/** @throws CycleEnd (`waiting`) where the plan costs more than it may, or deltas are still made and the device pays for bytes */
+export function checkCosts(
+  { schedule, deltas, spending }: Pick<InstallDependencies, 'schedule' | 'deltas' | 'spending'>,
+  { release: { order, delta }, context }: Pick<Attempt, 'release' | 'context'>,
+  { fetched, patches: patchBytes, frames: frameBytes }: PlanBytes,
+): void {
+  const { booted, rollouts } = context.facts;
+  const isWorthWaiting = fetched > 0 && !delta && deltas.mayCome(booted, order.release.counter);
+  if (isWorthWaiting) schedule.checkDeltas(rollouts, order);
+  const { spentBytes } = spending;
+  schedule.checkSize(order, { fetchBytes: fetched + patchBytes, patchBytes, frameBytes, spentBytes });
 }
 
 /** For the status, and for `check`. */

@@ -1,4 +1,4 @@
-import { readdir, rm } from 'node:fs/promises';
+import { readdir, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   Chunk,
@@ -15,14 +15,20 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { DurableFiles } from '../state/durable-files.ts';
 
 const PATCHES_DIRECTORY = 'patches';
+/** After a failed write nothing is kept for so long, whatever room the file system says it has: a quota, say, isn't in that. */
+const FULL_FOR_MS = 60 * 60_000;
 
 /** Chunks of patches, kept durably until what they make is durable in the slot: a power cut makes no patch come twice. */
 export class KeptPatches {
+  readonly #data: string;
   readonly #directory: string;
   readonly #files: Pick<DurableFiles, 'replace'>;
+  /** On the monotonic clock. */
+  #fullUntilMs = Number.NEGATIVE_INFINITY;
 
   /** @param data the agent's own directory */
   constructor(data: string, files: Pick<DurableFiles, 'replace'>) {
+    this.#data = data;
     this.#directory = join(data, PATCHES_DIRECTORY);
     this.#files = files;
   }
@@ -36,6 +42,11 @@ export class KeptPatches {
       if (isSystemError(error) || error instanceof SitecastError) return undefined;
       throw error;
     }
+  }
+
+  /** Ids of those that lie here, in hex; whether they are right shows when they are read. */
+  async ids(): Promise<ReadonlySet<string>> {
+    return new Set(await this.#names());
   }
 
   /** To hand them out. */
@@ -52,10 +63,27 @@ export class KeptPatches {
     return store;
   }
 
+  /** What the file system of the data directory has room for. Infinite where it doesn't say. */
+  async freeBytes(): Promise<number> {
+    if (performance.now() < this.#fullUntilMs) return 0;
+    try {
+      const { bavail, bsize } = await statfs(this.#data);
+      return bavail * bsize;
+    } catch (error) {
+      if (isSystemError(error)) return Number.POSITIVE_INFINITY;
+      throw error;
+    }
+  }
+
   /** Durable once it returns. */
   async put(id: ChunkId, bytes: Uint8Array): Promise<void> {
-    await makeDirectory(this.#directory, 0o700);
-    await this.#files.replace(this.#pathOf(id), bytes, 0o600);
+    try {
+      await makeDirectory(this.#directory, 0o700);
+      await this.#files.replace(this.#pathOf(id), bytes, 0o600);
+    } catch (error) {
+      if (isSystemError(error)) this.#fullUntilMs = performance.now() + FULL_FOR_MS;
+      throw error;
+    }
   }
 
   /** Removes all but these. What a power cut brings back is removed by the next call. */

@@ -9,9 +9,10 @@ import {
 } from '@sitecast/shared/release';
 import type { Reason } from '../state/agent-state.ts';
 import type { Trust } from '../upstream/trust.ts';
+import type { Spending } from '../state/spending.ts';
 import type { Order } from './choose.ts';
 import type { Delta } from './deltas.ts';
-import { CycleEnd, failed } from './result.ts';
+import { CycleEnd, failed, postponed } from './result.ts';
 
 /** A release that an order names, with everything that was checked about it. */
 export interface Release {
@@ -49,8 +50,8 @@ export class Releases {
 
   /**
    * @param known an index that the device has already, by the hash that the manifest names
-   * @param onFetched called with the bytes that come over the network for it
-   * @throws CycleEnd (`failed`) where manifest and index don't fit together
+   * @param spending pays for what comes over the network
+   * @throws CycleEnd (`failed`) where manifest and index don't fit together; (`waiting`) where the index is longer than may still be spent
    */
   async load(
     order: Order,
@@ -58,18 +59,22 @@ export class Releases {
     {
       known,
       delta,
-      onFetched,
+      spending,
       signal,
     }: {
       known: ChunkIndex | undefined;
       delta: Delta | undefined;
-      onFetched: (lengthBytes: number) => void;
+      spending: Pick<Spending, 'pay' | 'leftBytes'>;
       signal: AbortSignal;
     },
   ): Promise<Release> {
     const { counter, version } = order.release;
     const target = indexTarget(this.#product, counter);
-    const indexBytes = known?.encode() ?? (await this.#trust.document(target, signal, { onFetched }));
+    const { leftBytes } = spending;
+    const indexBytes =
+      known?.encode() ??
+      (await this.#trust.document(target, signal, { maxBytes: leftBytes, payer: spending }));
+    if (!indexBytes && manifest.index.lengthBytes > leftBytes) throw indexTooLarge(manifest, leftBytes);
     if (!indexBytes || sha256(indexBytes) !== manifest.index.sha256)
       throw unusable(`the index of ${version} is not the one that its manifest names`);
     const index = known ?? ChunkIndex.decode(indexBytes);
@@ -89,12 +94,12 @@ export class Releases {
     {
       sha256: wanted,
       worthBytes,
-      onFetched,
+      payer,
       signal,
     }: {
       sha256: string | undefined;
       worthBytes: number;
-      onFetched: (lengthBytes: number) => void;
+      payer: Pick<Spending, 'pay'>;
       signal: AbortSignal;
     },
   ): Promise<{ index: ChunkIndex; indexSha256: string } | undefined> {
@@ -103,7 +108,7 @@ export class Releases {
     const { index: named } = parseReleaseManifest(manifestBytes);
     if ((wanted ?? named.sha256) !== named.sha256 || named.lengthBytes >= worthBytes) return undefined;
     const target = indexTarget(this.#product, counter);
-    const bytes = await this.#trust.document(target, signal, { onFetched });
+    const bytes = await this.#trust.document(target, signal, { payer });
     if (!bytes || sha256(bytes) !== named.sha256) return undefined;
     return { index: ChunkIndex.decode(bytes), indexSha256: named.sha256 };
   }
@@ -115,6 +120,11 @@ export function asObjection(error: unknown): { objection: Reason } {
   if (error instanceof SitecastError && error.kind === 'badInput')
     return { objection: { code: error.code, message: error.message } };
   throw error;
+}
+
+function indexTooLarge({ version, index }: ReleaseManifest, leftBytes: number): CycleEnd {
+  const message = `the index of ${version} has ${index.lengthBytes} bytes, more than the ${leftBytes} that are left of --max-bytes`;
+  return postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
 }
 
 function unusable(message: string): CycleEnd {

@@ -149,8 +149,8 @@ export class Schedule {
     }
     const plannedBytes = patchBytes + frameBytes;
     if (maxBytes === undefined || plannedBytes === 0 || spentBytes + plannedBytes <= maxBytes) return;
-    const spent = spentBytes === 0 ? '' : ` after ${spentBytes} that are spent`;
-    const message = `${release.version} takes about ${plannedBytes} bytes${spent}, more than --max-bytes`;
+    const spent = spentBytes === 0 ? '' : ` after the ${spentBytes} that they have sent`;
+    const message = `${release.version} takes about ${plannedBytes} bytes from gateways${spent}, more than --max-bytes (${maxBytes})`;
     throw postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
   }
 

@@ -13,7 +13,7 @@ interface IndexSource {
     wanted: {
       sha256: string | undefined;
       worthBytes: number;
-      onFetched: (lengthBytes: number) => void;
+      payer: Pick<Spending, 'pay'>;
       signal: AbortSignal;
     },
   ): Promise<SlotContent | undefined>;
@@ -25,7 +25,7 @@ interface SlotContentsDependencies {
   files: Pick<DurableFiles, 'replace'>;
   releases: IndexSource;
   stateFile: Pick<StateFile, 'current' | 'change'>;
-  spending: Pick<Spending, 'add' | 'leftBytes'>;
+  spending: Pick<Spending, 'pay' | 'leftBytes'>;
   log: Log;
 }
 
@@ -90,7 +90,7 @@ export class SlotContents {
       const found = await releases.indexOf(release.counter, {
         sha256: known,
         worthBytes: Math.min(worthBytes, spending.leftBytes),
-        onFetched: lengthBytes => spending.add(lengthBytes),
+        payer: spending,
         signal,
       });
       if (found) await this.#note(name, found);

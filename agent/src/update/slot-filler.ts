@@ -18,13 +18,14 @@ import type { StatusBoard } from '../state/status.ts';
 import type { Gateways } from '../upstream/gateways.ts';
 import type { Order } from './choose.ts';
 import type { ChunkFetcher, PaidSource } from './chunk-fetcher.ts';
-import type { Deltas } from './deltas.ts';
+import type { Delta, Deltas } from './deltas.ts';
 import { compareWithIndex, type MissingChunks } from './missing-chunks.ts';
 import type { Release } from './releases.ts';
 import type { SlotContent, SlotContents } from './slot-contents.ts';
 import { copyFromSlots } from './slot-copy.ts';
 import { locateSlot } from './slots.ts';
-import { DeltaUnusable, type WindowFiller } from './window-filler.ts';
+import { DeltaUnusable } from './delta-unusable.ts';
+import type { WindowFiller } from './window-filler.ts';
 
 /** Of one fill. So many show well enough that a site is full of misbehaving peers. */
 const MAX_REPORTED_BANS = 8;
@@ -132,17 +133,30 @@ export class SlotFiller {
       : undefined;
     const other = isNeeded ? await contents.last(target) : undefined;
     const windows = (delta && deltas.windowsOf(delta, index)) ?? [];
+    const kept = delta ? await this.#keptOf(delta, windows, signal) : undefined;
     const isApplicable = applicableWith(delta?.recipe.encoders ?? [], encoders);
     const plan = planUpdate({
       target: index,
       isInPlace: at => !missing.has(at),
       booted: booted?.index,
       other,
-      windows,
+      windows: windows.map((window, at) => ({ ...window, keptBytes: kept?.[at] ?? 0 })),
       canApply: at => isApplicable(windows[at] ?? { encoderBits: 0 }),
       restFrameBytes: delta?.recipe.restFrameBytes,
     });
     return { missing, plan, booted, other, windows };
+  }
+
+  /** What an earlier start has fetched of each window's patch: that costs nothing any more. @throws the reason of `signal` */
+  async #keptOf(
+    delta: Delta,
+    windows: readonly PlacedWindow[],
+    signal: AbortSignal,
+  ): Promise<number[] | undefined> {
+    const { deltas, windows: filler } = this.#deps;
+    if (!(await filler.hasKept())) return undefined;
+    const patchIndex = await deltas.patchIndexOf(delta, signal, { isKept: true });
+    return patchIndex && filler.keptBytesOf(patchIndex, windows);
   }
 
   /** What the slot lacks by what the medium holds, past the page cache. An image that is there whole is remembered until the slot is written to. */
@@ -273,7 +287,7 @@ export class SlotFiller {
         missing,
         booted: slots[otherSlot(target)],
         writer,
-        fetch: (wanted, deliver) => fetcher.fetch({ ...image, wanted, source, onBan, deliver }),
+        fetch: (wanted, request) => fetcher.fetch({ ...image, ...request, wanted, source, onBan }),
         onKept: at => lent?.add(at),
         signal: source.signal,
         onWritten: at => this.#wrote(release, progress, at),

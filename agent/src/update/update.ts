@@ -33,7 +33,7 @@ import {
 } from './install-steps.ts';
 import { failed } from './result.ts';
 import type { UpdateContext } from './update-checker.ts';
-import { DeltaUnusable } from './window-filler.ts';
+import { DeltaUnusable } from './delta-unusable.ts';
 
 // The update, from the order to the confirmed slot, in two functions. Each step notes its phase durably before it acts, so after a
 // power cut or a restart both go on from the phase that is stored. A cycle asks `judgeBoot` first: it goes on with an update that the

@@ -1,28 +1,27 @@
-import { type ChunkIndex, type ChunkStore, sameChunkId, sha256 } from '@sitecast/shared/content';
+import {
+  chunkIdToHex,
+  type ChunkIndex,
+  type ChunkStore,
+  sameChunkId,
+  sha256,
+} from '@sitecast/shared/content';
 import type { PlacedWindow } from '@sitecast/shared/delta';
-import { SitecastError } from '@sitecast/shared/errors';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Slot, SlotReader, SlotWriter, WindowApplier } from '../ports.ts';
-import type { Spending } from '../state/spending.ts';
+import { MAX_DEATHS, type Spending } from '../state/spending.ts';
+import { DeltaUnusable, deadly, notKept, timeUsedUp } from './delta-unusable.ts';
 import type { Delta } from './deltas.ts';
 import type { KeptPatches } from './kept-patches.ts';
 import type { MissingChunks } from './missing-chunks.ts';
 
 /** Patches that are kept in the data directory at one time, unless a single window needs more. */
 const MAX_KEPT_BYTES = 8 * 1024 * 1024;
-
-/** The update has to be planned anew, without this delta. */
-export class DeltaUnusable extends Error {
-  override readonly name = 'DeltaUnusable';
-  readonly code: string;
-  /** Whether the recipe itself was wrong: it isn't tried again. Otherwise only its patches can't be had, or cost too much. */
-  readonly hasFailed: boolean;
-
-  constructor(code: string, message: string, { hasFailed, cause }: { hasFailed: boolean; cause?: unknown }) {
-    super(message, { cause });
-    this.code = code;
-    this.hasFailed = hasFailed;
-  }
-}
+/** What is left free beside them in the data directory, for the agent's other files. */
+const RESERVED_BYTES = 1024 * 1024;
+/** What a full or failing disk says. */
+const STORAGE_ERRORS = ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO'];
+/** Until then a patch that the gateway refuses may still come from a peer. */
+const REFUSED_MS = 5000;
 
 export interface WindowFill {
   delta: Delta;
@@ -37,7 +36,7 @@ export interface WindowFill {
   /** Fetches chunks of the patch index, and delivers them verified. */
   fetch: (
     wanted: readonly number[],
-    deliver: (at: number, plain: Uint8Array) => Promise<void>,
+    request: { refusedMs: number; deliver: (at: number, plain: Uint8Array) => Promise<void> },
   ) => Promise<void>;
   /** A chunk of the patch index is kept now. */
   onKept: (at: number) => void;
@@ -63,22 +62,36 @@ export class WindowFiller {
   /**
    * Batch after batch: the base ranges are checked first, then the patches are fetched and kept, then each window is made, checked chunk by
    * chunk and written, and made durable before its patches are let go. A window whose base was altered is left out: its chunks stay missing.
+   * Where an agent has ended in the middle of this recipe's patches before, each window is a batch of its own.
    * @throws DeltaUnusable; as `SlotWriter.write`; the reason of `signal`
    */
   async apply(fill: WindowFill): Promise<void> {
     const { patches, spending, applier } = this.#deps;
+    const { sha256: recipe } = fill.delta;
+    const deaths = spending.deathsOf(recipe);
+    if (deaths >= MAX_DEATHS) throw deadly(deaths);
     const reader = await readerOf(fill.booted);
     if (!reader) return;
     try {
-      for (const batch of batchesOf(fill.windows)) {
+      const maxBatchBytes = deaths > 0 ? 0 : Math.min(MAX_KEPT_BYTES, await this.#roomBytes());
+      let done = 0;
+      for (const batch of batchesOf(fill.windows, maxBatchBytes)) {
         const usable = await this.#withRightBase(fill, reader, batch);
+        await this.#keepFrom(fill, done);
+        done += batch.length;
         if (usable.length === 0) continue;
         await this.#fetchPatches(fill, usable);
-        for (const window of usable) await this.#make(fill, reader, window);
-        await fill.writer.finish(fill.index.lengthBytes);
-        await spending.flush();
-        await patches.keepOnly([]);
+        await this.#kept(spending.beginApplying(recipe));
+        let hasProgress = false;
+        try {
+          for (const window of usable) await this.#make(fill, reader, window);
+          await fill.writer.finish(fill.index.lengthBytes);
+          hasProgress = true;
+        } finally {
+          await spending.endApplying({ hasProgress });
+        }
       }
+      await patches.keepOnly([]);
     } finally {
       await reader.close();
       // Its thread isn't needed until the next download.
@@ -91,9 +104,48 @@ export class WindowFiller {
     return this.#deps.patches.store;
   }
 
+  /** Whether an earlier start has left patches here. */
+  async hasKept(): Promise<boolean> {
+    return (await this.#deps.patches.ids()).size > 0;
+  }
+
+  /** How much of the patch of each window is here already, in bytes. */
+  async keptBytesOf(patchIndex: ChunkIndex, windows: readonly PlacedWindow[]): Promise<number[]> {
+    const ids = await this.#deps.patches.ids();
+    return windows.map(({ patchOffset, patchLength }) => {
+      const end = Math.min(patchOffset + patchLength, patchIndex.lengthBytes);
+      let bytes = 0;
+      for (let at = patchIndex.chunkAt(patchOffset) ?? patchIndex.count; at < patchIndex.count; at += 1) {
+        const from = Math.max(patchIndex.startOf(at), patchOffset);
+        if (from >= end) break;
+        if (ids.has(chunkIdToHex(patchIndex.idAt(at)))) bytes += Math.min(patchIndex.endOf(at), end) - from;
+      }
+      return bytes;
+    });
+  }
+
   /** Lets go of patches that an update has left which was given up. */
   clear(): Promise<void> {
     return this.#deps.patches.keepOnly([]);
+  }
+
+  async #roomBytes(): Promise<number> {
+    return Math.max(0, (await this.#deps.patches.freeBytes()) - RESERVED_BYTES);
+  }
+
+  /**
+   * Awaits what writes to the data directory.
+   * @throws DeltaUnusable where that is full or fails: chunks go straight to the slot, so they may still come
+   */
+  async #kept<T>(work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (cause) {
+      if (!isSystemError(cause, ...STORAGE_ERRORS)) throw cause;
+      // What is there takes the room that the agent's other files need.
+      await this.#deps.patches.keepOnly([]).catch(() => {});
+      throw notKept(cause.message, cause);
+    }
   }
 
   async #withRightBase(
@@ -110,23 +162,33 @@ export class WindowFiller {
     return usable;
   }
 
+  /** Lets go of all patches but those of the windows that come now, as far as an earlier start may have fetched them. */
+  async #keepFrom({ patchIndex, windows }: WindowFill, first: number): Promise<void> {
+    const [ahead = []] = batchesOf(windows.slice(first), MAX_KEPT_BYTES);
+    const needed = new Set(ahead.flatMap(window => patchChunksOf(patchIndex, window)));
+    await this.#deps.patches.keepOnly([...needed].map(at => patchIndex.idAt(at)));
+  }
+
   async #fetchPatches(fill: WindowFill, windows: readonly PlacedWindow[]): Promise<void> {
     const { patches } = this.#deps;
     const { patchIndex, fetch, onKept, signal } = fill;
     const needed = windows.flatMap(window => patchChunksOf(patchIndex, window));
     // Each chunk once: patches may repeat one, too.
     const wanted = [...new Set(needed.map(at => patchIndex.find(patchIndex.idAt(at)) ?? at))];
-    await patches.keepOnly(wanted.map(at => patchIndex.idAt(at)));
     const absent: number[] = [];
     for (const at of wanted) {
       if (await patches.get(patchIndex.idAt(at))) onKept(at);
       else absent.push(at);
     }
+    const absentBytes = absent.reduce((sum, at) => sum + patchIndex.lengthOf(at), 0);
+    if (absentBytes > (await this.#roomBytes()))
+      throw notKept(`${absentBytes} bytes of patches don't fit into it`);
+    const deliver = async (at: number, plain: Uint8Array) => {
+      await patches.put(patchIndex.idAt(at), plain);
+      onKept(at);
+    };
     try {
-      await fetch(absent, async (at, plain) => {
-        await patches.put(patchIndex.idAt(at), plain);
-        onKept(at);
-      });
+      await this.#kept(fetch(absent, { refusedMs: REFUSED_MS, deliver }));
     } catch (cause) {
       signal.throwIfAborted();
       if (!(cause instanceof SitecastError)) throw cause;
@@ -143,25 +205,17 @@ export class WindowFiller {
     if (!base) return;
     const patch = await this.#patchOf(patchIndex, window);
     const maxMs = maxApplyMs - spending.applyMs;
-    if (maxMs <= 0)
-      throw new DeltaUnusable('SITECAST_APPLY_TIME', 'applying patches has taken all of --max-apply-time', {
-        hasFailed: false,
-      });
+    if (maxMs <= 0) throw timeUsedUp();
     let made: Uint8Array;
     try {
-      const { bytes, cpuMs } = await applier.apply({
-        patch,
-        base,
-        targetLength: window.targetLength,
-        maxMs,
-        signal,
-      });
-      spending.addApplyMs(cpuMs);
-      made = bytes;
+      const { targetLength } = window;
+      const work = () => applier.apply({ patch, base, targetLength, maxMs, signal });
+      made = (await this.#kept(spending.timed(work))).bytes;
     } catch (cause) {
       signal.throwIfAborted();
       if (!(cause instanceof SitecastError)) throw cause;
-      if (typeof cause.data.cpuMs === 'number') spending.addApplyMs(cause.data.cpuMs);
+      // Its bound is what was left for the whole release.
+      if (cause.code === 'SITECAST_PATCH_TIME') throw timeUsedUp(cause);
       throw new DeltaUnusable(cause.code, cause.message, { hasFailed: true, cause });
     }
     await write(fill, window, made);
@@ -248,11 +302,12 @@ function patchChunksOf(
   return Array.from({ length: last - first + 1 }, (_, at) => first + at);
 }
 
-function* batchesOf(windows: readonly PlacedWindow[]): Generator<PlacedWindow[]> {
+/** @param maxBytes of the patches of one batch, unless it is a single window */
+function* batchesOf(windows: readonly PlacedWindow[], maxBytes: number): Generator<PlacedWindow[]> {
   let batch: PlacedWindow[] = [];
   let batchBytes = 0;
   for (const window of windows) {
-    if (batch.length > 0 && batchBytes + window.patchLength > MAX_KEPT_BYTES) {
+    if (batch.length > 0 && batchBytes + window.patchLength > maxBytes) {
       yield batch;
       [batch, batchBytes] = [[], 0];
     }

@@ -4,6 +4,7 @@ import {
   type ChunkRequest,
   type ChunkStore,
   chunkIdToHex,
+  isRefusal,
   SourceSelector,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -74,6 +75,7 @@ export class GatewayChunks implements ChunkStore {
   #noSource(id: ChunkId, failures: ReadonlyMap<string, SitecastError>): SitecastError {
     const { banned, areAllBanned } = this.#selector;
     const hex = chunkIdToHex(id);
+    const isRefused = failures.size > 0 && [...failures.values()].every(isRefusal);
     const said = [...failures.values()].map(({ message }) => message).join('; ');
     return new SitecastError(
       'unreachable',
@@ -81,7 +83,7 @@ export class GatewayChunks implements ChunkStore {
       areAllBanned
         ? 'every source sent wrong bytes'
         : cutText(`nobody hands out chunk ${hex}: ${said}`, MAX_SAID_CHARS),
-      { data: { id: hex, banned } },
+      { data: { id: hex, banned, isRefused } },
     );
   }
 }

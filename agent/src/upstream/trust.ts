@@ -16,6 +16,7 @@ import {
 } from '@sitecast/shared/trust';
 import pLimit from 'p-limit';
 import type { Gateway } from '../ports.ts';
+import type { Spending } from '../state/spending.ts';
 import { type Gateways, noGateway } from './gateways.ts';
 
 /** Milliseconds: the age of a timestamp from which another gateway is asked as well. The origin renews it hourly. */
@@ -36,8 +37,8 @@ interface DocumentOptions {
   isTopLevel?: boolean;
   /** A longer one isn't fetched: then there is none. */
   maxBytes?: number;
-  /** Called with the length of what came over the network, in bytes. */
-  onFetched?: (lengthBytes: number) => void;
+  /** Who pays for what comes over the network. */
+  payer?: Pick<Spending, 'pay'> | undefined;
 }
 
 /** The signed repository, as this device trusts it, through any gateway that answers. */
@@ -156,7 +157,7 @@ export class Trust {
   async #document(
     name: string,
     signal: AbortSignal | undefined,
-    { isTopLevel = false, maxBytes, onFetched }: DocumentOptions,
+    { isTopLevel = false, maxBytes, payer }: DocumentOptions,
   ): Promise<Uint8Array | undefined> {
     const found = await this.#gateways.eachRepository(
       () => this.#client.findTarget(name, { signal }),
@@ -166,11 +167,12 @@ export class Trust {
     const stored = await this.#stored(found);
     if (stored) return stored;
     if (maxBytes !== undefined && found.file.length > maxBytes) return undefined;
+    const fetch = (onSent?: (lengthBytes: number) => void) =>
+      this.#client.fetchTarget(found, { signal, onSent });
     const bytes = await this.#gateways.eachRepository(
-      () => this.#client.fetchTarget(found, { signal }),
+      () => (payer ? payer.pay(found.file.length, fetch) : fetch()),
       signal,
     );
-    onFetched?.(bytes.length);
     const path = this.#pathOf(found);
     if (path !== undefined) {
       await prune(this.#documents);

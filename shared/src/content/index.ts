@@ -29,6 +29,7 @@ export {
   MAX_BATCH_BYTES,
   MAX_BATCH_CHUNKS,
   MAX_CHUNK_BYTES,
+  FRAME_OVERHEAD_BYTES,
   MAX_FRAME_BYTES,
   MAX_INDEX_BYTES,
   MAX_MISSING_IDS,
@@ -38,6 +39,7 @@ export {
   type ChunkRequest,
   type ChunkStore,
   isNotFound,
+  isRefusal,
   type WritableChunkStore,
 } from './store/chunk-store.ts';
 export { DirectoryStore, type DirectoryStoreOptions } from './store/directory-store.ts';

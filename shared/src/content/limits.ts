@@ -9,6 +9,9 @@ export const MAX_CHUNK_BYTES = 1024 * 1024;
  */
 export const MAX_FRAME_BYTES = MAX_CHUNK_BYTES + 16 * 1024;
 
+/** A frame is at most that much longer than its chunk, in bytes, but for encoders that flush often. */
+export const FRAME_OVERHEAD_BYTES = 256;
+
 /** The longest window a frame may ask a decoder to keep: what RFC 8878 (3.1.1.1.2) wants every decoder to support. */
 export const MAX_FRAME_WINDOW_BYTES = 8 * 1024 * 1024;
 

@@ -1,6 +1,6 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type ChunkIndex, ChunkIndexBuilder, sha256 } from '../content/index.ts';
+import { type ChunkIndex, ChunkIndexBuilder, FRAME_OVERHEAD_BYTES, sha256 } from '../content/index.ts';
 import { planUpdate } from './plan.ts';
 import { zeroChunks } from './zero-chunks.ts';
 
@@ -110,6 +110,19 @@ describe('a plan', () => {
       }),
       { numRuns: 400 },
     );
+  });
+
+  it('uses no window for a claim that its chunks would cost more than frames can be long', () => {
+    const target = indexOf([10, 20]);
+    const plan = (patchLength: number) =>
+      planUpdate({
+        target,
+        isInPlace: () => false,
+        windows: [{ firstChunk: 0, chunkCount: 2, patchLength, frameBytes: 1_000_000 }],
+      });
+    const longest = target.lengthBytes + 2 * FRAME_OVERHEAD_BYTES;
+    expect(plan(longest - 1).windows).toEqual([0]);
+    expect(plan(longest).windows).toEqual([]);
   });
 
   it('estimates frames by what the recipe says of windows and of the rest', () => {

@@ -1,4 +1,4 @@
-import type { ChunkIndex } from '../content/index.ts';
+import { type ChunkIndex, FRAME_OVERHEAD_BYTES } from '../content/index.ts';
 import { zeroChunks } from './zero-chunks.ts';
 
 /**
@@ -14,6 +14,8 @@ export interface WindowCosts {
   readonly firstChunk: number;
   readonly chunkCount: number;
   readonly patchLength: number;
+  /** Of its patch, what this device has fetched already. Default: nothing. */
+  readonly keptBytes?: number;
   /** What its chunks would cost as frames. */
   readonly frameBytes: number;
 }
@@ -43,7 +45,7 @@ export interface PlanBytes {
   other: number;
   patched: number;
   fetched: number;
-  /** Of the windows that are used. */
+  /** Of the windows that are used; what of them is here already isn't counted. */
   patches: number;
   /** Of the chunks that are fetched: estimated from what the recipe says, at most their plain length where there is none. */
   frames: number;
@@ -65,9 +67,12 @@ export function planUpdate(input: PlanInput): Plan {
   const { windows = [], canApply = () => true } = input;
   const used = windows.flatMap((window, at) => (canApply(at) && useWindow(window, input, ways) ? [at] : []));
   const bytes = bytesOf(input, ways);
-  bytes.patches = used.reduce((sum, at) => sum + (windows[at]?.patchLength ?? 0), 0);
+  bytes.patches = used.reduce((sum, at) => sum + (windows[at] ? patchBytes(windows[at]) : 0), 0);
   return { bytes, windows: used, wayOf: at => wayAt(ways, at) };
 }
+
+const patchBytes = ({ patchLength, keptBytes = 0 }: WindowCosts): number =>
+  Math.max(0, patchLength - keptBytes);
 
 const codeOf = (way: ChunkWay): number => CHUNK_WAYS.indexOf(way);
 const FETCH = codeOf('fetch');
@@ -104,19 +109,18 @@ function holds(source: ChunkIndex | undefined, target: ChunkIndex, at: number): 
   return source !== undefined && found !== undefined && source.lengthOf(found) === target.lengthOf(at);
 }
 
-function useWindow(
-  { firstChunk, chunkCount, patchLength, frameBytes }: WindowCosts,
-  { target }: PlanInput,
-  ways: Uint8Array,
-): boolean {
+function useWindow(window: WindowCosts, { target }: PlanInput, ways: Uint8Array): boolean {
+  const { firstChunk, chunkCount, frameBytes } = window;
   let [allBytes, missingBytes] = [0, 0];
   const end = firstChunk + chunkCount;
   for (let at = firstChunk; at < end; at += 1) {
     allBytes += target.lengthOf(at);
     if (ways[at] === FETCH) missingBytes += target.lengthOf(at);
   }
-  const costBytes = allBytes === 0 ? 0 : (frameBytes * missingBytes) / allBytes;
-  if (missingBytes === 0 || patchLength >= costBytes) return false;
+  // A recipe that claims more than frames can have would pass off patches as cheap that are not.
+  const longestBytes = Math.min(frameBytes, allBytes + chunkCount * FRAME_OVERHEAD_BYTES);
+  const costBytes = allBytes === 0 ? 0 : (longestBytes * missingBytes) / allBytes;
+  if (missingBytes === 0 || patchBytes(window) >= costBytes) return false;
   for (let at = firstChunk; at < end; at += 1) if (ways[at] === FETCH) ways[at] = WINDOW;
   return true;
 }

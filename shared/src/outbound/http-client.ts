@@ -169,6 +169,33 @@ export async function readBounded(
   return Buffer.concat(pieces, lengthBytes);
 }
 
+/**
+ * An answer's body, while it is said how much the server sends for it: all that it declares at once, since that may be on its way by
+ * then, whatever becomes of the answer; without a declared length, piece by piece.
+ * @param maxBytes that are read of it
+ */
+export function metered(
+  { headers, body }: Pick<HttpAnswer, 'headers' | 'body'>,
+  maxBytes: number,
+  onSent: ((lengthBytes: number) => void) | undefined,
+): AsyncIterable<Buffer> {
+  if (!onSent) return body;
+  const declared = Number(headers['content-length'] ?? Number.NaN);
+  if (!Number.isSafeInteger(declared) || declared < 0) return eachTold(body, onSent);
+  onSent(Math.min(declared, maxBytes));
+  return body;
+}
+
+async function* eachTold(
+  body: AsyncIterable<Buffer>,
+  onSent: (lengthBytes: number) => void,
+): AsyncGenerator<Buffer> {
+  for await (const piece of body) {
+    onSent(piece.length);
+    yield piece;
+  }
+}
+
 function signalOf({ signal, timeoutMs }: HttpRequest): AbortSignal | undefined {
   if (timeoutMs === undefined) return signal;
   const timeout = AbortSignal.timeout(timeoutMs);

@@ -1,2 +1,9 @@
 export { Connections } from './connections.ts';
-export { type HttpAnswer, HttpClient, type HttpRequest, readBounded, refuseRedirect } from './http-client.ts';
+export {
+  type HttpAnswer,
+  HttpClient,
+  type HttpRequest,
+  metered,
+  readBounded,
+  refuseRedirect,
+} from './http-client.ts';

@@ -171,14 +171,17 @@ export class TufClient {
    * @throws SITECAST_TARGET_MISMATCH (untrusted), SITECAST_TARGET_MISSING (notFound),
    *   SITECAST_TARGET_NAME_REFUSED (untrusted), SITECAST_DOWNLOAD_TOO_LARGE (tooLarge)
    */
-  async fetchTarget(target: FoundTarget, { signal }: CallOptions = {}): Promise<Uint8Array> {
+  async fetchTarget(
+    target: FoundTarget,
+    { signal, onSent }: CallOptions & Pick<Parameters<MetadataFetcher['fetch']>[1], 'onSent'> = {},
+  ): Promise<Uint8Array> {
     const { name, file } = target;
     const { targetFetcher } = this.#options;
     if (!targetFetcher) throw new TypeError('this client was opened without a targetFetcher');
     const maxBytes = Math.min(file.length, this.#limits.maxTargetFileBytes);
     const digest = this.#set.root.signed.consistent_snapshot === true ? namingDigest(file.hashes) : undefined;
     const path = targetPath(name, digest);
-    const bytes = await targetFetcher.fetch(path, { maxBytes, signal });
+    const bytes = await targetFetcher.fetch(path, { maxBytes, signal, onSent });
     if (bytes === undefined) {
       throw new SitecastError('notFound', 'SITECAST_TARGET_MISSING', `The repository has no file ${path}`, {
         data: { target: name, path },

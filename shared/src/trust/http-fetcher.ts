@@ -3,6 +3,7 @@ import {
   type Connections,
   type HttpAnswer,
   HttpClient,
+  metered,
   readBounded,
   refuseRedirect,
 } from '../outbound/index.ts';
@@ -46,7 +47,7 @@ export class HttpFetcher implements MetadataFetcher {
 
   async fetch(
     path: string,
-    { maxBytes, signal }: { maxBytes: number; signal?: AbortSignal | undefined },
+    { maxBytes, signal, onSent }: Parameters<MetadataFetcher['fetch']>[1],
   ): Promise<Uint8Array | undefined> {
     const limits = {
       timeoutMs: this.#timeoutMs,
@@ -54,13 +55,18 @@ export class HttpFetcher implements MetadataFetcher {
       silenceText: `no byte for ${this.#idleTimeoutMs} ms`,
     };
     return await this.#http.exchange(path, { ...limits, signal }, answer =>
-      this.#read(path, answer, maxBytes),
+      this.#read(path, answer, { maxBytes, onSent }),
     );
   }
 
-  async #read(path: string, answer: HttpAnswer, maxBytes: number): Promise<Uint8Array | undefined> {
+  async #read(
+    path: string,
+    answer: HttpAnswer,
+    { maxBytes, onSent }: Pick<Parameters<MetadataFetcher['fetch']>[1], 'maxBytes' | 'onSent'>,
+  ): Promise<Uint8Array | undefined> {
     refuseRedirect(answer);
-    const { status, headers, body } = answer;
+    const { status, headers } = answer;
+    const body = metered(answer, status === 200 ? maxBytes : MAX_REFUSAL_BYTES, onSent);
     if (status === 404 || status === 403) {
       await readBounded(body, MAX_REFUSAL_BYTES);
       return undefined;

@@ -8,7 +8,12 @@ export interface MetadataFetcher {
    */
   fetch(
     path: string,
-    options: { maxBytes: number; signal?: AbortSignal | undefined },
+    options: {
+      maxBytes: number;
+      signal?: AbortSignal | undefined;
+      /** Called with the bytes of the bodies that come over the network for it, as soon as that is known. */
+      onSent?: ((lengthBytes: number) => void) | undefined;
+    },
   ): Promise<Uint8Array | undefined>;
 }
 

@@ -13,6 +13,8 @@ export interface ChunkRequest {
    * chunk that is given from then on.
    */
   readonly into?: Uint8Array;
+  /** Called with the bytes of the bodies that a server sends for it, as soon as that is known: also of answers that are of no use. */
+  readonly onSent?: (lengthBytes: number) => void;
 }
 
 /**
@@ -62,6 +64,13 @@ export function frameTooLarge(id: ChunkId, cause?: unknown): SitecastError {
     'SITECAST_FRAME_TOO_LARGE',
     `the frame of chunk ${hex} is longer than ${MAX_FRAME_BYTES} bytes`,
     { data: { id: hex, maxBytes: MAX_FRAME_BYTES }, cause },
+  );
+}
+
+/** The store was asked, has answered, and doesn't give the chunk: it lacks it, or can't have it now. */
+export function isRefusal({ code, data }: SitecastError): boolean {
+  return (
+    code === 'SITECAST_CHUNK_NOT_FOUND' || typeof data.statusCode === 'number' || data.isRefused === true
   );
 }
 

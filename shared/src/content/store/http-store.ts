@@ -1,5 +1,5 @@
 import { SitecastError } from '../../errors.ts';
-import { type Connections, type HttpAnswer, HttpClient, readBounded } from '../../outbound/index.ts';
+import { type Connections, type HttpAnswer, HttpClient, metered, readBounded } from '../../outbound/index.ts';
 import { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex, chunkPath } from '../chunk-id.ts';
 import { MAX_FRAME_BYTES } from '../limits.ts';
@@ -62,7 +62,9 @@ export class HttpStore implements ChunkStore {
   }
 
   async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
-    return this.#exchange('GET', id, request, async ({ status, body }) => {
+    return this.#exchange('GET', id, request, async answer => {
+      const { status } = answer;
+      const body = metered(answer, status === 200 ? MAX_FRAME_BYTES : MAX_DISCARDED_BYTES, request.onSent);
       // An error page is read to its end so that the connection can be used again; a long one ends it.
       if (status !== 200) await readBounded(body, MAX_DISCARDED_BYTES);
       if (isAbsent(status)) throw chunkNotFound(id, this);

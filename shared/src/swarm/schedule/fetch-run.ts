@@ -1,4 +1,4 @@
-import type { Chunk, ChunkIndex } from '../../content/index.ts';
+import { type Chunk, type ChunkIndex, isRefusal } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
 import type { Picker } from './picker.ts';
 import type { Source } from './source.ts';
@@ -22,6 +22,8 @@ export interface FetchOptions {
   readonly deliver: (at: number, plain: Uint8Array) => Promise<void> | void;
   /** Gives up when no chunk has come for so long. */
   readonly stallMs?: number;
+  /** Gives up when a gateway has refused a chunk for so long that no peer holds. Default: others may still bring it, until `stallMs`. */
+  readonly refusedMs?: number | undefined;
 }
 
 interface RunPorts {
@@ -61,6 +63,8 @@ export class FetchRun {
   #reject: (error: unknown) => void = () => {};
   #progressMs: number;
   #hedges = 0;
+  /** By chunk that the gateway has refused: since when no peer holds it either, and what the gateway said. */
+  readonly #refused = new Map<number, { sinceMs: number; error: SitecastError }>();
   readonly #deliveries = new Set<Promise<void>>();
   #lastError: unknown;
   #isEnded = false;
@@ -171,6 +175,7 @@ export class FetchRun {
     }
     this.#ports.onTaken(winner.source, this.#ports.index.lengthOf(flight.at));
     this.#progressMs = this.#ports.now();
+    this.#refused.delete(flight.at);
     this.#ports.picker.done(flight.at, this.#progressMs);
     this.#forget(flight);
   }
@@ -185,9 +190,11 @@ export class FetchRun {
       return;
     }
     this.#lastError = error;
+    const isGateway = source === this.#ports.gateway();
+    if (isGateway && isRefusal(error) && !this.#refused.has(flight.at))
+      this.#refused.set(flight.at, { sinceMs: this.#ports.now(), error });
     if (error.kind === 'untrusted' || error.kind === 'tooLarge') onMisbehaviour(source, error);
-    else if (error.code === 'SITECAST_CHUNK_NOT_FOUND' && source !== this.#ports.gateway())
-      picker.lost(source.name, flight.at);
+    else if (error.code === 'SITECAST_CHUNK_NOT_FOUND' && !isGateway) picker.lost(source.name, flight.at);
     else this.#noteFailure(source);
     if (flight.attempts.length > 0) {
       // The attempt that is left may be the one that hangs: it must not be waited for alone again.
@@ -225,9 +232,25 @@ export class FetchRun {
       this.#end(this.#stalled(stallMs));
       return;
     }
+    const refusal = this.#refusedFor(nowMs);
+    if (refusal) {
+      this.#end(refusal);
+      return;
+    }
     picker.reshare(nowMs);
     for (const flight of this.#flights.values()) this.#hedge(flight, nowMs);
     this.wake();
+  }
+
+  /** What the gateway said about a chunk that nobody gives. */
+  #refusedFor(nowMs: number): SitecastError | undefined {
+    const { refusedMs } = this.#options;
+    if (refusedMs === undefined) return undefined;
+    for (const [at, { sinceMs, error }] of this.#refused) {
+      if (this.#ports.picker.holdersOf(at).length > 0) this.#refused.delete(at);
+      else if (nowMs - sinceMs > refusedMs) return error;
+    }
+    return undefined;
   }
 
   /** Asks a second source for a chunk that takes too long: another holder, or a gateway where no other peer holds it. */

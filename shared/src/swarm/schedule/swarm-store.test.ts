@@ -71,7 +71,7 @@ function swarmOf(gateway: ChunkStore | undefined, ...peers: SwarmPeer[]) {
     swarm.onHave(peer.peer, ALL, false);
   }
   const got = new Map<number, Uint8Array>();
-  const fetch = (options: { stallMs?: number; signal?: AbortSignal } = {}) =>
+  const fetch = (options: { stallMs?: number; refusedMs?: number; signal?: AbortSignal } = {}) =>
     swarm.fetch(ALL, {
       concurrency: 12,
       signal: new AbortController().signal,
@@ -128,6 +128,42 @@ describe('a swarm', () => {
     expect(bans).toEqual(['liar SITECAST_CHUNK_MISMATCH']);
     expect(liar.asked.length).toBeLessThanOrEqual(PEER_SLOTS);
     expect(swarm.addPeer(liar)).toBe(false);
+  });
+
+  it.each([
+    ['lacks', (id: ChunkId) => chunkNotFound(id, { name: 'gateway' })],
+    [
+      "can't have now",
+      () =>
+        new SitecastError('unreachable', 'SITECAST_NO_SOURCE', 'all are busy', { data: { isRefused: true } }),
+    ],
+  ])(
+    'gives up soon, where that was asked for, on a chunk that the gateway %s and no peer holds',
+    async (_, refuse) => {
+      const gateway = new Scripted('gateway', chunk => {
+        if (chunkIdToHex(chunk.id) === chunkIdToHex(index.idAt(7))) throw refuse(chunk.id);
+        return chunk;
+      });
+      const { fetch, bans } = swarmOf(gateway);
+      await expect(fetch({ refusedMs: 300 })).rejects.toMatchObject({ code: refuse(index.idAt(7)).code });
+      expect(bans).toEqual([]);
+      // Asked again meanwhile, and seldom.
+      const asked = gateway.asked.filter(hex => hex === chunkIdToHex(index.idAt(7))).length;
+      expect(asked).toBeLessThanOrEqual(3);
+    },
+  );
+
+  it('does not give up on a chunk that the gateway lacks and a peer holds', async () => {
+    const gateway = new Scripted('gateway', chunk => {
+      throw chunkNotFound(chunk.id, { name: 'gateway' });
+    });
+    const peer = new Scripted('peer', async chunk => {
+      await sleep(100);
+      return chunk;
+    });
+    const { fetch, isWhole } = swarmOf(gateway, peer);
+    await fetch({ refusedMs: 50 });
+    expect(isWhole()).toBe(true);
   });
 
   it('bans a gateway that sends wrong bytes', async () => {

@@ -27,6 +27,8 @@ export abstract class FakeServer {
   readonly repository: FleetRepository;
   /** Method and path of every request, in order: `GET /metadata/timestamp.json`. */
   readonly requests: string[] = [];
+  /** Files that were sent, or begun to be, in order: their bodies' lengths in bytes. */
+  readonly served: { path: string; lengthBytes: number }[] = [];
   misbehave: Misbehaviour | undefined;
   /** Serves these files instead of the repository's, as a server does that has fallen behind. */
   frozen: Files | undefined;
@@ -136,7 +138,10 @@ export abstract class FakeServer {
     response.setHeader('etag', this.alwaysChanged ? `"${this.requests.length}"` : etagOf(bytes));
     if (isKnown()) response.writeHead(304).end();
     else if (bytes === ENDLESS) sendEndless(response);
-    else sendFile(response, bytes, fault);
+    else {
+      this.served.push({ path, lengthBytes: bytes.length });
+      sendFile(response, bytes, fault);
+    }
   }
 
   /** Waits for as long as the requester wants to wait, or until something is published. */
