@@ -15,6 +15,7 @@ import { type BaseLayer, closeTarget, openBase, readViews, type Views, writeView
 
 const ZSTD = 'zstd-1.5.5-wasm';
 const LZ4 = 'lz4hc-1.9.4';
+const XZ = 'liblzma-5.4-ported';
 const RAW = Buffer.from('between');
 const PLAIN = sampleBytes(60_000, 11);
 const halves = [PLAIN.subarray(0, 40_000), PLAIN.subarray(40_000)] as const;
@@ -51,6 +52,7 @@ it.each([
   [ZSTD, 15],
   ['pako-2.2.0', deflateParameter(9, 15, 0)],
   [LZ4, 9],
+  [XZ, 10],
 ])('opens the pieces of %s, and closes them to the very same bytes', (codec, parameter) => {
   const { closed, opened, layer } = image(codec, parameter);
   expect(Buffer.from(openBase(closed, [layer])).equals(opened)).toBe(true);
@@ -118,6 +120,20 @@ it('takes part in a patch: the opened base is patched, the target closed', async
   expect(codeOf(() => applyPatch({ patch, base: altered, targetLength }))).toBe('SITECAST_PATCH_PIECE');
 });
 
+it('closes pieces of one layer each with its own parameter, where pieces tell it', () => {
+  const { layer } = image(XZ, 10);
+  const parameters = [10, 2 + 32 * 4];
+  const pieces = halves.map((half, at) => pieceCodec(XZ).encode(half, parameters[at] ?? 0));
+  const closed = Buffer.concat([RAW, ...pieces.flatMap(piece => [piece, RAW])]);
+  expect(pieces.map(piece => pieceCodec(XZ).parameterOf?.(piece))).toEqual(parameters);
+  const own = layer.pieces.map((piece, at) => ({ ...piece, parameter: parameters[at] ?? 0 }));
+  const views: Views = { base: [], target: [{ codec: XZ, parameter: 10, headBytes: 0, pieces: own }] };
+  const { target } = readViews(writeViews(views));
+  expect(target[0]?.pieces.map(({ parameter }) => parameter)).toEqual([undefined, 2 + 32 * 4]);
+  const opened = Buffer.concat([RAW, halves[0], RAW, halves[1], RAW]);
+  expect(Buffer.from(closeTarget(opened, target, closed.length)).equals(closed)).toBe(true);
+});
+
 it('writes views that are read as they were', () => {
   const { layer } = image(ZSTD, 15);
   const views: Views = {
@@ -154,6 +170,12 @@ it('refuses views beyond their bounds', () => {
   expect(read(targetOf(9, piece(half, MAX_OPENED_TARGET_BYTES - half)))).toBe('done');
   expect(read(targetOf(9, piece(half, MAX_OPENED_TARGET_BYTES - half + 1)))).toBe('SITECAST_PATCH_INVALID');
   expect(read(targetOf(12, piece(1)))).toBe('SITECAST_PATCH_INVALID');
+  const xzOf = (parameter: number): Views => ({
+    base: [],
+    target: [{ codec: XZ, parameter: 10, headBytes: 0, pieces: [{ ...piece(1), parameter }] }],
+  });
+  expect(read(xzOf(16))).toBe('done');
+  expect(read(xzOf(17))).toBe('SITECAST_PATCH_INVALID');
   expect(read(baseOf(...Array.from({ length: MAX_VIEW_PIECES }, () => piece(1))))).toBe('done');
   expect(read(baseOf(...Array.from({ length: MAX_VIEW_PIECES + 1 }, () => piece(1))))).toBe(
     'SITECAST_PATCH_INVALID',

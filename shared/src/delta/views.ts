@@ -1,6 +1,6 @@
 import { SitecastError } from '../errors.ts';
 import { ByteReader, ByteWriter } from './bytes.ts';
-import { PIECE_CODECS, pieceCodec } from './encoders/index.ts';
+import { PIECE_CODECS, type PieceCodec, pieceCodec } from './encoders/index.ts';
 import {
   MAX_OPENED_BASE_BYTES,
   MAX_OPENED_TARGET_BYTES,
@@ -11,7 +11,8 @@ import { readPatch } from './patch.ts';
 
 // How a patch opens compressed pieces. All numbers are LEB128 varints.
 //   uint layers of the base, each: uint codec, pieces, then a column of their compressed lengths
-//   uint layers of the target, each: uint codec, uint parameter, uint head, pieces
+//   uint layers of the target, each: uint codec, uint parameter, uint head, pieces; where pieces of the codec have parameters of their own, a column
+//     of them: uint parameter + 1, or 0 for the layer's
 //   pieces: uint count, uint usual plain length, then as columns: uint raw bytes before each; uint plain length + 1, or 0 for the usual one
 // Bytes behind the last piece of a layer are raw.
 const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;
@@ -36,14 +37,19 @@ export interface BaseLayer {
   readonly pieces: readonly (LayerPiece & { readonly compressedLength: number })[];
 }
 
-/** Pieces of the target that are compressed again, all with one parameter. */
+/** Pieces of the target that are compressed again. */
 export interface TargetLayer {
   /** Name of a `PieceCodec`. */
   readonly codec: string;
   readonly parameter: number;
   /** Bytes at the beginning of what this layer gives that lie before the window, since a piece began there. */
   readonly headBytes: number;
-  readonly pieces: readonly LayerPiece[];
+  readonly pieces: readonly TargetPiece[];
+}
+
+interface TargetPiece extends LayerPiece {
+  /** Where it isn't the layer's: for codecs with `parameterOf` alone. */
+  readonly parameter?: number;
 }
 
 /** How base range and target of a window are opened: outermost layer first. */
@@ -65,11 +71,15 @@ export function writeViews({ base, target }: Views): Buffer {
     for (const { compressedLength } of pieces) writer.uint(compressedLength);
   }
   writer.uint(target.length);
-  for (const { codec, parameter, headBytes, pieces } of target) {
-    writer.uint(pieceCodec(codec).id);
+  for (const { codec: name, parameter, headBytes, pieces } of target) {
+    const codec = pieceCodec(name);
+    writer.uint(codec.id);
     writer.uint(parameter);
     writer.uint(headBytes);
     writePieces(writer, pieces);
+    if (codec.parameterOf === undefined) continue;
+    for (const piece of pieces)
+      writer.uint(piece.parameter === undefined || piece.parameter === parameter ? 0 : piece.parameter + 1);
   }
   return writer.finish();
 }
@@ -98,10 +108,12 @@ export function readViews(bytes: Uint8Array): Views {
   });
   const target = Array.from({ length: reader.uint('the layers of the target', MAX_LAYERS) }, () => {
     const codec = readCodec(reader);
-    const parameter = reader.uint('the parameter of an encoder', MAX_PARAMETER);
-    if (!codec.takes(parameter)) throw reader.invalid(`${codec.name} doesn't take ${parameter}`);
+    const parameter = takenBy(codec, reader.uint('the parameter of an encoder', MAX_PARAMETER), reader);
     const headBytes = reader.uint('the head of a layer', MAX_OPENED_TARGET_BYTES);
-    return { codec: codec.name, parameter, headBytes, pieces: readPieces(reader, MAX_OPENED_TARGET_BYTES) };
+    const pieces = readPieces(reader, MAX_OPENED_TARGET_BYTES);
+    const own =
+      codec.parameterOf === undefined ? pieces : pieces.map(piece => ownParameter(codec, piece, reader));
+    return { codec: codec.name, parameter, headBytes, pieces: own };
   });
   reader.end();
   return { base, target };
@@ -115,7 +127,17 @@ export function encodersIn(patch: Uint8Array): string[] {
   return [...new Set([...base, ...target].map(({ codec }) => codec))];
 }
 
-function readCodec(reader: ByteReader): (typeof PIECE_CODECS)[number] {
+function ownParameter(codec: PieceCodec, piece: LayerPiece, reader: ByteReader): TargetPiece {
+  const coded = reader.uint('the parameter of a piece', MAX_PARAMETER + 1);
+  return coded === 0 ? piece : { ...piece, parameter: takenBy(codec, coded - 1, reader) };
+}
+
+function takenBy(codec: PieceCodec, parameter: number, reader: ByteReader): number {
+  if (!codec.takes(parameter)) throw reader.invalid(`${codec.name} doesn't take ${parameter}`);
+  return parameter;
+}
+
+function readCodec(reader: ByteReader): PieceCodec {
   const id = reader.uint('a codec', MAX_PARAMETER);
   const codec = PIECE_CODECS.find(known => known.id === id);
   if (codec === undefined) {
@@ -229,12 +251,12 @@ function closeLayer(
     parts.push(part.subarray(0, left));
     left -= Math.min(left, part.length);
   };
-  for (const { rawBefore, plainLength } of pieces) {
+  for (const { rawBefore, plainLength, parameter: own = parameter } of pieces) {
     if (from + rawBefore + plainLength > plain.length)
       throw outOfRange(`pieces beyond a target of ${plain.length} bytes`);
     add(plain.subarray(from, from + rawBefore));
     from += rawBefore;
-    add(codec.encode(plain.subarray(from, from + plainLength), parameter));
+    add(codec.encode(plain.subarray(from, from + plainLength), own));
     discard(plainLength);
     from += plainLength;
   }

@@ -1,7 +1,39 @@
+import {
+  ALIGN,
+  ALIGN_BITS,
+  afterLiteral,
+  afterMatch,
+  afterRep,
+  afterShortRep,
+  END_POS_MODEL,
+  FIRST_MATCH_STATE,
+  IS_MATCH,
+  IS_REP,
+  IS_REP0_LONG,
+  IS_REP_G0,
+  IS_REP_G1,
+  IS_REP_G2,
+  LENGTH_HIGH,
+  LENGTH_LOW,
+  LENGTH_MIDDLE,
+  LITERAL,
+  LITERAL_SIZE,
+  lengthStateOf,
+  MATCH_LENGTH,
+  MIN_MATCH,
+  MODEL_BITS,
+  MODEL_TOTAL,
+  MOVE_BITS,
+  POS_SLOT,
+  POS_STATES,
+  probabilityCount,
+  REP_LENGTH,
+  SPEC_POS,
+} from './lzma-model.ts';
 import { badStream } from './stream-codec.ts';
 
 // LZMA, after Igor Pavlov's "LZMA specification" (public domain), for a stream whose plain length is known. What was decoded is the
-// dictionary: besides it there are only the probabilities, 57 KiB at the most. All of them lie in one array, each kind at an offset.
+// dictionary: besides it there are only the probabilities, 57 KiB at the most.
 // Numbers of 32 bits are kept as signed ones: V8 stores those in place, and would allocate the unsigned ones above 2^31.
 
 /** How many bytes at its end a stream may be spared: the decoder reads zeros there. */
@@ -11,40 +43,10 @@ const START_BYTES = 4;
 const MAX_LC_LP = 4;
 const MAX_PROPERTIES = 9 * 5 * 5;
 
-const MODEL_BITS = 11;
-const MODEL_TOTAL = 2 ** MODEL_BITS;
-const MOVE_BITS = 5;
 /** The range is filled up where these bits are 0. */
 const TOP_BITS = 0xff000000 | 0;
 /** Turns the order of signed numbers into that of unsigned ones. */
 const SIGN = 0x80000000 | 0;
-
-const STATES = 12;
-const POS_STATES = 16;
-const LENGTH_STATES = 4;
-const MIN_MATCH = 2;
-const END_POS_MODEL = 14;
-const ALIGN_BITS = 4;
-
-// Offsets of the probabilities.
-const IS_MATCH = 0;
-const IS_REP = IS_MATCH + STATES * POS_STATES;
-const IS_REP_G0 = IS_REP + STATES;
-const IS_REP_G1 = IS_REP_G0 + STATES;
-const IS_REP_G2 = IS_REP_G1 + STATES;
-const IS_REP0_LONG = IS_REP_G2 + STATES;
-const POS_SLOT = IS_REP0_LONG + STATES * POS_STATES;
-const SPEC_POS = POS_SLOT + LENGTH_STATES * 64;
-const ALIGN = SPEC_POS + 128;
-// A length coder: two choices, 16 low trees of 3 bits, 16 middle ones of 3, a high one of 8.
-const LENGTH_LOW = 2;
-const LENGTH_MIDDLE = LENGTH_LOW + POS_STATES * 8;
-const LENGTH_HIGH = LENGTH_MIDDLE + POS_STATES * 8;
-const LENGTH_SIZE = LENGTH_HIGH + 256;
-const MATCH_LENGTH = ALIGN + 16;
-const REP_LENGTH = MATCH_LENGTH + LENGTH_SIZE;
-const LITERAL = REP_LENGTH + LENGTH_SIZE;
-const LITERAL_SIZE = 0x300;
 
 /**
  * Decodes raw LZMA: one byte of properties, then the stream without its first byte. Fills `plain`; time and memory grow with its length alone.
@@ -52,22 +54,27 @@ const LITERAL_SIZE = 0x300;
  * @throws SITECAST_PATCH_STREAM
  */
 export function decodeLzma(coded: Uint8Array, plain: Uint8Array): number {
-  return new LzmaDecoder(coded, plain).decode();
+  const decoder = new LzmaDecoder(plain);
+  decoder.setProperties(coded[0] ?? MAX_PROPERTIES);
+  return 1 + decoder.decode(coded.subarray(1), plain.length);
 }
 
-class LzmaDecoder {
-  readonly #coded: Uint8Array;
+/** Decodes streams one after the other into the same bytes, which are the dictionary. */
+export class LzmaDecoder {
+  #coded: Uint8Array = new Uint8Array();
   readonly #plain: Uint8Array;
-  readonly #probs: Uint16Array;
-  readonly #lc: number;
-  readonly #lpMask: number;
-  readonly #pbMask: number;
+  #probs: Uint16Array = new Uint16Array();
+  #lc = 0;
+  #lpMask = 0;
+  #pbMask = 0;
   #range = -1;
   #code = 0;
   /** Where the next coded byte is. */
-  #at = 1;
+  #at = 0;
   /** Where the next plain byte goes. */
   #to = 0;
+  /** Where the stream's plain bytes end. */
+  #end = 0;
   #state = 0;
   // Distances of the last matches, less one.
   #rep0 = 0;
@@ -75,24 +82,62 @@ class LzmaDecoder {
   #rep2 = 0;
   #rep3 = 0;
 
-  constructor(coded: Uint8Array, plain: Uint8Array) {
-    const properties = coded[0] ?? MAX_PROPERTIES;
+  constructor(plain: Uint8Array) {
+    this.#plain = plain;
+  }
+
+  /** How many bytes were made. */
+  get length(): number {
+    return this.#to;
+  }
+
+  /** Takes properties as LZMA's headers have them, and forgets all that was learned. @throws SITECAST_PATCH_STREAM */
+  setProperties(properties: number): void {
     const lc = properties % 9;
     const lp = Math.floor(properties / 9) % 5;
     if (properties >= MAX_PROPERTIES || lc + lp > MAX_LC_LP)
       throw badStream('lzma', `its properties ${properties} are not allowed`);
-    this.#coded = coded;
-    this.#plain = plain;
     this.#lc = lc;
     this.#lpMask = 2 ** lp - 1;
     this.#pbMask = 2 ** Math.floor(properties / 45) - 1;
-    this.#probs = new Uint16Array(LITERAL + LITERAL_SIZE * 2 ** (lc + lp)).fill(MODEL_TOTAL / 2);
-    for (let count = 0; count < START_BYTES; count += 1) this.#code = (this.#code << 8) | this.#next();
+    this.#probs = new Uint16Array(probabilityCount(lc, lp));
+    this.reset();
   }
 
-  decode(): number {
-    const length = this.#plain.length;
-    while (this.#to < length) {
+  /** Forgets all that was learned but the properties. @throws SITECAST_PATCH_STREAM where there are none */
+  reset(): void {
+    if (this.#probs.length === 0) throw badStream('lzma', 'it has no properties');
+    this.#probs.fill(MODEL_TOTAL / 2);
+    this.#state = 0;
+    this.#rep0 = 0;
+    this.#rep1 = 0;
+    this.#rep2 = 0;
+    this.#rep3 = 0;
+  }
+
+  /** Adds bytes that are stored as they are. @throws SITECAST_PATCH_STREAM */
+  store(bytes: Uint8Array): void {
+    if (bytes.length > this.#plain.length - this.#to) throw badStream('lzma', 'it decodes to more bytes');
+    this.#plain.set(bytes, this.#to);
+    this.#to += bytes.length;
+  }
+
+  /**
+   * Decodes a stream, without its first byte, which is always 0, to so many bytes.
+   * @returns how many bytes of it were looked at
+   * @throws SITECAST_PATCH_STREAM
+   */
+  decode(coded: Uint8Array, lengthBytes: number): number {
+    if (this.#probs.length === 0) throw badStream('lzma', 'it has no properties');
+    if (lengthBytes > this.#plain.length - this.#to) throw badStream('lzma', 'it decodes to more bytes');
+    this.#coded = coded;
+    this.#at = 0;
+    this.#range = -1;
+    this.#code = 0;
+    for (let count = 0; count < START_BYTES; count += 1) this.#code = (this.#code << 8) | this.#next();
+    const end = this.#to + lengthBytes;
+    this.#end = end;
+    while (this.#to < end) {
       const posState = this.#to & this.#pbMask;
       if (this.#bit(IS_MATCH + this.#state * POS_STATES + posState) === 0) this.#literal();
       else this.#copy(this.#matchLength(posState));
@@ -137,7 +182,7 @@ class LzmaDecoder {
     const context = ((to & this.#lpMask) << this.#lc) + (before >> (8 - this.#lc));
     const probs = LITERAL + LITERAL_SIZE * context;
     let symbol = 1;
-    if (this.#state >= 7) {
+    if (this.#state >= FIRST_MATCH_STATE) {
       let match = plain[to - this.#rep0 - 1] ?? 0;
       while (symbol < 0x100) {
         match <<= 1;
@@ -149,7 +194,7 @@ class LzmaDecoder {
     }
     this.#plain[to] = this.#plainBits(probs, symbol);
     this.#to = to + 1;
-    this.#state = this.#state < 4 ? 0 : this.#state < 10 ? this.#state - 3 : this.#state - 6;
+    this.#state = afterLiteral(this.#state);
   }
 
   /** The rest of a literal. As most of the time is spent here, the decoder's numbers are kept in variables meanwhile. */
@@ -190,17 +235,17 @@ class LzmaDecoder {
       this.#rep2 = this.#rep1;
       this.#rep1 = this.#rep0;
       const length = this.#length(MATCH_LENGTH, posState);
-      this.#state = state < 7 ? 7 : 10;
+      this.#state = afterMatch(state);
       this.#rep0 = this.#distance(length);
       return length;
     }
     if (this.#bit(IS_REP_G0 + state) === 0) {
       if (this.#bit(IS_REP0_LONG + state * POS_STATES + posState) === 0) {
-        this.#state = state < 7 ? 9 : 11;
+        this.#state = afterShortRep(state);
         return 1;
       }
     } else this.#repeated();
-    this.#state = state < 7 ? 8 : 11;
+    this.#state = afterRep(state);
     return this.#length(REP_LENGTH, posState);
   }
 
@@ -228,8 +273,7 @@ class LzmaDecoder {
 
   /** The distance of a match of this length, less one. The end marker's is over all others, as an unsigned number. */
   #distance(length: number): number {
-    const lengthState = Math.min(length - MIN_MATCH, LENGTH_STATES - 1);
-    const slot = this.#tree(POS_SLOT + lengthState * 64, 6);
+    const slot = this.#tree(POS_SLOT + lengthStateOf(length) * 64, 6);
     if (slot < 4) return slot;
     const bits = (slot >> 1) - 1;
     const high = (2 | (slot & 1)) << bits;
@@ -277,7 +321,7 @@ class LzmaDecoder {
     if (distance <= 0 || distance > to)
       throw badStream('lzma', 'it reads before its beginning, or ends early');
     const end = to + length;
-    if (end > plain.length) throw badStream('lzma', 'it decodes to more bytes');
+    if (end > this.#end) throw badStream('lzma', 'it decodes to more bytes');
     if (distance >= length && length > 32) plain.copyWithin(to, to - distance, end - distance);
     else for (; to < end; to += 1) plain[to] = plain[to - distance] ?? 0;
     this.#to = end;

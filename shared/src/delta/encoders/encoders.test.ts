@@ -1,7 +1,9 @@
-import { createHash } from 'node:crypto';
+import { spawnSync } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { needsProgram } from '../../content/fixtures.ts';
 import { SitecastError } from '../../errors.ts';
 import { pakoFile } from './deflate.ts';
 import { deflateParameter, PIECE_CODECS, type PieceCodec } from './index.ts';
@@ -25,7 +27,7 @@ function codec(name: string): PieceCodec {
   return found;
 }
 
-/** Sample (its length and seed), encoder, parameter: length and SHA-256 (first 16 digits) of what Debian 12's libzstd 1.5.4, zlib 1.2.13 and lz4 1.9.4 make. */
+/** Sample (its length and seed), encoder, parameter: length and SHA-256 (first 16 digits) of what Debian 12's libzstd 1.5.4, zlib 1.2.13, lz4 1.9.4 and liblzma 5.4.1 make. */
 const PIECES: [
   lengthBytes: number,
   seed: number,
@@ -53,6 +55,15 @@ const PIECES: [
   [1_048_576, 2, 'lz4hc-1.9.4', 9, 536_716, '082dc9dd32178917'],
   [8192, 3, 'lz4hc-1.9.4', 9, 2765, '33f28f055292546e'],
   [100, 4, 'lz4hc-1.9.4', 9, 11, '82483b895c717507'],
+  [131_072, 1, 'liblzma-5.4-ported', 10, 37_496, '03afffbfa8ea51ba'],
+  // More than its dictionary of 8 KiB holds, as metadata has it.
+  [30_000, 6, 'liblzma-5.4-ported', 2, 10_132, 'f0bc9d430da0e589'],
+  // Filters for jumps: x86, ARM, ARM-Thumb.
+  [30_000, 6, 'liblzma-5.4-ported', 10 + 32 * 4, 8540, 'dbafeb66aaaf1bf8'],
+  [30_000, 6, 'liblzma-5.4-ported', 10 + 32 * 7, 8616, 'ed601da74e18e54e'],
+  [30_000, 6, 'liblzma-5.4-ported', 10 + 32 * 8, 8588, 'd8eed0f0ed703ca6'],
+  [8192, 3, 'liblzma-5.4-ported', 2, 2112, '2b05a53f859c473d'],
+  [100, 4, 'liblzma-5.4-ported', 2, 64, '3405f7891d5b1ea8'],
 ];
 
 describe.each(PIECES)(
@@ -112,6 +123,15 @@ it('knows which parameters its encoders take', () => {
     false,
   ]);
   expect([8, 9, 10].map(level => codec('lz4hc-1.9.4').takes(level))).toEqual([false, true, false]);
+  const xz = [0, 16, 17, 10 + 32 * 4, 10 + 32 * 5, 10 + 32 * 9];
+  expect(xz.map(parameter => codec('liblzma-5.4-ported').takes(parameter))).toEqual([
+    true,
+    true,
+    false,
+    true,
+    false,
+    false,
+  ]);
   const taken = (level: number, windowBits: number, strategy: number) =>
     codec('pako-2.2.0').takes(deflateParameter(level, windowBits, strategy));
   expect([taken(9, 15, 0), taken(1, 9, 4), taken(0, 15, 0), taken(9, 8, 0), taken(9, 15, 5)]).toEqual([
@@ -121,4 +141,31 @@ it('knows which parameters its encoders take', () => {
     false,
     false,
   ]);
+});
+
+it('codes bytes that no encoder can shorten, and what follows them, so that `xz` opens it', context => {
+  const program = 'xz';
+  needsProgram(context, program, '--version');
+  const xz = codec('liblzma-5.4-ported');
+  const plain = Buffer.concat([randomBytes(70_000), sampleBytes(10_000, 8)]);
+  const encoded = xz.encode(plain, 12);
+  expect(xz.parameterOf?.(encoded)).toBe(12);
+  expect(hashOf(xz.decode(encoded, plain.length))).toBe(hashOf(plain));
+  const { stdout, status } = spawnSync(program, ['-dc'], { input: encoded, maxBuffer: 2 ** 20 });
+  expect(status).toBe(0);
+  expect(hashOf(stdout)).toBe(hashOf(plain));
+});
+
+it.each([
+  ['a dictionary of 1.5 MiB', 17],
+  ['a filter of another kind', 10 + 32 * 5],
+])('takes no .xz piece with %s', (_, parameter) => {
+  const xz = codec('liblzma-5.4-ported');
+  const encoded = Buffer.from(xz.encode(sampleBytes(300, 1), 10 + 32 * 4));
+  // Behind both lengths: the filter and its properties' length, LZMA2 and its properties' length, the dictionary.
+  const at = encoded.indexOf(Buffer.of(4, 0, 0x21, 1, 10));
+  encoded[at] = Math.floor(parameter / 32) || 4;
+  encoded[at + 4] = parameter % 32;
+  expect(() => xz.parameterOf?.(encoded)).toThrow(wrongPiece);
+  expect(() => xz.decode(encoded, 300)).toThrow(wrongPiece);
 });

@@ -3,6 +3,7 @@ import { decodeDeflate, encodeDeflate, pakoFile } from './deflate.ts';
 import { decodeLz4Block } from './lz4-block.ts';
 import { encodeLz4Hc } from './lz4-hc.ts';
 import { wrongPiece } from './wrong-piece.ts';
+import { decodeXz, encodeXz, parameterOfXz, takesXz } from './xz/xz.ts';
 import { decodeZstd, encodeZstd, zstdFile } from './zstd.ts';
 
 /**
@@ -16,6 +17,8 @@ export interface PieceCodec {
   readonly id: number;
   /** Whether the encoder takes this parameter: a whole number that holds its level and options. */
   takes(parameter: number): boolean;
+  /** The parameter of a compressed piece, where pieces tell it and those of one image may differ. Throws `SITECAST_PATCH_PIECE`. */
+  parameterOf?(bytes: Uint8Array): number;
   /** Compresses one piece. Throws `SITECAST_PATCH_PIECE`. */
   encode(plain: Uint8Array, parameter: number): Uint8Array;
   /** Decompresses one piece to at most `maxBytes`. Throws `SITECAST_PATCH_PIECE` where it's malformed or longer. */
@@ -60,8 +63,19 @@ const lz4: PieceCodec = {
   isInstalled: () => true,
 };
 
+/** Whole .xz files, as mksquashfs makes them: blocks of data and of metadata with their own dictionaries, each with the filter that suits it best. */
+const xz: PieceCodec = {
+  name: 'liblzma-5.4-ported',
+  id: 4,
+  takes: takesXz,
+  parameterOf: parameterOfXz,
+  encode: encodeXz,
+  decode: decodeXz,
+  isInstalled: () => true,
+};
+
 /** All that there are. Nothing else is ever run, and nothing is downloaded. */
-export const PIECE_CODECS: readonly PieceCodec[] = [zstd, deflate, lz4];
+export const PIECE_CODECS: readonly PieceCodec[] = [zstd, deflate, lz4, xz];
 
 /** The codec of that name. @throws SITECAST_PATCH_PIECE where there is none */
 export function pieceCodec(name: string): PieceCodec {

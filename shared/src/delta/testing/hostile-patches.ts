@@ -20,6 +20,7 @@ const PIECES = [
   ['zstd-1.5.5-wasm', 3],
   ['pako-2.2.0', deflateParameter(6, 15, 0)],
   ['lz4hc-1.9.4', 9],
+  ['liblzma-5.4-ported', 2],
 ] as const;
 
 const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;

@@ -50,11 +50,14 @@ function squashfs(
   const tree = join(folder, `${name}-tree`);
   const image = join(folder, `${name}.squashfs`);
   mkdirSync(join(tree, 'etc'), { recursive: true });
-  writeFileSync(join(tree, 'large'), content(700 * KIB, 1));
-  writeFileSync(join(tree, 'the same as large'), content(700 * KIB, 1));
+  // Our port of liblzma is slow in the test runner, which calls a getter for each use of an import.
+  const large = options.includes('xz') ? 140 * KIB : 700 * KIB;
+  const files = options.includes('xz') ? 30 : 150;
+  writeFileSync(join(tree, 'large'), content(large, 1));
+  writeFileSync(join(tree, 'the same as large'), content(large, 1));
   writeFileSync(join(tree, 'holes'), Buffer.concat([Buffer.alloc(300 * KIB), content(1000, 2)]));
   writeFileSync(join(tree, 'vmlinuz'), kernel);
-  for (let file = 0; file < 150; file++)
+  for (let file = 0; file < files; file++)
     writeFileSync(join(tree, 'etc', `file ${file}`), content(100 + file * 19, file));
   try {
     symlinkSync('large', join(tree, 'link'));
@@ -98,6 +101,18 @@ const FORMATS: [name: string, ...options: string[]][] = [
   ['gzip, level 5, large blocks', '-comp', 'gzip', '-Xcompression-level', '5', '-b', '1048576'],
   ['zstd, no fragments, not exportable', '-comp', 'zstd', '-no-fragments', '-no-exports'],
   ['zstd, stored inodes', '-comp', 'zstd', '-noI', '-noF'],
+  ['xz', '-comp', 'xz'],
+  [
+    'xz, filters and a small dictionary',
+    '-comp',
+    'xz',
+    '-Xbcj',
+    'x86,arm',
+    '-Xdict-size',
+    '25%',
+    '-b',
+    '65536',
+  ],
 ];
 
 describe.each(FORMATS)('a squashfs: %s', (name, ...options) => {
@@ -115,8 +130,8 @@ describe.each(FORMATS)('a squashfs: %s', (name, ...options) => {
     // Windows: pieces stick out of them.
     for (const [from, to] of [
       [1, 200],
-      [5000, 40_000],
-      [70_001, 70_002],
+      [5000, 20_000],
+      [40_001, 40_002],
       [bytes.length - 7000, bytes.length],
     ] as const) {
       const window = await openedAndClosed(image, source, from, to);
@@ -125,7 +140,7 @@ describe.each(FORMATS)('a squashfs: %s', (name, ...options) => {
   });
 });
 
-it.for(['xz', 'lzo', 'lz4'])('a squashfs with %s stays closed', async (codec, context) => {
+it.for(['lzo', 'lz4'])('a squashfs with %s stays closed', async (codec, context) => {
   const bytes = squashfs(context, codec, content(1000, 3), '-comp', codec);
   const image = await openImage(sourceOf(bytes), prober);
   expect(image.openedBytes).toBe(bytes.length);

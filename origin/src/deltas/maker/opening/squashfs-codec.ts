@@ -1,13 +1,16 @@
 import { deflateParameter, type PieceCodec, pieceCodec } from '@sitecast/shared/delta';
 import { NotOpened } from './byte-source.ts';
 
-/** squashfs_fs.h: `ZLIB_COMPRESSION`, `ZSTD_COMPRESSION`. lzo, lz4 and xz have no encoder here that gives equal bytes. */
+/** squashfs_fs.h: `ZLIB_COMPRESSION`, `XZ_COMPRESSION`, `ZSTD_COMPRESSION`. lzo and lz4 have no encoder here that gives equal bytes. */
 const ZLIB = 1;
+const XZ = 4;
 const ZSTD = 6;
 /** mksquashfs' levels where an image names none. */
 const ZSTD_LEVEL = 15;
 const ZLIB_LEVEL = 9;
 const ZLIB_WINDOW_BITS = 15;
+/** mksquashfs' usual dictionary, of 128 KiB, without filters. */
+const XZ_PARAMETER = 10;
 
 /** Opens pieces of one squashfs, and closes them as mksquashfs did. */
 export interface SquashfsCodec {
@@ -28,6 +31,8 @@ export function codecOf(compressor: number, options: DataView | undefined): Squa
     if (level > 9 || windowBits > 15) return undefined;
     return codec('pako-2.2.0', deflateParameter(level, windowBits, 0));
   }
+  // Its options aren't looked at: each block says how it was made.
+  if (compressor === XZ) return codec('liblzma-5.4-ported', XZ_PARAMETER);
   return undefined;
 }
 

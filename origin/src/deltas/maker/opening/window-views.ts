@@ -110,7 +110,8 @@ function openExact(
   for (const piece of pieces) {
     const { offset, length } = piece;
     if (offset + length <= from || offset >= to) continue;
-    const plain = openAndClose(closed, { codec, parameter }, piece, to);
+    const own = parameterOf(codec, closed.subarray(offset, offset + length)) ?? parameter;
+    const plain = openAndClose(closed, { codec, parameter: own }, piece, to);
     if (plain === undefined) {
       inexact.push(closed.subarray(offset, offset + length));
       continue;
@@ -119,7 +120,8 @@ function openExact(
       start = offset;
       end = offset;
     }
-    exact.push({ rawBefore: offset - end, plainLength: plain.length });
+    const lengths = { rawBefore: offset - end, plainLength: plain.length };
+    exact.push(own === parameter ? lengths : { ...lengths, parameter: own });
     parts.push(closed.subarray(end, offset), plain);
     end = offset + length;
   }
@@ -130,6 +132,17 @@ function openExact(
     place: { from: start, to: Math.max(end, to) },
     inexact,
   };
+}
+
+/** How this piece was made, where its codec's pieces tell. */
+function parameterOf(codec: string, bytes: Uint8Array): number | undefined {
+  try {
+    return pieceCodec(codec).parameterOf?.(bytes);
+  } catch (error) {
+    // It won't be opened.
+    if (error instanceof SitecastError) return undefined;
+    throw error;
+  }
 }
 
 /** The piece's plain bytes, or as many as are needed to make what of it lies before `to`; undefined where its encoder makes other bytes. */

@@ -1,0 +1,26 @@
+// One function for each kind of array: V8 puts them in place where they're called, and would not if one served several kinds.
+
+export function byteAt(array: Uint8Array, index: number): number {
+  return array[index] ?? 0;
+}
+
+export function intAt(array: Int32Array, index: number): number {
+  return array[index] ?? 0;
+}
+
+export function probAt(array: Uint16Array, index: number): number {
+  return array[index] ?? 0;
+}
+
+/** How many bytes from both places on are equal: `from` of them are known to be, and `limit` are looked at. */
+export function equalLength(
+  bytes: Uint8Array,
+  one: number,
+  other: number,
+  from: number,
+  limit: number,
+): number {
+  let length = from;
+  while (length < limit && bytes[one + length] === bytes[other + length]) length++;
+  return length;
+}
