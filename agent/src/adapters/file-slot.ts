@@ -13,6 +13,9 @@ import { findSlot, findSlots, locateSlot, refuseUnsafe } from './slot-checks.ts'
 /** Bytes that are read at once: a multiple of every sector size. */
 const BLOCK_BYTES = 1024 * 1024;
 const LOOK_BYTES = 512;
+/** Zeros of such a block aren't written where the slot reads zeros: file systems and flash allocate by it. */
+const HOLE_BYTES = 4096;
+const ZEROS = Buffer.alloc(BLOCK_BYTES);
 /** No file system or device needs a coarser alignment. */
 const MAX_ALIGNMENT_BYTES = 4096;
 const ALIGNMENT_STEP_BYTES = 16;
@@ -142,13 +145,36 @@ class FileWriter implements SlotWriter {
 
   async write(bytes: Uint8Array, offset: number): Promise<void> {
     try {
-      for (let at = 0; at < bytes.length; ) {
-        const { bytesWritten } = await this.#handle.write(bytes, at, bytes.length - at, offset + at);
-        at += bytesWritten;
+      let at = 0;
+      for (const { start, end } of zeroRuns(bytes, offset)) {
+        if (!(await this.#readsZero(offset + start, end - start))) continue;
+        await this.#writeAll(bytes.subarray(at, start), offset + at);
+        at = end;
       }
+      await this.#writeAll(bytes.subarray(at), offset + at);
     } catch (error) {
       throw slotError(this.#path, 'write', error);
     }
+  }
+
+  async #writeAll(bytes: Uint8Array, offset: number): Promise<void> {
+    for (let at = 0; at < bytes.length; ) {
+      const { bytesWritten } = await this.#handle.write(bytes, at, bytes.length - at, offset + at);
+      at += bytesWritten;
+    }
+  }
+
+  /** What lies beyond the end of a file reads as zeros as well, once `finish` has made it longer. */
+  async #readsZero(offset: number, lengthBytes: number): Promise<boolean> {
+    const piece = Buffer.allocUnsafe(Math.min(lengthBytes, ZEROS.length));
+    for (let at = 0; at < lengthBytes; ) {
+      const wanted = Math.min(piece.length, lengthBytes - at);
+      const { bytesRead } = await this.#handle.read(piece, 0, wanted, offset + at);
+      if (bytesRead === 0) return !this.#isDevice;
+      if (!isZero(piece.subarray(0, bytesRead))) return false;
+      at += bytesRead;
+    }
+    return true;
   }
 
   async extend(lengthBytes: number): Promise<number> {
@@ -174,6 +200,26 @@ class FileWriter implements SlotWriter {
   async close(): Promise<void> {
     await this.#handle.close();
   }
+}
+
+/** Runs of zeros, in blocks that are aligned in the slot: from `start` to `end` of `bytes`, which lie at `offset`. */
+function* zeroRuns(bytes: Uint8Array, offset: number): Generator<{ start: number; end: number }> {
+  const first = (HOLE_BYTES - (offset % HOLE_BYTES)) % HOLE_BYTES;
+  let start: number | undefined;
+  for (let at = first; ; at += HOLE_BYTES) {
+    const isWhole = at + HOLE_BYTES <= bytes.length;
+    if (isWhole && isZero(bytes.subarray(at, at + HOLE_BYTES))) start ??= at;
+    else if (start !== undefined) {
+      yield { start, end: at };
+      start = undefined;
+    }
+    if (!isWhole) return;
+  }
+}
+
+/** @param bytes no longer than ZEROS */
+function isZero(bytes: Uint8Array): boolean {
+  return ZEROS.compare(bytes, 0, bytes.length, 0, bytes.length) === 0;
 }
 
 /** Reads whole aligned blocks into one buffer, and hands out pieces of it. */
