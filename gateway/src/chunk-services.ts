@@ -31,6 +31,8 @@ interface ChunkServicesDeps {
   records: KeyValueStore;
   mirror: Mirror;
   targets: TargetFiles;
+  /** Fetches a mirrored file; where it is an index, its chunks may be asked for from then on. */
+  fetchTarget: (target: FoundTarget) => Promise<Uint8Array>;
   allowlist: ChunkAllowlist;
   upstreams: readonly Upstream[];
   wanLimits: WanLimits;
@@ -146,7 +148,7 @@ async function serveDevices(
 }
 
 function openPrefetch(
-  { settings, mirror, targets, devices, wanLimits, now, log }: ChunkServicesDeps,
+  { settings, mirror, targets, fetchTarget, devices, wanLimits, now, log }: ChunkServicesDeps,
   from: { disk: DiskCache; pipeline: ChunkPipeline; deviceChunks: DeviceChunks | undefined },
 ): Prefetch {
   const { disk, pipeline, deviceChunks } = from;
@@ -155,7 +157,7 @@ function openPrefetch(
     devicesOf: product => devices.of(product),
     runningOf: id => devices.runningOf(id),
     local: target => targets.local(target),
-    fetch: target => targets.get(target),
+    fetch: fetchTarget,
     cache: disk,
     chunks: pipeline.forDevices,
     isAllowed: id => pipeline.isAllowed(id),

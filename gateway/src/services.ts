@@ -21,6 +21,7 @@ import { Follower } from './mirror/follower.ts';
 import { Mirror } from './mirror/mirror.ts';
 import type { MirrorSet } from './mirror/mirror-set.ts';
 import type { MirrorStore } from './mirror/mirror-store.ts';
+import { rebuildIndexes } from './mirror/rebuilt-indexes.ts';
 import { RootHistory } from './mirror/root-history.ts';
 import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
 import { TargetFiles } from './mirror/target-files.ts';
@@ -208,16 +209,18 @@ async function openOutside(adapters: Adapters, signal: AbortSignal) {
 }
 
 /** What of the origin's repository lies here, and which chunks it names. */
-function openRepository({ mirrorStore, log }: Adapters, { upstreams, onRefused }: Outside) {
+function openRepository({ mirrorStore, log }: Adapters, { upstreams, onRefused, devices }: Outside) {
   const mirror = new Mirror();
   const targets = new TargetFiles({ store: mirrorStore, upstreams, log, onRefused });
   const allowlist = new ChunkAllowlist({ local: target => targets.local(target), log });
+  const isRun = (product: string, counter: number): boolean => devices.isRun(product, counter);
   const fetchTarget = async (target: FoundTarget): Promise<Uint8Array> => {
+    if (mirror.current) await rebuildIndexes([target], mirror.current.targets, { files: targets, isRun });
     const bytes = await targets.get(target);
     await allowlist.add(target);
     return bytes;
   };
-  return { mirror, targets, allowlist, fetchTarget };
+  return { mirror, targets, allowlist, fetchTarget, isRun };
 }
 
 /** What the site learns of each set that is served: the revoked ids, and, once assignments can be verified, its devices. */
@@ -274,7 +277,7 @@ async function followUpstreams(
     log,
     onRefused,
     beforeSwap: set => allowlist.follow(set),
-    noteFetched: target => allowlist.add(target),
+    isRun: repository.isRun,
     afterSwap: (set, { isStored }) => {
       onSwap(set);
       // Others know what this gateway had before its start.

@@ -156,8 +156,11 @@ async function enrolRunning(
   expect(answer.status).toBe(202);
 }
 
-/** Two releases with a common begin, and a delta whose patch makes the first of the two chunks that differ. */
-async function releasesWithDelta(origin: FakeOrigin) {
+/**
+ * Two releases with a common begin, and a delta whose patch makes the first of the two chunks that differ.
+ * @param isOtherIndex the recipe gives the base's index instead of the target's
+ */
+async function releasesWithDelta(origin: FakeOrigin, { isOtherIndex = false } = {}) {
   const old = noise(4, 1);
   const image = Buffer.concat([old, noise(2, 2)]);
   const base = await origin.publishRelease('camera', 1, old);
@@ -175,7 +178,7 @@ async function releasesWithDelta(origin: FakeOrigin) {
       },
       [
         {
-          firstChunk: 4,
+          firstChunk: isOtherIndex ? 3 : 4,
           chunkCount: 1,
           baseOffset: 0,
           baseLength: CHUNK_BYTES,
@@ -184,7 +187,7 @@ async function releasesWithDelta(origin: FakeOrigin) {
           encoderBits: 0,
         },
       ],
-      { base: base.index, target: target.index },
+      { base: base.index, target: isOtherIndex ? base.index : target.index },
     );
   const publishDelta = () =>
     origin.repository.publishDelta({ product: 'camera', from: 1, to: 2 }, recipe, noise(1, 9, 3000));
@@ -242,4 +245,36 @@ it('fetches chunks ahead for devices that use no deltas, whatever others wait fo
   await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 2, 'the chunks');
   expect(timesAsked(origin, target.ids)).toEqual([0, 0, 0, 0, 1, 1]);
   expect(timesAsked(origin, patches.ids)).toEqual(patches.ids.map(() => 0));
+});
+
+it('makes the index of a release from the recipe that its devices need, and fetches no recipe for others', async () => {
+  const origin = await harness.origin();
+  const { target, publishDelta } = await releasesWithDelta(origin);
+  await origin.startRollout('camera', 1, { state: 'completed' });
+  const gateway = await harness.gateway(origin, { prefetch: true });
+  await gateway.untilEnrolled();
+  await enrolRunning(gateway, 1);
+  await publishDelta();
+  await origin.repository.publishDelta({ product: 'camera', from: 7, to: 2 }, noise(1, 8), noise(1, 10));
+  await origin.startRollout('camera', 2);
+  await until(async () => (await gateway.metric('sitecast_cache_chunks')) >= 2, 'the plan');
+  const sha256 = createHash('sha256').update(target.index.encode()).digest('hex');
+  const index = `targets/releases/${sha256}.camera-2.caibx`;
+  expect((await gateway.get(index)).body).toEqual(Buffer.from(target.index.encode()));
+  expect(origin.count(`GET /${index}`)).toBe(0);
+  expect(origin.count('GET /targets/deltas/')).toBe(2);
+});
+
+it('fetches the index where the recipe gives another one', async () => {
+  const origin = await harness.origin();
+  const { target, publishDelta } = await releasesWithDelta(origin, { isOtherIndex: true });
+  await origin.startRollout('camera', 1, { state: 'completed' });
+  const gateway = await harness.gateway(origin);
+  await publishDelta();
+  await origin.startRollout('camera', 2);
+  const sha256 = createHash('sha256').update(target.index.encode()).digest('hex');
+  const index = `targets/releases/${sha256}.camera-2.caibx`;
+  await until(() => origin.count(`GET /${index}`) === 1, 'the index');
+  expect((await gateway.get(index)).body).toEqual(Buffer.from(target.index.encode()));
+  expect(await gateway.isReady()).toBe(true);
 });

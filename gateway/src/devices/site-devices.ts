@@ -53,6 +53,12 @@ export class SiteDevices {
     return this.#running.get(id);
   }
 
+  /** Whether a device of this site has reported that it runs the release. */
+  isRun(product: string, counter: number): boolean {
+    for (const { id } of this.of(product)) if (this.#running.get(id)?.counter === counter) return true;
+    return false;
+  }
+
   /** Whether an id is a device of this site. */
   isHere(id: string): boolean {
     return this.#site !== undefined && this.#devices.get(id)?.site === this.#site;

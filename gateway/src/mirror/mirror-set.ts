@@ -14,8 +14,8 @@ import {
 
 /** Bound of the indexes that are fetched before a device asks for them, together. */
 const MAX_EAGER_INDEX_BYTES = 256 * 1024 * 1024;
-/** The same for recipes and patch indexes, which no device depends on. */
-const MAX_EAGER_DELTA_BYTES = 64 * 1024 * 1024;
+/** Bound of the recipes and patch indexes that are kept on the disk for rollouts under way, together. */
+const MAX_KEPT_DELTA_BYTES = 64 * 1024 * 1024;
 
 const ROLLOUTS_TARGET = /^rollouts\/(.{1,64})\.json$/;
 
@@ -56,7 +56,7 @@ function parseOrUndefined(bytes: Uint8Array): RolloutsFile | undefined {
 
 /** Manifests and indexes of the releases that rollouts name. */
 export function rolloutNeeds(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
-  const byName = new Map([...targets.values()].map(target => [target.name, target]));
+  const byName = inForce(targets);
   const needs = new Map<string, FoundTarget>();
   let indexBytes = 0;
   for (const file of rollouts.values()) {
@@ -73,14 +73,11 @@ export function rolloutNeeds(targets: Targets, rollouts: ReadonlyMap<string, Rol
   return [...needs.values()];
 }
 
-/**
- * Recipes and patch indexes of the deltas that lead to releases of rollouts under way. Devices can do without them, so no set waits for
- * them.
- */
-export function deltaNeeds(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
+/** Recipes and patch indexes of the deltas that lead to releases of rollouts under way: they are kept, once they are here. */
+export function deltaFiles(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
   const wanted = releasesUnderWay(rollouts);
-  let leftBytes = MAX_EAGER_DELTA_BYTES;
-  return inForce(targets).filter(({ name, file }) => {
+  let leftBytes = MAX_KEPT_DELTA_BYTES;
+  return [...inForce(targets).values()].filter(({ name, file }) => {
     const parsed = parseTargetName(name);
     if (parsed?.kind !== 'recipe' && parsed?.kind !== 'patchIndex') return false;
     if (!wanted.get(parsed.product)?.has(parsed.to) || file.length > leftBytes) return false;
@@ -95,18 +92,18 @@ export function deltaNeeds(targets: Targets, rollouts: ReadonlyMap<string, Rollo
  */
 export function pinnedIndexes(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
   const wanted = releasesUnderWay(rollouts);
-  return inForce(targets).filter(({ name }) => {
+  return [...inForce(targets).values()].filter(({ name }) => {
     const parsed = parseTargetName(name);
     if (parsed?.kind === 'index') return wanted.get(parsed.product)?.has(parsed.counter) === true;
     return parsed?.kind === 'patchIndex' && wanted.get(parsed.product)?.has(parsed.to) === true;
   });
 }
 
-/** The target of each name that counts: the top-level targets go before what a delegated role lists under the same name. */
-function inForce(targets: Targets): FoundTarget[] {
+/** By name, the target that counts: the top-level targets go before what a delegated role lists under the same name. */
+export function inForce(targets: Targets): Map<string, FoundTarget> {
   const byName = new Map<string, FoundTarget>();
   for (const target of targets.values()) if (!byName.has(target.name)) byName.set(target.name, target);
-  return [...byName.values()];
+  return byName;
 }
 
 /** By product, the counters of the releases that devices are being updated to. */

@@ -3,7 +3,7 @@ import type { FoundTarget, MetadataFetcher, TufClient, VerifySignature } from '@
 import type { Log } from '@sitecast/shared/log';
 import type { Mirror } from './mirror.ts';
 import {
-  deltaNeeds,
+  deltaFiles,
   firstNeeds,
   mirroredRoles,
   type MirrorSet,
@@ -12,6 +12,7 @@ import {
   verifySet,
 } from './mirror-set.ts';
 import type { MirrorStore } from './mirror-store.ts';
+import { rebuildIndexes } from './rebuilt-indexes.ts';
 import type { RootHistory } from './root-history.ts';
 import type { TargetFiles } from './target-files.ts';
 
@@ -31,8 +32,8 @@ interface SynchroniserDeps {
   beforeSwap: (set: MirrorSet) => Promise<void>;
   /** @param isStored whether the set is the one that was stored before the start */
   afterSwap: (set: MirrorSet, about: { isStored: boolean }) => void;
-  /** Takes note of a file that came after the set was served. */
-  noteFetched: (target: FoundTarget) => Promise<void>;
+  /** Whether a device of this site is known to run a release. */
+  isRun: (product: string, counter: number) => boolean;
 }
 
 /** Passes requests on to the upstream that is being asked. */
@@ -101,7 +102,7 @@ export class Synchroniser {
   }
 
   async #follow(fetcher: MetadataFetcher, signal: AbortSignal): Promise<boolean> {
-    const { client, switchable, store, mirror, targets, roots, verify } = this.#deps;
+    const { client, switchable, store, mirror, targets, roots, verify, isRun } = this.#deps;
     switchable.current = fetcher;
     await client.refresh({ signal });
     const root = client.trusted.root;
@@ -119,7 +120,9 @@ export class Synchroniser {
     // Everything that devices need is here before the first device hears of the set.
     await targets.ensure(firstNeeds(set.targets));
     const rollouts = await readRollouts(set.targets, target => targets.local(target));
-    await targets.ensure(rolloutNeeds(set.targets, rollouts));
+    const needed = rolloutNeeds(set.targets, rollouts);
+    await rebuildIndexes(needed, set.targets, { files: targets, isRun });
+    await targets.ensure(needed);
     await store.saveSet(files);
     await this.#swap(set, { isStored: false });
     return true;
@@ -150,28 +153,11 @@ export class Synchroniser {
     afterSwap(set, about);
     const versions = Object.fromEntries(set.roles.map(({ role, version }) => [role, version]));
     log.info({ versions, isComplete }, 'a new set is served');
-    const deltas = deltaNeeds(set.targets, rollouts);
-    const neededNames = new Set([...needed, ...deltas].map(({ name }) => name));
+    const kept = new Set([...needed, ...deltaFiles(set.targets, rollouts)].map(({ name }) => name));
     await targets.collect(
       path => mirror.target(path) !== undefined,
-      path => neededNames.has(mirror.target(path)?.name ?? ''),
+      path => kept.has(mirror.target(path)?.name ?? ''),
     );
-    void this.#fetchDeltas(deltas, set);
-  }
-
-  /** Meanwhile orders go on to arrive. What doesn't come now is fetched when a device asks for it. */
-  async #fetchDeltas(deltas: readonly FoundTarget[], set: MirrorSet): Promise<void> {
-    const { mirror, targets, noteFetched, log } = this.#deps;
-    for (const target of deltas) {
-      if (mirror.current !== set) return;
-      try {
-        await targets.ensure([target]);
-        await noteFetched(target);
-      } catch (error) {
-        const fields = error instanceof SitecastError ? { code: error.code } : { err: error };
-        log.info({ target: target.name, ...fields }, 'a delta is not here yet: devices take chunks');
-      }
-    }
   }
 
   async #areHere(needed: readonly FoundTarget[]): Promise<boolean> {

@@ -70,6 +70,12 @@ export class TargetFiles {
     );
   }
 
+  /** Keeps a file that was made here. @throws SITECAST_TARGET_MISMATCH and others of `checkTarget` where it isn't that target; SITECAST_NO_SPACE */
+  async adopt(target: FoundTarget, bytes: Uint8Array): Promise<void> {
+    checkTarget(target, bytes);
+    await this.#keep(pathOf(target), bytes);
+  }
+
   /** Deletes files that no set lists any more, and the oldest of those that no rollout needs. */
   async collect(isListed: (path: string) => boolean, isNeeded: (path: string) => boolean): Promise<void> {
     let keptBytes = 0;
@@ -99,8 +105,13 @@ export class TargetFiles {
     return bytes;
   }
 
+  async #keep(path: string, bytes: Uint8Array): Promise<void> {
+    await this.#deps.store.writeTarget(path, bytes);
+    this.#memory.set(path, bytes);
+  }
+
   async #fetch(path: string, target: FoundTarget): Promise<Uint8Array> {
-    const { store, upstreams, log, onRefused } = this.#deps;
+    const { upstreams, log, onRefused } = this.#deps;
     const maxBytes = target.file.length;
     if (maxBytes > MAX_TARGET_BYTES) throw unavailable(target);
     let last: unknown;
@@ -109,8 +120,7 @@ export class TargetFiles {
         const bytes = await targets.fetch(path, { maxBytes });
         if (bytes === undefined) continue;
         checkTarget(target, bytes);
-        await store.writeTarget(path, bytes);
-        this.#memory.set(path, bytes);
+        await this.#keep(path, bytes);
         return bytes;
       } catch (error) {
         if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;

@@ -6,7 +6,7 @@ import { indexTarget, patchIndexTarget, recipeTarget } from '@sitecast/shared/re
 import type { FoundTarget } from '@sitecast/shared/trust';
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
-import type { MirrorSet } from '../mirror/mirror-set.ts';
+import { inForce, type MirrorSet } from '../mirror/mirror-set.ts';
 import { type Base, type SiteUpdates, type Wanted, wantedUpdates } from './wanted-updates.ts';
 import { type HeldDelta, joined, planUpdate, type UpdatePlan } from './update-plan.ts';
 
@@ -28,7 +28,7 @@ interface PrefetchDeps extends SiteUpdates {
   /** A mirrored file that is here. */
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   /** Fetches a mirrored file that isn't here. */
-  fetch: (target: FoundTarget) => Promise<unknown>;
+  fetch: (target: FoundTarget) => Promise<Uint8Array>;
   cache: { has(id: ChunkId): Promise<boolean>; readonly isFull: boolean };
   /** Whether a mirrored index names a chunk: no other is fetched. */
   isAllowed: (id: ChunkId) => boolean;
@@ -107,7 +107,7 @@ export class Prefetch {
     if (!set) return;
     this.#older ??= idsOf(set);
     if (!this.#deps.mayPrefetch()) return;
-    const byName = targetsByName(set);
+    const byName = inForce(set.targets);
     this.#forgetUnlisted(byName.values());
     let leftBytes = this.#deps.cacheBytes * MAX_SHARE_OF_CACHE;
     let failure: SitecastError | undefined;
@@ -201,14 +201,14 @@ export class Prefetch {
     return planUpdate(index, base, delta, delta && applicableWith(delta.recipe.encoders, usable ?? []));
   }
 
-  /** The encoders of a recipe that devices have. @returns undefined where they can't use the recipe, or it isn't here */
+  /** The encoders of a recipe that devices have. @returns undefined where they can't use the recipe, or it can't be had */
   async #usableEncoders(recipe: FoundTarget, ability: Base['ability']): Promise<string[] | undefined> {
     const isTopLevel = recipe.role === 'targets';
     const isUnheard = ability === 'unheard';
     if (!isUnheard && !usesRecipes(ability, { format: RECIPE_FORMAT, isTopLevel })) return undefined;
     const hash = hashOf(recipe);
     if (!this.#encoders.has(hash)) {
-      const bytes = await this.#deps.local(recipe);
+      const bytes = await this.#fetched(recipe);
       if (!bytes) return undefined;
       this.#encoders.set(
         hash,
@@ -218,10 +218,10 @@ export class Prefetch {
     return this.#encoders.get(hash)?.filter(name => isUnheard || ability.encoders.includes(name));
   }
 
-  /** @returns undefined where a file isn't here, or is of a later format: devices of a later version fetch the patches when they ask */
+  /** @returns undefined where a file can't be had, or is of a later format: devices of a later version fetch the patches when they ask */
   async #delta({ recipe, patchIndex: listed }: ListedDelta): Promise<HeldDelta | undefined> {
-    const bytes = await this.#deps.local(recipe);
-    const patchIndex = await this.#read(listed);
+    const bytes = await this.#fetched(recipe);
+    const patchIndex = await this.#fetchIndex(listed);
     return bytes && patchIndex && unlessUnreadable(() => ({ recipe: decodeRecipe(bytes), patchIndex }));
   }
 
@@ -281,21 +281,29 @@ export class Prefetch {
       if (isAllowed(id) && !(await cache.has(id))) yield Uint8Array.from(id);
   }
 
-  /** The index of a release that devices run already: it is fetched if it isn't here. */
-  async #fetchIndex(target: FoundTarget): Promise<ChunkIndex | undefined> {
+  /** A mirrored file: it is fetched if it isn't here. @returns undefined where it can't be had */
+  async #fetched(target: FoundTarget): Promise<Uint8Array | undefined> {
     try {
-      await this.#deps.fetch(target);
+      return (await this.#deps.local(target)) ?? (await this.#deps.fetch(target));
     } catch (error) {
-      if (!(error instanceof SitecastError)) throw error;
+      if (error instanceof SitecastError) return undefined;
+      throw error;
     }
-    return this.#read(target);
+  }
+
+  /** Of patches, or of a release that devices run already. */
+  async #fetchIndex(target: FoundTarget): Promise<ChunkIndex | undefined> {
+    return decoded(await this.#fetched(target));
   }
 
   async #read(target: FoundTarget): Promise<ChunkIndex | undefined> {
-    const bytes = await this.#deps.local(target);
-    // A later format: its chunks are fetched when a device asks.
-    return bytes && unlessUnreadable(() => ChunkIndex.decode(bytes));
+    return decoded(await this.#deps.local(target));
   }
+}
+
+/** @returns undefined for a later format: its chunks are fetched when a device asks */
+function decoded(bytes: Uint8Array | undefined): ChunkIndex | undefined {
+  return bytes && unlessUnreadable(() => ChunkIndex.decode(bytes));
 }
 
 /** @returns undefined where it throws a SitecastError */
@@ -328,13 +336,6 @@ function idsOf({ rollouts }: MirrorSet): Set<string> {
 /** The error is about this chunk alone: others may come all the same. */
 function isAboutChunk(error: unknown): error is SitecastError {
   return error instanceof SitecastError && (error.kind === 'notFound' || error.kind === 'untrusted');
-}
-
-/** By name. The top-level targets go before what a delegated role lists under the same name. */
-function targetsByName({ targets }: MirrorSet): Map<string, FoundTarget> {
-  const byName = new Map<string, FoundTarget>();
-  for (const target of targets.values()) if (!byName.has(target.name)) byName.set(target.name, target);
-  return byName;
 }
 
 function hashOf({ name, file }: FoundTarget): string {
