@@ -164,7 +164,10 @@ export async function giveUpDelta(
   { order, delta }: Release,
   { code, message, hasFailed }: DeltaUnusable,
 ): Promise<void> {
-  log('warn', `${order.release.version} goes on without its delta: ${message}`, { code });
+  // A gateway that has no patches, as one of an earlier version, does nothing wrong.
+  log(hasFailed ? 'warn' : 'info', `${order.release.version} goes on without its delta: ${message}`, {
+    code,
+  });
   if (hasFailed && delta) await spending.noteFailedRecipe(delta.sha256);
   await reporter.report('downloading', { ...order, reason: { code, message } });
 }
