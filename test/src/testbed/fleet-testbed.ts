@@ -56,6 +56,10 @@ export class FleetTestbed {
     await this.testbed.close();
   }
 
+  get originUrl(): string {
+    return this.#origin.url;
+  }
+
   operate(...args: string[]): Promise<Record<string, unknown>> {
     return this.testbed.json('sitecast', args);
   }
@@ -157,8 +161,9 @@ export class FleetTestbed {
     await gateway.stop('SIGKILL');
   }
 
-  async restartGateway(site: Site): Promise<void> {
-    site.gateway = await this.#startGateway(site.name, portOf(site.gateway));
+  /** @param build another than this checkout's: the directory of its bin stubs */
+  async restartGateway(site: Site, build: { bin?: string } = {}): Promise<void> {
+    site.gateway = await this.#startGateway(site.name, portOf(site.gateway), build);
   }
 
   async #openSite(name: string): Promise<Site> {
@@ -171,9 +176,9 @@ export class FleetTestbed {
     return { name, gateway, url: gateway.url, view: await SiteView.open(ask) };
   }
 
-  #startGateway(name: string, port: string): Promise<Server> {
+  #startGateway(name: string, port: string, build: { bin?: string } = {}): Promise<Server> {
     const args = ['--data', `gateway-${name}`, '--token-file', `${name}.token`, '--poll', '1s'];
-    return this.testbed.serve('sitecast-gateway', ['serve', ...args, '--no-peers', ...quiet(port)]);
+    return this.testbed.serve('sitecast-gateway', ['serve', ...args, '--no-peers', ...quiet(port)], build);
   }
 }
 
