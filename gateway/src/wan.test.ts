@@ -189,25 +189,34 @@ async function releasesWithDelta(origin: FakeOrigin, { isOtherIndex = false } = 
       ],
       { base: base.index, target: isOtherIndex ? base.index : target.index },
     );
-  const publishDelta = () =>
-    origin.repository.publishDelta({ product: 'camera', from: 1, to: 2 }, recipe, noise(1, 9, 3000));
+  const publishDelta = (role: 'deltas' | 'targets' = 'deltas') =>
+    origin.repository.publishDelta(
+      { product: 'camera', from: 1, to: 2 },
+      recipe,
+      noise(1, 9, 3000),
+      undefined,
+      role,
+    );
   return { target, publishDelta };
 }
 
-it('fetches ahead by the deltas from the releases that devices run, and no chunk that a patch makes', async () => {
-  const origin = await harness.origin();
-  const { target, publishDelta } = await releasesWithDelta(origin);
-  const patches = await publishDelta();
-  // As long as nothing tells which release a device runs, no whole image is fetched for it.
-  await origin.startRollout('camera', 2, { deltasBy: new Date(Date.now() + 3_600_000).toISOString() });
-  const gateway = await harness.gateway(origin, { prefetch: true });
-  await gateway.untilEnrolled();
-  await enrolRunning(gateway, 1);
-  await until(async () => (await gateway.metric('sitecast_cache_chunks')) >= 2, 'the plan');
-  await sleep(2500);
-  expect(timesAsked(origin, target.ids)).toEqual([0, 0, 0, 0, 0, 1]);
-  expect(timesAsked(origin, patches.ids)).toEqual(patches.ids.map(() => 1));
-});
+it.each(['deltas', 'targets'] as const)(
+  'fetches ahead by the deltas (in %s) from the releases that devices run, and no chunk that a patch makes',
+  async role => {
+    const origin = await harness.origin();
+    const { target, publishDelta } = await releasesWithDelta(origin);
+    const patches = await publishDelta(role);
+    // As long as nothing tells which release a device runs, no whole image is fetched for it.
+    await origin.startRollout('camera', 2, { deltasBy: new Date(Date.now() + 3_600_000).toISOString() });
+    const gateway = await harness.gateway(origin, { prefetch: true });
+    await gateway.untilEnrolled();
+    await enrolRunning(gateway, 1);
+    await until(async () => (await gateway.metric('sitecast_cache_chunks')) >= 2, 'the plan');
+    await sleep(2500);
+    expect(timesAsked(origin, target.ids)).toEqual([0, 0, 0, 0, 0, 1]);
+    expect(timesAsked(origin, patches.ids)).toEqual(patches.ids.map(() => 1));
+  },
+);
 
 it('waits for a delta while the order says so where the WAN has a rate, and begins with chunks elsewhere', async () => {
   const origin = await harness.origin();

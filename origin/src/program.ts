@@ -8,7 +8,7 @@ import {
 } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
-import { indexTarget, manifestTarget, parseTargetName } from '@sitecast/shared/release';
+import { indexTarget, manifestTarget, parseTargetName, recipeTarget } from '@sitecast/shared/release';
 import { plural } from '@sitecast/shared/text';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
@@ -262,6 +262,7 @@ function restoredText({ metadata, files, chunks, lost, unread }: RestoredFrom): 
       ({ product, counter, version, chunks: count }) =>
         `lost: ${plural(count, 'chunk')} of ${releaseText({ product, counter, version })}`,
     ),
+    ...lost.deltas.map(delta => `lost: ${plural(delta.chunks, 'chunk')} of ${recipeTarget(delta)}`),
   ];
   return `${lines.map(plainLine).join('\n')}\n`;
 }
@@ -276,9 +277,10 @@ function releaseText({
 }
 
 /** @throws SITECAST_MIRRORS_UNREAD (unreachable); SITECAST_FILES_LOST, SITECAST_CHUNKS_LOST (failed) */
-function demandWhole({ lost: { files, releases }, asked, unread }: RestoredFrom): void {
-  if (files.length + releases.length === 0) return;
-  const what = files.length > 0 ? files.join(', ') : `chunks of ${releases.map(releaseText).join(', ')}`;
+function demandWhole({ lost: { files, releases, deltas }, asked, unread }: RestoredFrom): void {
+  if (files.length + releases.length + deltas.length === 0) return;
+  const lacking = [...releases.map(releaseText), ...deltas.map(recipeTarget)];
+  const what = files.length > 0 ? files.join(', ') : `chunks of ${lacking.join(', ')}`;
   if (unread.length > 0)
     throw new SitecastError(
       'unreachable',
@@ -294,7 +296,12 @@ function demandWhole({ lost: { files, releases }, asked, unread }: RestoredFrom)
           'SITECAST_FILES_LOST',
           'publish with the same image for an index, or withdraw the release',
         ] as const)
-      : (['SITECAST_CHUNKS_LOST', 'publish the releases again with the same images'] as const);
+      : ([
+          'SITECAST_CHUNKS_LOST',
+          releases.length > 0
+            ? 'publish the releases again with the same images'
+            : 'take the deltas out of the list with `sitecast release deltas --remove`',
+        ] as const);
   throw new SitecastError('failed', code, `lost: ${what}; ${who}`, {
     hint: `${others}; or ${cure} once the origin runs.`,
   });

@@ -18,6 +18,8 @@ export interface TestDelta {
   encoders?: readonly StreamEncoder[];
   /** Chunks of the patches have that many bytes. */
   patchChunkBytes?: number;
+  /** The role that lists it; `deltas` unless given. */
+  role?: 'deltas' | 'targets';
   /** Alters the patches, say. */
   spoil?: (patches: Buffer[]) => Buffer[];
 }
@@ -63,7 +65,8 @@ export async function publishTestDelta(fleet: FleetRepository, delta: TestDelta)
   const indexes = { base: base.index, target: target.index };
   const recipe = (patchIndex: Uint8Array) =>
     encodeRecipe({ ...head, patchIndexSha256: sha256(patchIndex) }, windows, indexes);
-  await fleet.publishDelta({ product: 'camera', from, to }, recipe, patches, delta.patchChunkBytes ?? 5000);
+  const { patchChunkBytes = 5000, role } = delta;
+  await fleet.publishDelta({ product: 'camera', from, to }, recipe, patches, patchChunkBytes, role);
   return patches.length;
 }
 

@@ -84,6 +84,20 @@ describe('an update with a recipe', () => {
     expect(counts()).toEqual({ chunks: 20, patches: 0 });
   });
 
+  it.each(['on', 'signed-only'] as const)(
+    'takes the one that offline keys have signed (%s)',
+    async deltas => {
+      // What the online key signs under the same name makes nothing.
+      await order({ spoil: wrong });
+      await republish({ role: 'targets' });
+      await harness.device.close();
+      await harness.device.open({ settings: { deltas } });
+      expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+      expect(await harness.device.slot('A')).toEqual(image2);
+      expect(counts()).toEqual({ chunks: 5, patches: PATCH_CHUNKS });
+    },
+  );
+
   it('fetches the chunks of a window whose base was altered, and none of its patch', async () => {
     await order();
     const slot = await open(join(harness.device.directory, 'b.img'), 'r+');
@@ -268,9 +282,14 @@ describe('what a release may cost', () => {
       reason: { code: 'SITECAST_WAITING_DELTAS' },
     });
     expect(fetched()).toEqual([]);
-    const device = await TestDevice.copyOf(harness.device, [harness.gateway.url]);
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    await device.remove();
+    // Its own setting, or one that leaves the origin nothing to make for it.
+    for (const settings of [{}, { maxBytes: 10_000_000, deltas: 'signed-only' as const }]) {
+      const device = await TestDevice.copyOf(harness.device, [harness.gateway.url]);
+      await device.close();
+      await device.open({ settings });
+      expect(await device.cycle()).toMatchObject({ state: 'completed' });
+      await device.remove();
+    }
     harness.gateway.requests.length = 0;
     await republish();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });

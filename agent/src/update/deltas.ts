@@ -107,6 +107,14 @@ export class Deltas {
     return this.#deps.mode !== 'off' && from >= 1 && from !== counter && !this.#isSpent();
   }
 
+  /**
+   * Whether the origin may still make a recipe that could be used. It can't where only those of offline keys count.
+   * @param counter of the release that is ordered
+   */
+  mayBeMade(booted: SlotName, counter: number): boolean {
+    return this.#deps.mode === 'on' && this.mayCome(booted, counter);
+  }
+
   /** The target's index, rebuilt. @returns undefined where the recipe doesn't give it: it is to be fetched */
   targetIndexOf({ recipe, base, indexBytes }: Delta): ChunkIndex | undefined {
     try {

@@ -112,7 +112,7 @@ export function checkCosts(
   { fetched, patches: patchBytes, frames: frameBytes }: PlanBytes,
 ): void {
   const { booted, rollouts } = context.facts;
-  const isWorthWaiting = fetched > 0 && !delta && deltas.mayCome(booted, order.release.counter);
+  const isWorthWaiting = fetched > 0 && !delta && deltas.mayBeMade(booted, order.release.counter);
   if (isWorthWaiting) schedule.checkDeltas(rollouts, order);
   const { spentBytes } = spending;
   schedule.checkSize(order, { fetchBytes: fetched + patchBytes, patchBytes, frameBytes, spentBytes });

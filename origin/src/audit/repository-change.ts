@@ -1,13 +1,21 @@
+import type { DeltaName } from '@sitecast/shared/release';
 import type { ChangeResult } from '../repository/change.ts';
 import type { Audit, AuditEvent } from './audit.ts';
 
-/** Records what a change of the repository is about to publish: an entry for each release and product that it touches. */
+/** Records what a change of the repository is about to publish: an entry for each release, product and signed delta that it touches. */
 export async function recordChange(
   audit: Audit,
   by: string,
-  { versions, added, removed, products }: ChangeResult,
+  { versions, added, removed, products, deltas }: ChangeResult,
   hasNewRoot: boolean,
 ): Promise<void> {
+  const deltaEvent = (
+    action: 'delta.publish' | 'delta.withdraw',
+    { product, from, to }: DeltaName,
+  ): AuditEvent => {
+    const details = { from, to, targets: versions.targets };
+    return { by, action, subject: `product:${product}`, details };
+  };
   const events: AuditEvent[] = [
     ...(hasNewRoot ? [{ by, action: 'root.change' as const, subject: `root:${versions.root}` }] : []),
     ...added.map(({ product, counter, version }) => ({
@@ -28,6 +36,8 @@ export async function recordChange(
       subject: `product:${product}`,
       details: { targets: versions.targets },
     })),
+    ...deltas.added.map(delta => deltaEvent('delta.publish', delta)),
+    ...deltas.removed.map(delta => deltaEvent('delta.withdraw', delta)),
   ];
   // Renewed, or signed by other keys: nothing that is listed has changed.
   if (events.length === 0)

@@ -84,27 +84,30 @@ async function askTerminal(message: string, what: string): Promise<string> {
 
 const PLAIN_LINE_EVERY_MS = 10_000;
 
-/** How far an upload has got, in bytes of the image and bytes on the wire. */
-interface UploadProgress {
+/** How far work on an image has got, in bytes of the image and of what comes of it: on the wire, or of patches. */
+interface ByteProgress {
   readBytes: number;
   totalBytes: number;
   sentBytes: number;
 }
 
 export interface ProgressDisplay {
-  update(progress: UploadProgress): void;
+  update(progress: ByteProgress): void;
   stop(): void;
 }
 
-/** Shows progress: a bar with rate and time left on a terminal, a line every ten seconds otherwise. */
-export function uploadProgress(title: string, quiet: boolean): ProgressDisplay {
+/**
+ * Shows progress: a bar with rate and time left on a terminal, a line every ten seconds otherwise.
+ * @param sent what `sentBytes` counts, after the number: `sent`, `fetched`
+ */
+export function byteProgress(title: string, quiet: boolean, sent: string): ProgressDisplay {
   if (quiet) return { update: () => {}, stop: () => {} };
-  return process.stderr.isTTY ? barProgress(title) : lineProgress(title);
+  return process.stderr.isTTY ? barProgress(title, sent) : lineProgress(title, sent);
 }
 
-function barProgress(title: string): ProgressDisplay {
+function barProgress(title: string, sent: string): ProgressDisplay {
   const options: Options = {
-    format: `${title} [{bar}] {percentage}% | {read} of {size} | {rate}/s | {eta_formatted} left | {sent} sent`,
+    format: `${title} [{bar}] {percentage}% | {read} of {size} | {rate}/s | {eta_formatted} left | {sent} ${sent}`,
     hideCursor: true,
     etaBuffer: 100,
     fps: 8,
@@ -132,7 +135,7 @@ function barProgress(title: string): ProgressDisplay {
   };
 }
 
-function lineProgress(title: string): ProgressDisplay {
+function lineProgress(title: string, sent: string): ProgressDisplay {
   const startedMs = performance.now();
   let nextMs = startedMs + PLAIN_LINE_EVERY_MS;
   return {
@@ -144,7 +147,7 @@ function lineProgress(title: string): ProgressDisplay {
       const leftSeconds = Math.ceil((totalBytes - readBytes) / Math.max(bytesPerMs, 1) / 1000);
       note(
         `${title}: ${formatBytes(readBytes)} of ${formatBytes(totalBytes)}, ${formatBytes(Math.round(bytesPerMs * 1000))}/s, ` +
-          `${leftSeconds} s left, ${formatBytes(sentBytes)} sent`,
+          `${leftSeconds} s left, ${formatBytes(sentBytes)} ${sent}`,
       );
     },
     stop: () => {},

@@ -4,8 +4,8 @@ import { applicableWith, decodeRecipe, type Recipe, zeroChunks } from '@sitecast
 import { SitecastError } from '@sitecast/shared/errors';
 import type { DeltaAbility } from '@sitecast/shared/fleet';
 import type { Registry } from '../fleet/registry.ts';
-import { type ListedDelta, listedDeltas } from '../repository/delta-listing.ts';
-import { type ListedRelease, readListing } from '../repository/listing.ts';
+import { allDeltas } from '../repository/delta-listing.ts';
+import { deltaKey, type ListedDelta, type ListedRelease, readListing } from '../repository/listing.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { RepositoryStore } from '../repository/repository-store.ts';
 import { PublishedImage } from './published-image.ts';
@@ -50,11 +50,12 @@ export async function updateCost(
   { product, counter, version }: CostTarget,
 ): Promise<UpdateCost> {
   const { committed, content } = repository;
-  const releases = committed && readListing(committed.targets.signed).releases.get(product);
+  const listing = committed && readListing(committed.targets.signed);
+  const releases = listing?.releases.get(product);
   const release = releases?.get(counter);
-  if (!committed || !release) throw notListed(product, version);
+  if (!committed || !listing || !release) throw notListed(product, version);
   const target = new CostedImage(await PublishedImage.open({ content, published }, release), release);
-  const deltas = listedDeltas(committed).filter(delta => delta.product === product && delta.to === counter);
+  const deltas = allDeltas(committed).filter(delta => delta.product === product && delta.to === counter);
   const imageBytes = await target.bytesWith(undefined);
   const costs: { from: RunningRelease; groups: GroupCost[] }[] = [];
   const running = runningReleases(product, registry).filter(found => found.counter !== counter);
@@ -63,9 +64,10 @@ export async function updateCost(
     const chunks: Way = { by: 'chunks', bytes: await target.bytesWith(base) };
     const listed = deltas.find(delta => delta.from === from.counter);
     const delta = listed && (await deltaBytes(repository, listed));
+    const isTopLevel = listed !== undefined && listing.deltas.has(deltaKey(listed));
     const groups = [...from.groups.values()].map(group => ({
       group,
-      ...wayOf(group.ability, delta, chunks),
+      ...wayOf(group.ability, delta && { bytes: delta, isTopLevel }, chunks),
     }));
     costs.push({ from, groups });
   }
@@ -104,8 +106,14 @@ function costFrom(
   };
 }
 
-function wayOf(ability: DeltaAbility | undefined, delta: DeltaBytes | undefined, chunks: Way): Way {
-  return delta && usesDeltas(ability) ? { by: 'delta', bytes: delta(ability.encoders) } : chunks;
+/** @param delta `isTopLevel`: operators have signed it with offline keys */
+function wayOf(
+  ability: DeltaAbility | undefined,
+  delta: { bytes: DeltaBytes; isTopLevel: boolean } | undefined,
+  chunks: Way,
+): Way {
+  if (!delta || !usesDeltas(ability, delta.isTopLevel)) return chunks;
+  return { by: 'delta', bytes: delta.bytes(ability.encoders) };
 }
 
 /** Bytes that a device fetches by a delta, by the encoders that it has. */

@@ -7,13 +7,14 @@ import type { Registry } from '../fleet/registry.ts';
 import type { Leadership } from '../leadership.ts';
 import { errorFields, type Log } from '../log.ts';
 import { orphanedDeltas } from '../repository/delta-change.ts';
-import { deltaKey, listedDeltas } from '../repository/delta-listing.ts';
-import { readListing } from '../repository/listing.ts';
+import { listedDeltas } from '../repository/delta-listing.ts';
+import { deltaKey, readListing } from '../repository/listing.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { DeltaWork } from './delta-work.ts';
 import { type DeltaJob, failedJob, isUnfinished, newJob } from './job.ts';
 import { type MakeDeps, makeOne } from './make-one.ts';
 import { encodersFor } from './running.ts';
+import { SignedDeltas } from './signed.ts';
 import { deltasTo, isOver, wantedDeltas } from './wanted.ts';
 
 /** Deltas that are known at one time, made or not. */
@@ -36,6 +37,8 @@ interface DeltasDeps extends MakeDeps {
  * after the other, in the background.
  */
 export class Deltas {
+  /** Those that operators have signed: no job of this origin. */
+  readonly signed: SignedDeltas;
   readonly #deps: DeltasDeps;
   readonly #jobs = new Map<string, DeltaJob>();
   /** What changes the list of jobs runs one after the other. */
@@ -47,6 +50,7 @@ export class Deltas {
 
   private constructor(deps: DeltasDeps) {
     this.#deps = deps;
+    this.signed = new SignedDeltas(deps.repository, () => deps.rollouts.list());
   }
 
   static async open(deps: DeltasDeps): Promise<Deltas> {
@@ -93,14 +97,17 @@ export class Deltas {
   }
 
   /**
-   * Has deltas made. Those that are made or under way stay as they are; one that failed is tried again.
+   * Has deltas made. Those that are made or under way, or that operators have signed, stay as they are; one that failed is tried again.
    * @param by name of the operator
    * @throws SITECAST_TOO_MANY_DELTAS (conflict)
    */
   request(deltas: readonly DeltaName[], by: string): Promise<DeltaJob[]> {
     return this.#serial(async () => {
-      const { audit, now } = this.#deps;
+      const { audit, now, repository } = this.#deps;
+      const { committed } = repository;
+      const signed = committed && readListing(committed.targets.signed).deltas;
       const fresh = deltas.filter(delta => {
+        if (signed?.has(deltaKey(delta))) return false;
         const state = this.job(delta)?.state;
         return state === undefined || state === 'failed' || state === 'notWorth';
       });
@@ -131,8 +138,11 @@ export class Deltas {
       const listing = readListing(committed.targets.signed);
       const isListed = ({ product, from, to }: DeltaName): boolean =>
         listing.releases.get(product)?.has(from) === true && listing.releases.get(product)?.has(to) === true;
+      // Clients take what operators have signed, so one of the origin with the same name is of no use.
+      const isSuperseded = (delta: DeltaName): boolean => listing.deltas.has(deltaKey(delta));
       for (const delta of [...this.list(), ...listedDeltas(committed)])
-        if (!isListed(delta) || isOver(delta, records)) gone.set(deltaKey(delta), delta);
+        if (!isListed(delta) || isOver(delta, records) || isSuperseded(delta))
+          gone.set(deltaKey(delta), delta);
       for (const key of gone.keys()) this.#forget(key);
       await repository.changeDeltas({ removed: [...gone.values()] });
       await this.#followListed();

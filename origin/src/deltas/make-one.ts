@@ -1,10 +1,11 @@
 import {
   BATCH_HEAD_BYTES,
+  batchesOf,
+  type BatchEntry,
   chunkIdOf,
   compressFrame,
   MAX_BATCH_BYTES,
   MIN_ZSTD_LEVEL,
-  writeBatchHead,
 } from '@sitecast/shared/content';
 import { decodeRecipe } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -16,14 +17,18 @@ import { demandRoom, type Room } from '../room.ts';
 import type { ChunkStaging } from '../staging/ports.ts';
 import type { DeltaWork, KeptWindow } from './delta-work.ts';
 import type { DeltaJob } from './job.ts';
-import type { ComposedDelta, DeltaMaker, MadeWindow, WindowPlace } from './maker-port.ts';
+import {
+  type ComposedDelta,
+  type DeltaMaker,
+  MAX_DELTA_PATCH_BYTES,
+  type MadeWindow,
+  type WindowPlace,
+} from './maker-port.ts';
 import { PublishedImage } from './published-image.ts';
 
 /** How long one delta may take, and one window of it; what isn't made then is sent as chunks. */
 const DELTA_DEADLINE_MS = 6 * 3_600_000;
 const WINDOW_DEADLINE_MS = 10 * 60_000;
-/** Patches of one delta together: they are in memory while they are put together. */
-const MAX_PATCH_BYTES = 256 * 1024 * 1024;
 /** Windows of deltas that were begun and failed, or were interrupted: they take at most so much of the disk besides. */
 const MAX_OTHER_BYTES = 256 * 1024 * 1024;
 /** Bytes of one batch that goes to staging. */
@@ -156,7 +161,7 @@ async function finishWindows(
       const window = keptOf(made);
       await work.keepWindow(delta, window);
       use(window);
-      if (patchBytes > MAX_PATCH_BYTES) break;
+      if (patchBytes > MAX_DELTA_PATCH_BYTES) break;
     }
   } catch (error) {
     signal.throwIfAborted();
@@ -183,29 +188,14 @@ async function stagePatches(
   { chunks }: Pick<ComposedDelta, 'chunks'>,
 ): Promise<number> {
   let frameBytes = 0;
-  let frames: { id: Buffer; frame: Buffer }[] = [];
-  let batchBytes = 0;
-  const send = async (): Promise<void> => {
-    if (frames.length === 0) return;
-    const memory = new ArrayBuffer(batchBytes);
-    const batch = Buffer.from(memory);
-    let at = 0;
-    for (const { id, frame } of frames) {
-      writeBatchHead(batch, at, id, frame.length);
-      batch.set(frame, at + BATCH_HEAD_BYTES);
-      at += BATCH_HEAD_BYTES + frame.length;
-    }
-    [frames, batchBytes] = [[], 0];
-    const { error } = await staging.stage(memory, batch.length);
+  for (const batch of batchesOf(framesOf(chunks), BATCH_BYTES)) {
+    const { error } = await staging.stage(batch.buffer, batch.length);
     if (error) throw error;
-  };
-  for (const plain of chunks) {
-    const frame = compressFrame(plain, MIN_ZSTD_LEVEL);
-    if (batchBytes + BATCH_HEAD_BYTES + frame.length > BATCH_BYTES) await send();
-    frames.push({ id: Buffer.from(chunkIdOf(plain)), frame });
-    batchBytes += BATCH_HEAD_BYTES + frame.length;
-    frameBytes += frame.length;
+    frameBytes += batch.length;
   }
-  await send();
-  return frameBytes;
+  return frameBytes - chunks.length * BATCH_HEAD_BYTES;
+}
+
+function* framesOf(chunks: readonly Uint8Array[]): Generator<BatchEntry> {
+  for (const plain of chunks) yield { id: chunkIdOf(plain), frame: compressFrame(plain, MIN_ZSTD_LEVEL) };
 }

@@ -1,6 +1,9 @@
 import type { ChunkIndex } from '@sitecast/shared/content';
 import type { RecipeRelease } from '@sitecast/shared/delta';
 
+/** Patches of one delta together: they are in memory while they are put together. The rest is sent as chunks. */
+export const MAX_DELTA_PATCH_BYTES = 256 * 1024 * 1024;
+
 /** An image whose index and bytes are at hand. */
 export interface ImageSource {
   readonly index: ChunkIndex;

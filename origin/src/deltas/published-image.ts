@@ -1,4 +1,10 @@
-import { type ChunkId, ChunkIndex, chunkIdToHex, decompressExactly } from '@sitecast/shared/content';
+import {
+  type ChunkId,
+  ChunkIndex,
+  chunkIdToHex,
+  decompressExactly,
+  readIndexed,
+} from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type ListedRelease, publishedFileOf } from '../repository/listing.ts';
 import type { PublishedContent } from '../repository/published-content.ts';
@@ -33,19 +39,9 @@ export class PublishedImage {
    */
   async read(offset: number, lengthBytes: number): Promise<Uint8Array> {
     const { index } = this;
-    const bytes = Buffer.allocUnsafe(lengthBytes);
-    const end = offset + lengthBytes;
-    for (
-      let at = lengthBytes === 0 ? index.count : firstEndingAfter(index, offset);
-      at < index.count;
-      at += 1
-    ) {
-      const start = index.startOf(at);
-      if (start >= end) break;
-      const plain = await this.#plain(index.idAt(at), index.lengthOf(at));
-      plain.copy(bytes, Math.max(0, start - offset), Math.max(0, offset - start), end - start);
-    }
-    return bytes;
+    return await readIndexed(index, { offset, lengthBytes }, at =>
+      this.#plain(index.idAt(at), index.lengthOf(at)),
+    );
   }
 
   /** Length of the frame of a chunk, by its number. @throws SITECAST_CHUNKS_LOST */
@@ -70,15 +66,4 @@ export class PublishedImage {
       { hint: 'sitecast status names the release: publish it again with the same image.' },
     );
   }
-}
-
-/** The number of the first chunk that ends after an offset. */
-function firstEndingAfter(index: ChunkIndex, offset: number): number {
-  let [low, high] = [0, index.count];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (index.endOf(middle) > offset) high = middle;
-    else low = middle + 1;
-  }
-  return low;
 }

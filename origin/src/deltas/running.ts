@@ -54,9 +54,9 @@ export function runningReleases(product: string, registry: Registry): RunningRel
   return [...found.values()].sort((one, other) => other.devices - one.devices || other.counter - one.counter);
 }
 
-/** Whether a device uses the recipes that the origin makes and signs. */
-export function usesDeltas(ability: DeltaAbility | undefined): ability is DeltaAbility {
-  return usesRecipes(ability, { format: RECIPE_FORMAT, isTopLevel: false });
+/** Whether a device uses the recipes that the origin makes and signs; with `isTopLevel` those that operators have signed. */
+export function usesDeltas(ability: DeltaAbility | undefined, isTopLevel = false): ability is DeltaAbility {
+  return usesRecipes(ability, { format: RECIPE_FORMAT, isTopLevel });
 }
 
 /**

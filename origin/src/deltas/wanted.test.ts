@@ -20,12 +20,12 @@ function fleetOf(devices: readonly Said[]): Registry {
   return fleet as unknown as Registry;
 }
 
-function listingOf(counters: readonly number[]): Pick<Listing, 'releases'> {
+function listingOf(counters: readonly number[]): Pick<Listing, 'releases' | 'deltas'> {
   const file = { name: '', sha256: '', lengthBytes: 0 };
   const releases = counters.map(
     counter => [counter, { product: 'camera', counter, manifest: file, index: file }] as const,
   );
-  return { releases: new Map([['camera', new Map(releases)]]) };
+  return { releases: new Map([['camera', new Map(releases)]]), deltas: new Map() };
 }
 
 it('wants at most eight deltas in a fleet of thousands of versions: those that most devices can use', () => {

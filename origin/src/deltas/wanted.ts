@@ -1,6 +1,6 @@
 import type { DeltaName } from '@sitecast/shared/release';
 import type { Registry } from '../fleet/registry.ts';
-import type { Listing } from '../repository/listing.ts';
+import { deltaKey, type Listing } from '../repository/listing.ts';
 import { isUnderWay, type RolloutRecord } from '../rollouts/record.ts';
 import { runningReleases } from './running.ts';
 
@@ -10,29 +10,33 @@ const MAX_DELTAS_A_ROLLOUT = 8;
 /** The deltas that rollouts under way need, for the releases that devices run and that are still listed. */
 export function wantedDeltas(
   records: readonly RolloutRecord[],
-  listing: Pick<Listing, 'releases'>,
+  listing: Pick<Listing, 'releases' | 'deltas'>,
   registry: Registry,
 ): DeltaName[] {
   const wanted = new Map<string, DeltaName>();
   for (const { product, rollout } of records) {
     if (rollout.state !== 'active' && rollout.state !== 'paused') continue;
     for (const delta of deltasTo(product, rollout.release.counter, listing, registry))
-      wanted.set(`${product} ${delta.from} ${delta.to}`, delta);
+      wanted.set(deltaKey(delta), delta);
   }
   return [...wanted.values()];
 }
 
-/** The deltas to a release that pay most: none to a release that isn't listed, and none that no device could use. */
+/**
+ * The deltas to a release that pay most: none to a release that isn't listed, none that no device could use, and none that operators have
+ * signed, because clients take theirs.
+ */
 export function deltasTo(
   product: string,
   to: number,
-  { releases }: Pick<Listing, 'releases'>,
+  { releases, deltas }: Pick<Listing, 'releases' | 'deltas'>,
   registry: Registry,
 ): DeltaName[] {
   const listed = releases.get(product);
   if (listed?.has(to) !== true) return [];
   return runningReleases(product, registry)
     .filter(({ counter, users }) => users > 0 && counter !== to && listed.has(counter))
+    .filter(({ counter }) => !deltas.has(deltaKey({ product, from: counter, to })))
     .sort((one, other) => other.users - one.users || other.counter - one.counter)
     .slice(0, MAX_DELTAS_A_ROLLOUT)
     .map(({ counter }) => ({ product, from: counter, to }));

@@ -13,11 +13,11 @@ import {
   topLevelSigners,
   verifyThreshold,
 } from '@sitecast/shared/trust';
-import type { DamagedRelease } from '../repository/damage.ts';
+import type { DamagedDelta, DamagedRelease } from '../repository/damage.ts';
 import type { Log } from '../log.ts';
 import { parsedRoot, readRoot, sha256Hex } from '../repository/committed.ts';
-import { listedDeltas } from '../repository/delta-listing.ts';
-import { publishedFileOf, publishedFiles, releasesOf } from '../repository/listing.ts';
+import { allDeltas, publishedIndexes } from '../repository/delta-listing.ts';
+import { publishedFiles, releasesOf } from '../repository/listing.ts';
 import type { PublishedChunks, RepositoryStore } from '../repository/repository-store.ts';
 import type { Repository } from '../repository/repository.ts';
 import { maxBytesOf, type Role } from '../repository/roles.ts';
@@ -32,7 +32,7 @@ export interface Restored {
   metadata: string[];
   files: string[];
   chunks: number;
-  lost: { releases: DamagedRelease[]; files: string[] };
+  lost: { releases: DamagedRelease[]; deltas: DamagedDelta[]; files: string[] };
 }
 
 /** What a whole restoration found and did. */
@@ -110,7 +110,7 @@ export async function restoreContent(
   const { repository, published, publishedChunks, chunks } = deps;
   const survey = new Survey({ ...deps, republishRollouts: notHere });
   const { committed, damage } = repository;
-  if (!committed) return { files: [], chunks: 0, lost: { releases: [], files: [] } };
+  if (!committed) return { files: [], chunks: 0, lost: { releases: [], deltas: [], files: [] } };
   const restored: string[] = [];
   for (const file of publishedFiles(committed)) {
     if (await repository.content.read(file)) continue;
@@ -121,11 +121,7 @@ export async function restoreContent(
     restored.push(file.name);
   }
   const store = chunksOf(mirrors);
-  const indexes = [
-    ...releasesOf(committed).map(({ index }) => publishedFileOf(index)),
-    ...listedDeltas(committed).map(({ patchIndex }) => patchIndex),
-  ];
-  for (const index of indexes) {
+  for (const index of publishedIndexes(committed)) {
     const ids = await survey.chunksIn(index);
     await survey.inspect(ids);
     const lost = await publishedChunks.lacking(ids);
@@ -135,8 +131,12 @@ export async function restoreContent(
   await survey.lookAtRoots(committed);
   for (const file of publishedFiles(committed)) await survey.lookAtFile(file);
   for (const release of releasesOf(committed)) await survey.lookAtRelease(release);
-  for (const delta of listedDeltas(committed)) await survey.lookAtDelta(delta);
-  const lost = { releases: damage.namedReleases(), files: damage.namedFiles() };
+  for (const delta of allDeltas(committed)) await survey.lookAtDelta(delta);
+  const lost = {
+    releases: damage.namedReleases(),
+    deltas: damage.namedDeltas(),
+    files: damage.namedFiles(),
+  };
   return { files: [...restored, ...repaired.files], chunks: repaired.chunks, lost };
 }
 

@@ -36,7 +36,7 @@ interface AdoptedFiles {
   newFiles: ListedFile[];
   /** New files that are lost. */
   lost: ListedFile[];
-  /** Staged chunks of new releases. */
+  /** Staged chunks of new releases and deltas. */
   chunks: ChunkIdSet;
   /** Releases that lack chunks. */
   lacking: LackingRelease[];
@@ -113,7 +113,22 @@ async function adoptedFiles(
     const { version } = parseReleaseManifest(manifest);
     adopted.lacking.push({ product, counter, version, chunks: missing.size });
   }
+  await adoptSignedPatches(before, after, { source, chunks }, adopted);
   return adopted;
+}
+
+/** What a delta lacks is noted as damage when the origin looks: no release depends on it. */
+async function adoptSignedPatches(
+  before: Listing,
+  after: Listing,
+  { source, chunks }: { source: TargetSource; chunks: ChunkStaging },
+  adopted: Pick<AdoptedFiles, 'chunks'>,
+): Promise<void> {
+  for (const [key, { patchIndex }] of after.deltas) {
+    if (before.deltas.get(key)?.patchIndex.sha256 === patchIndex.sha256) continue;
+    const bytes = await readUnlessLost(source, patchIndex);
+    if (bytes) await findChunks({ index: patchIndex }, ChunkIndex.decode(bytes), chunks, adopted.chunks);
+  }
 }
 
 /**

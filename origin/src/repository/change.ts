@@ -7,7 +7,7 @@ import { checkExpiry, checkNextVersion, checkRoot, checkTargetsMetadata } from '
 import { checkListing, type ListingChange, type ReleaseName } from './check-releases.ts';
 import { type CommitPlan, stagedTarget } from './commit-plan.ts';
 import type { Committed } from './committed.ts';
-import { type Listing, readListing } from './listing.ts';
+import { NOTHING_LISTED, readListing } from './listing.ts';
 import type { OnlineSigner } from './online-signer.ts';
 import { notInitialised } from './refusal.ts';
 import type { VersionFloor } from './repository-store.ts';
@@ -30,6 +30,8 @@ export interface ChangeResult {
   removed: { product: string; counter: number }[];
   /** Products whose file is new. */
   products: string[];
+  /** Of the deltas that operators have signed. */
+  deltas: ListingChange['deltas'];
   /** True if just these bytes were published already: nothing was left to do. */
   isAlreadyDone: boolean;
 }
@@ -47,8 +49,6 @@ interface PlanDeps extends TargetSourceDeps {
   floor: VersionFloor;
   now: () => number;
 }
-
-const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map() };
 
 /** @throws SITECAST_METADATA_TOO_LARGE, and what `parseMetadata` throws */
 export function readGiven(

@@ -1,11 +1,10 @@
 import { plural } from '@sitecast/shared/text';
-import { ChunkIdSet, ChunkIndex, chunkIdToHex } from '@sitecast/shared/content';
+import { ChunkIdSet, type ChunkIndex, chunkIdToHex } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { ChunkStaging } from '../staging/ports.ts';
-import type { ListedRelease, Listing } from './listing.ts';
+import type { ListedRelease } from './listing.ts';
 import { refused } from './refusal.ts';
 import { MAX_COMMIT_CHUNKS } from './repository-store.ts';
-import { isLost, type TargetSource } from './target-source.ts';
 
 /** Chunks looked at in one go. */
 const CHECK_CHUNKS = 4096;
@@ -39,36 +38,6 @@ export async function findChunks(
     if (found.size > MAX_COMMIT_CHUNKS) throw tooManyChunks();
   }
   return missing;
-}
-
-/**
- * Finds staged chunks that listed releases need: they were lost from their place, and uploaded again. A release whose index is lost
- * as well is passed over.
- */
-export async function findReplacements(
-  { releases }: Listing,
-  { source, chunks }: { source: TargetSource; chunks: ChunkStaging },
-): Promise<ChunkIdSet> {
-  const found = new ChunkIdSet();
-  for (const ofProduct of releases.values()) {
-    for (const release of ofProduct.values()) {
-      const index = await readIndexOrUndefined(release, source);
-      if (index) await findChunks(release, index, chunks, found);
-    }
-  }
-  return found;
-}
-
-async function readIndexOrUndefined(
-  { index }: ListedRelease,
-  source: TargetSource,
-): Promise<ChunkIndex | undefined> {
-  try {
-    return ChunkIndex.decode(await source.read(index));
-  } catch (error) {
-    if (isLost(error)) return undefined;
-    throw error;
-  }
 }
 
 export function indexMismatch({ index }: Pick<ListedRelease, 'index'>, what: string): SitecastError {

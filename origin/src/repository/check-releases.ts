@@ -12,6 +12,7 @@ import {
 } from '@sitecast/shared/release';
 import type { ChunkStaging } from '../staging/ports.ts';
 import { chunksMissing, findChunks, indexMismatch } from './check-chunks.ts';
+import { checkSignedDeltas, type DeltasChange } from './check-deltas.ts';
 import type { ListedFile, ListedRelease, Listing } from './listing.ts';
 import { refused } from './refusal.ts';
 import { isLost, type TargetSource } from './target-source.ts';
@@ -28,9 +29,11 @@ export interface ListingChange {
   removed: { product: string; counter: number }[];
   /** Products whose file is new. */
   products: string[];
+  /** Of the deltas that operators have signed. */
+  deltas: Pick<DeltasChange, 'added' | 'removed'>;
   /** Files that must get into the repository. */
   newFiles: ListedFile[];
-  /** The staged chunks among those of the added releases. */
+  /** The staged chunks among those of the added releases and deltas. */
   chunks: ChunkIdSet;
 }
 
@@ -48,7 +51,7 @@ interface ReleaseCheckDeps {
 }
 
 /**
- * Checks everything that a new targets.json brings in, and that it takes nothing away but whole releases.
+ * Checks everything that a new targets.json brings in, and that it takes nothing away but whole releases and deltas.
  * @throws the codes of docs/ERRORS.md under "Publishing"
  */
 export async function checkListing(
@@ -60,6 +63,7 @@ export async function checkListing(
     added: [],
     removed: [],
     products: [],
+    deltas: { added: [], removed: [] },
     newFiles: [],
     chunks: new ChunkIdSet(),
   };
@@ -74,6 +78,9 @@ export async function checkListing(
   for (const [product, file] of after.products) {
     await checkProduct(product, file, before, after, deps, change);
   }
+  const { newFiles, ...deltas } = await checkSignedDeltas(before, after, { ...deps, found: change.chunks });
+  change.deltas = deltas;
+  change.newFiles.push(...newFiles);
   return change;
 }
 

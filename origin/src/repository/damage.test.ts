@@ -69,7 +69,7 @@ const spoilt: [string, (path: string) => void][] = [
 ];
 
 describe('a published chunk with', () => {
-  const whole = { releases: [], files: [] };
+  const whole = { releases: [], deltas: [], files: [] };
 
   it.each(spoilt)('%s is found by reading all of them back, named, and replaced', async (_what, spoil) => {
     const { operator, scrubber } = origin;
@@ -167,7 +167,7 @@ describe('a published target file with', () => {
       expect(await metric('sitecast_lost_files')).toBe(3);
       await operator.uploadFiles();
       expect(await repair()).toMatchObject({ files: expect.arrayContaining(names), chunks: 0 });
-      expect(await damage()).toEqual({ releases: [], files: [] });
+      expect(await damage()).toEqual({ releases: [], deltas: [], files: [] });
       for (const name of names)
         expect(Buffer.from(await (await get(placeOf(name))).arrayBuffer())).toEqual(operator.files.get(name));
       // A later release needs all of them.
@@ -257,7 +257,7 @@ it('forgets the damage of a release that is withdrawn', async () => {
   operator.setProduct({ ...product, withdrawn: [{ counter: 1, version: '1.0.0' }] });
   await operator.uploadFiles();
   expect(await operator.submit()).toMatchObject({ httpStatus: 200 });
-  expect(await damage()).toEqual({ releases: [], files: [] });
+  expect(await damage()).toEqual({ releases: [], deltas: [], files: [] });
 });
 
 it('reads back no faster than its rate, starts over after a week, and stops on request', async () => {

@@ -1,3 +1,6 @@
+import type { DeltaName } from '@sitecast/shared/release';
+import { deltaKey } from './listing.ts';
+
 /** A published release that lacks chunks, damaged or lost. */
 export interface DamagedRelease {
   product: string;
@@ -7,20 +10,27 @@ export interface DamagedRelease {
   chunks: number;
 }
 
+/** A delta that operators have signed, and that lacks chunks of its patches. */
+export interface DamagedDelta extends DeltaName {
+  chunks: number;
+}
+
 /** How much an answer names; it always says how many there are. */
 const MAX_NAMED = 100;
 
 /** What is known to be damaged or lost of the published repository. */
 export class DamageBook {
   readonly #releases = new Map<string, DamagedRelease>();
+  readonly #deltas = new Map<string, DamagedDelta>();
   readonly #files = new Set<string>();
   /** Since this process began: chunks and files that were found damaged. */
   foundChunks = 0;
   foundFiles = 0;
 
-  /** How many chunks releases lack. A chunk that two of them share counts twice. */
+  /** How many chunks releases and signed deltas lack. A chunk that two of them share counts twice. */
   get chunks(): number {
-    return [...this.#releases.values()].reduce((sum, { chunks }) => sum + chunks, 0);
+    const lacking = [...this.#releases.values(), ...this.#deltas.values()];
+    return lacking.reduce((sum, { chunks }) => sum + chunks, 0);
   }
 
   get files(): number {
@@ -34,6 +44,12 @@ export class DamageBook {
     else this.#releases.delete(key);
   }
 
+  /** @param delta `chunks` says how many it lacks; 0 if it is whole */
+  noteDelta(delta: DamagedDelta): void {
+    if (delta.chunks > 0) this.#deltas.set(deltaKey(delta), delta);
+    else this.#deltas.delete(deltaKey(delta));
+  }
+
   /** @param name as in `releases/camera-2.json`, or `3.root.json` */
   noteFile(name: string, isThere: boolean): void {
     if (isThere) this.#files.delete(name);
@@ -41,13 +57,22 @@ export class DamageBook {
   }
 
   /** Forgets what isn't published any more. */
-  keep(isListed: { release: (release: DamagedRelease) => boolean; file: (name: string) => boolean }): void {
+  keep(isListed: {
+    release: (release: DamagedRelease) => boolean;
+    delta: (delta: DamagedDelta) => boolean;
+    file: (name: string) => boolean;
+  }): void {
     for (const [key, release] of this.#releases) if (!isListed.release(release)) this.#releases.delete(key);
+    for (const [key, delta] of this.#deltas) if (!isListed.delta(delta)) this.#deltas.delete(key);
     for (const name of this.#files) if (!isListed.file(name)) this.#files.delete(name);
   }
 
   namedReleases(): DamagedRelease[] {
     return [...this.#releases.values()].slice(0, MAX_NAMED);
+  }
+
+  namedDeltas(): DamagedDelta[] {
+    return [...this.#deltas.values()].slice(0, MAX_NAMED);
   }
 
   namedFiles(): string[] {
@@ -56,6 +81,10 @@ export class DamageBook {
 
   hasRelease(release: { product: string; counter: number }): boolean {
     return this.#releases.has(keyOf(release));
+  }
+
+  hasDelta(delta: DeltaName): boolean {
+    return this.#deltas.has(deltaKey(delta));
   }
 
   hasFile(name: string): boolean {

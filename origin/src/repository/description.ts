@@ -3,7 +3,7 @@ import type { ErrorCode } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import type { TufKey } from '@sitecast/shared/trust';
-import type { DamagedRelease } from './damage.ts';
+import type { DamagedDelta, DamagedRelease } from './damage.ts';
 import type { Repository } from './repository.ts';
 import { ROLES, type Role } from './roles.ts';
 
@@ -26,8 +26,8 @@ export interface RepositoryDescription {
   /** RFC 3339 */
   expires: Partial<Record<Role, string>>;
   warnings: Warning[];
-  /** Published releases and files that are damaged or lost; the first hundred of each. */
-  damage: { releases: DamagedRelease[]; files: string[] };
+  /** Published releases, signed deltas and files that are damaged or lost; the first hundred of each. */
+  damage: { releases: DamagedRelease[]; deltas: DamagedDelta[]; files: string[] };
 }
 
 /** What operators need to know of a repository. */
@@ -40,7 +40,11 @@ export function describeRepository(repository: Repository, nowMs: number): Repos
     versions: repository.versions(),
     expires: {},
     warnings: warningsOf(repository, nowMs),
-    damage: { releases: repository.damage.namedReleases(), files: repository.damage.namedFiles() },
+    damage: {
+      releases: repository.damage.namedReleases(),
+      deltas: repository.damage.namedDeltas(),
+      files: repository.damage.namedFiles(),
+    },
   };
   for (const role of ONLINE_ROLES) {
     const active = keys.active(role);
@@ -116,29 +120,39 @@ function expiryWarnings({ committed, clockDoubt }: Repository, nowMs: number): W
 
 const RECOVER = 'bring it back with sitecast-origin recover --damaged-only --from GATEWAY';
 
-/** How an operator brings a target file or an old root back. */
-function remedyFor(name: string): string {
+const MEANWHILE = 'devices take chunks meanwhile';
+
+/** How an operator brings a target file or an old root back. @param isSigned whether operators have signed that it is listed */
+function remedyFor(name: string, isSigned: boolean): string {
   const target = parseTargetName(name);
   if (target?.kind === 'index') return 'publish the release again with the same image';
   if (target?.kind === 'recipe' || target?.kind === 'patchIndex')
-    return 'the origin makes it again; devices take chunks meanwhile';
+    return isSigned
+      ? `${RECOVER}, or submit the draft that brought it; ${MEANWHILE}`
+      : `the origin makes it again; ${MEANWHILE}`;
   if (target?.kind !== 'manifest') return RECOVER;
   const { product, counter } = target;
   return `${RECOVER}; where no gateway has it, submit the draft that brought it, or give it up: sitecast release withdraw ${product} VERSION --counter ${counter}`;
 }
 
 /** They are of the `targets` role, which lists the files. */
-function damageWarnings({ damage }: Repository): Warning[] {
+function damageWarnings({ damage, committed }: Repository): Warning[] {
   const warnings: Warning[] = damage.namedReleases().map(({ product, counter, version, chunks }) => ({
     role: 'targets',
     code: 'SITECAST_CHUNKS_LOST',
     message: `release ${version ?? counter} of ${product} lacks ${plural(chunks, 'chunk')}, damaged or lost: publish it again with the same image, or ${RECOVER}`,
   }));
+  for (const { product, from, to, chunks } of damage.namedDeltas())
+    warnings.push({
+      role: 'targets',
+      code: 'SITECAST_CHUNKS_LOST',
+      message: `the signed delta of ${product} from the counter ${from} to ${to} lacks ${plural(chunks, 'chunk')}, damaged or lost: ${RECOVER}, or draft it anew; ${MEANWHILE}`,
+    });
   const named = damage.namedFiles();
   const more = damage.files - named.length;
   const byRemedy = new Map<string, string[]>();
   for (const name of named) {
-    const remedy = remedyFor(name);
+    const remedy = remedyFor(name, Object.hasOwn(committed?.targets.signed.targets ?? {}, name));
     byRemedy.set(remedy, [...(byRemedy.get(remedy) ?? []), name]);
   }
   for (const [remedy, files] of byRemedy)

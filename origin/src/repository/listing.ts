@@ -1,5 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { parseTargetName } from '@sitecast/shared/release';
+import { type DeltaName, parseTargetName, patchIndexTarget, recipeTarget } from '@sitecast/shared/release';
 import { cutText } from '@sitecast/shared/text';
 import type { SignedTargets, TargetFile } from '@sitecast/shared/trust';
 import type { Committed } from './committed.ts';
@@ -26,21 +26,36 @@ export interface ListedRelease {
   index: ListedFile;
 }
 
+/** A delta as metadata lists it. */
+export interface ListedDelta extends DeltaName {
+  recipe: PublishedFile;
+  /** Names the chunks of its patches. */
+  patchIndex: PublishedFile;
+}
+
+/** Tells deltas apart in a map or set. */
+export const deltaKey = ({ product, from, to }: DeltaName): string => `${product} ${from} ${to}`;
+
 /** What a targets.json lists, by product. */
 export interface Listing {
   /** Counter → release. */
   releases: Map<string, Map<number, ListedRelease>>;
   products: Map<string, ListedFile>;
+  /** The deltas that operators have signed, by `deltaKey`. */
+  deltas: Map<string, ListedDelta>;
 }
+
+export const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map(), deltas: new Map() };
 
 /**
  * Reads what a targets.json lists.
  * @throws SITECAST_TARGET_NAME_REFUSED, SITECAST_TARGET_ENTRY_INVALID, SITECAST_RELEASE_INCOMPLETE,
- *   SITECAST_PRODUCT_MISSING (badInput)
+ *   SITECAST_DELTA_INCOMPLETE, SITECAST_PRODUCT_MISSING (badInput)
  */
 export function readListing({ targets }: SignedTargets): Listing {
-  const listing: Listing = { releases: new Map(), products: new Map() };
+  const listing: Listing = { releases: new Map(), products: new Map(), deltas: new Map() };
   const halves = new Map<string, HalfRelease>();
+  const halfDeltas = new Map<string, HalfDelta>();
   for (const [name, entry] of Object.entries(targets)) {
     const parsed = parseTargetName(name);
     const file = listedFile(name, entry);
@@ -48,8 +63,14 @@ export function readListing({ targets }: SignedTargets): Listing {
       listing.products.set(parsed.product, file);
       continue;
     }
-    // Deltas that operators sign aren't taken yet.
-    if (parsed?.kind !== 'manifest' && parsed?.kind !== 'index') throw nameRefused(name);
+    if (parsed === undefined) throw nameRefused(name);
+    if ('from' in parsed) {
+      const { kind, product, from, to } = parsed;
+      const half = halfDeltas.get(deltaKey(parsed)) ?? { product, from, to };
+      half[kind] = publishedFileOf(file);
+      halfDeltas.set(deltaKey(parsed), half);
+      continue;
+    }
     const { kind, product, counter } = parsed;
     const key = `${product}-${counter}`;
     const half = halves.get(key) ?? { product, counter };
@@ -57,10 +78,15 @@ export function readListing({ targets }: SignedTargets): Listing {
     halves.set(key, half);
   }
   for (const half of halves.values()) addRelease(listing, half);
+  for (const [key, { recipe, patchIndex, ...name }] of halfDeltas) {
+    if (!recipe || !patchIndex) throw deltaIncomplete(name, recipe ? patchIndexTarget : recipeTarget);
+    listing.deltas.set(key, { ...name, recipe, patchIndex });
+  }
   return listing;
 }
 
 type HalfRelease = Partial<ListedRelease> & { product: string; counter: number };
+type HalfDelta = Partial<ListedDelta> & DeltaName;
 
 function addRelease(
   { products, releases }: Listing,
@@ -83,7 +109,8 @@ export function releasesOf({ targets }: Committed): ListedRelease[] {
 
 export function listedFiles(listing: Listing): ListedFile[] {
   const ofReleases = releasesIn(listing).flatMap(({ manifest, index }) => [manifest, index]);
-  return [...listing.products.values(), ...ofReleases];
+  const ofDeltas = [...listing.deltas.values()].flatMap(({ recipe, patchIndex }) => [recipe, patchIndex]);
+  return [...listing.products.values(), ...ofReleases, ...ofDeltas];
 }
 
 /** All target files that the published metadata lists. */
@@ -129,7 +156,7 @@ function nameRefused(target: string): SitecastError {
   return new SitecastError(
     'badInput',
     'SITECAST_TARGET_NAME_REFUSED',
-    `${JSON.stringify(cutText(target, 200))} is no name of a release manifest, an index or a product file`,
+    `${JSON.stringify(cutText(target, 200))} is no name of a release manifest, an index, a product file or a delta`,
   );
 }
 
@@ -145,6 +172,15 @@ function incomplete(product: string, counter: number, missing: 'manifest' | 'ind
     'SITECAST_RELEASE_INCOMPLETE',
     `release ${counter} of ${product} lacks its ${missing}: both are listed, or neither is`,
     { data: { product, counter, missing } },
+  );
+}
+
+function deltaIncomplete(delta: DeltaName, missing: (delta: DeltaName) => string): SitecastError {
+  return new SitecastError(
+    'badInput',
+    'SITECAST_DELTA_INCOMPLETE',
+    `${missing(delta)} isn't listed: a delta's recipe and patch index are both listed, or neither is`,
+    { data: { target: missing(delta) } },
   );
 }
 

@@ -1,11 +1,12 @@
-import { countIds } from '@sitecast/shared/content';
+import { ChunkIdSet, ChunkIndex } from '@sitecast/shared/content';
 import type { ChunkStaging } from '../staging/ports.ts';
-import { findReplacements } from './check-chunks.ts';
+import { findChunks } from './check-chunks.ts';
 import type { Committed } from './committed.ts';
-import { publishedFiles, readListing } from './listing.ts';
+import { publishedIndexes } from './delta-listing.ts';
+import { publishedFiles } from './listing.ts';
 import type { PublishedChunks, RepositoryStore } from './repository-store.ts';
 import { ROLES, type Role } from './roles.ts';
-import { targetSource, type TargetSourceDeps } from './target-source.ts';
+import type { TargetSourceDeps } from './target-source.ts';
 
 interface RepairDeps extends TargetSourceDeps {
   published: RepositoryStore;
@@ -14,18 +15,20 @@ interface RepairDeps extends TargetSourceDeps {
 }
 
 /**
- * Puts staged chunks in the place of those that published releases have lost. Each is right, and belongs where it goes, whatever
- * becomes of the others.
+ * Puts staged chunks in the place of those that published releases and deltas have lost. Each is right, and belongs where it goes,
+ * whatever becomes of the others. Where an index is lost as well, its chunks are passed over.
  * @returns how many
  */
 export async function repairChunks(deps: RepairDeps, committed: Committed): Promise<number> {
-  const { chunks, publishedChunks } = deps;
+  const { chunks, publishedChunks, readPublished } = deps;
   if ((await chunks.totals()).chunks === 0) return 0;
-  const listing = readListing(committed.targets.signed);
-  const source = targetSource(deps, listing);
-  const found = (await findReplacements(listing, { source, chunks })).bytes();
-  await publishedChunks.repair(found);
-  return countIds(found);
+  const found = new ChunkIdSet();
+  for (const file of publishedIndexes(committed)) {
+    const bytes = await readPublished(file);
+    if (bytes) await findChunks({ index: file }, ChunkIndex.decode(bytes), chunks, found);
+  }
+  await publishedChunks.repair(found.bytes());
+  return found.size;
 }
 
 /**

@@ -45,6 +45,7 @@ describe('publishing', () => {
       added: [{ product: 'camera', counter: 1, version: '1.0.0' }],
       removed: [],
       products: ['camera'],
+      deltas: { added: [], removed: [] },
       alreadyDone: false,
     });
     for (const chunk of image.chunks) expect(readFileSync(chunkFile(chunk))).toEqual(compressFrame(chunk));

@@ -310,13 +310,13 @@ export class Repository {
     demandClock(this.clockDoubt);
     const given = readGiven(change, previous);
     if (previous && !given.root && !given.targets) {
-      const nothing = { added: [], removed: [], products: [] };
+      const nothing = { added: [], removed: [], products: [], deltas: { added: [], removed: [] } };
       return { versions: versionsOf(previous), ...nothing, isAlreadyDone: true };
     }
     const plan = await planChange(this.#planDeps(), previous, given);
-    const { added, removed, products, newFiles } = plan.change;
+    const { added, removed, products, deltas, newFiles } = plan.change;
     const versions = versionsOf(plan.next);
-    const result = { versions, added, removed, products, isAlreadyDone: false };
+    const result = { versions, added, removed, products, deltas, isAlreadyDone: false };
     if (isDryRun === true) return result;
 
     await beforeCommit?.(result);

@@ -2,7 +2,7 @@ import { parseTargetName } from '@sitecast/shared/release';
 import pLimit from 'p-limit';
 import { errorFields } from '../log.ts';
 import type { After } from '../upkeep.ts';
-import { listedDeltas } from './delta-listing.ts';
+import { allDeltas, signedDeltas } from './delta-listing.ts';
 import { type PublishedFile, publishedFiles, readListing, releasesOf, targetKey } from './listing.ts';
 import type { FileRef } from './repository-store.ts';
 import { groupsOf, type ReleaseDamage, Survey, type SurveyDeps } from './survey.ts';
@@ -137,6 +137,8 @@ export class Scrubber {
         if (damage.hasFile(file.name)) await this.#survey.lookAtFile(file);
       for (const release of releasesOf(committed))
         if (damage.hasRelease(release)) await this.#survey.lookAtRelease(release);
+      for (const delta of signedDeltas(committed))
+        if (damage.hasDelta(delta)) await this.#survey.lookAtDelta(delta);
     });
   }
 
@@ -157,7 +159,7 @@ export class Scrubber {
       const { readBytes } = await this.#survey.lookAtRelease(release);
       await this.#pace(readBytes);
     }
-    for (const delta of listedDeltas(committed)) await this.#pace(await this.#survey.lookAtDelta(delta));
+    for (const delta of allDeltas(committed)) await this.#pace(await this.#survey.lookAtDelta(delta));
     this.#surveyPauseMs = Math.max(MIN_SURVEY_PAUSE_MS, (performance.now() - begunMs) / SURVEY_SHARE);
   }
 

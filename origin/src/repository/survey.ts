@@ -10,8 +10,10 @@ import { parseReleaseManifest } from '@sitecast/shared/release';
 import { metadataPath } from '@sitecast/shared/trust';
 import { errorFields, type Log } from '../log.ts';
 import { type Committed, readRoot } from './committed.ts';
-import { deltaKey, type ListedDelta, listedDeltas } from './delta-listing.ts';
+import { isSignedOffline, listedDeltas } from './delta-listing.ts';
 import {
+  deltaKey,
+  type ListedDelta,
   type ListedRelease,
   type PublishedFile,
   publishedFileOf,
@@ -134,17 +136,29 @@ export class Survey {
   }
 
   /**
-   * Looks at the files of a delta and whether its patches are there. A delta that lacks any of it is no longer listed from then on.
+   * Looks at the files of a delta and whether its patches are there. A delta of the origin that lacks any of it is no longer listed from
+   * then on. What operators have signed only they can take out of the list: what it lacks is noted.
    * @returns how many bytes its files have
    */
   async lookAtDelta(delta: ListedDelta): Promise<number> {
     const { publishedChunks } = this.#deps;
     const recipe = await this.lookAtFile(delta.recipe);
-    const index = recipe && (await this.lookAtFile(delta.patchIndex));
-    if (!index) return 0;
-    const lacking = await publishedChunks.lacking(distinctIds(index));
-    if (lacking.length > 0) await this.#drop(delta);
-    return recipe.length + index.length;
+    if (!recipe && !isSignedOffline(delta)) return 0;
+    const index = await this.lookAtFile(delta.patchIndex);
+    const lacking = index ? await publishedChunks.lacking(distinctIds(index)) : new Uint8Array();
+    if (isSignedOffline(delta)) await this.#noteLacking(delta, lacking);
+    else if (lacking.length > 0) await this.#drop(delta);
+    return (recipe?.length ?? 0) + (index?.length ?? 0);
+  }
+
+  async #noteLacking({ product, from, to }: ListedDelta, lacking: Uint8Array): Promise<void> {
+    const { repository, log } = this.#deps;
+    const name = { product, from, to };
+    const chunks = countIds(lacking);
+    await this.inspect(lacking);
+    if (chunks > 0 && !repository.damage.hasDelta(name))
+      log.error({ ...name, chunks }, 'a signed delta lacks chunks of its patches');
+    repository.damage.noteDelta({ ...name, chunks });
   }
 
   /** The chunks of a release; none if its index is lost. */
@@ -163,9 +177,10 @@ export class Survey {
     const { damage, committed } = this.#deps.repository;
     if (!committed) return;
     const names = new Set(publishedFiles(committed).map(({ name }) => name));
-    const { releases } = readListing(committed.targets.signed);
+    const { releases, deltas } = readListing(committed.targets.signed);
     damage.keep({
       release: ({ product, counter }) => releases.get(product)?.has(counter) === true,
+      delta: delta => deltas.has(deltaKey(delta)),
       file: name => names.has(name) || ROOT_NAME.test(name),
     });
   }

@@ -2,7 +2,7 @@ import { ChunkIndex } from '@sitecast/shared/content';
 import { encodePatch, encodeRecipe } from '@sitecast/shared/delta';
 import type { DeltaName } from '@sitecast/shared/release';
 import type { DeltaMaker, DeltaRequest, WindowPlace } from '../deltas/maker-port.ts';
-import type { NewDelta } from '../repository/delta-change.ts';
+import type { NewDelta } from '../repository/check-deltas.ts';
 import { hexOf, imageOf, type TestImage } from './operator.ts';
 
 /** A delta whose one window makes the last chunk of `target` from all of `base`, by patches that nobody applies. */

@@ -18,8 +18,16 @@ const deltaSchema = named(
     fromVersion: described('Label of the release, where it is still published.', z.string().optional()),
     toVersion: z.string().optional(),
     state: openEnum(DELTA_STATES),
-    by: described('The operator who asked for it, or `origin`.', z.string()),
-    requestedAt: z.string(),
+    by: described('The operator who asked for it, `origin`, or `release keys`.', z.string()),
+    requestedAt: described('Not of one that operators have signed.', z.string().optional()),
+    signed: described(
+      'True where operators have signed it with offline keys, in the top-level targets.',
+      z.boolean().optional(),
+    ),
+    over: described(
+      'True where operators have signed it, and the rollouts to its release are over: the next draft leaves it out.',
+      z.boolean().optional(),
+    ),
     doneBasisPoints: described('How much of the image has been gone through, in ten thousandths.', z.int()),
     patches: z.int(),
     patchBytes: z.int(),

@@ -1,6 +1,7 @@
 import { z } from 'zod';
+import { counterSchema, nameSchema } from '../release/index.ts';
 import { ONLINE_ROLES } from '../signing/index.ts';
-import { extending, named, namesSchema, openEnum } from './schemas.ts';
+import { described, extending, named, namesSchema, openEnum } from './schemas.ts';
 
 // The bodies of /api/v1/repository, /changes, /releases, /repairs, /keys, /chunks, /tokens and /audit.
 
@@ -20,6 +21,9 @@ export const tufKeySchema = named(
     keyval: z.object({ public: z.string().optional() }),
   }),
 );
+
+/** By the counters of its releases. */
+const deltaNameSchema = z.object({ product: nameSchema, from: counterSchema, to: counterSchema });
 
 const keysSchema = z.partialRecord(onlineRoleSchema, tufKeySchema);
 
@@ -43,6 +47,10 @@ export const repositorySchema = named(
           version: z.string().optional(),
           chunks: z.int(),
         }),
+      ),
+      deltas: described(
+        'Deltas that operators have signed, and that lack chunks of their patches.',
+        z.array(deltaNameSchema.extend({ chunks: z.int() })).optional(),
       ),
       files: z.array(z.string()),
     }),
@@ -68,6 +76,10 @@ export const changeResultSchema = named(
     added: z.array(z.object({ product: z.string(), counter: z.int(), version: z.string() })),
     removed: z.array(z.object({ product: z.string(), counter: z.int() })),
     products: z.array(z.string()),
+    deltas: described(
+      'What changes of the deltas that operators have signed.',
+      z.object({ added: z.array(deltaNameSchema), removed: z.array(deltaNameSchema) }).optional(),
+    ),
     /** These very bytes were published before: the answer got lost. */
     alreadyDone: z.boolean(),
   }),

@@ -13,6 +13,8 @@ export const AUDIT_ACTIONS = [
   'release.withdraw',
   'release.recover',
   'delta.request',
+  'delta.publish',
+  'delta.withdraw',
   'product.change',
   'targets.change',
   'root.change',

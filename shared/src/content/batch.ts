@@ -20,6 +20,37 @@ export function writeBatchHead(target: Buffer, at: number, id: ChunkId, frameByt
 }
 
 /**
+ * Puts frames into batches of at most `maxBytes`, in their order.
+ * @param maxBytes at most MAX_BATCH_BYTES, and no less than the longest frame with its head
+ */
+export function* batchesOf(entries: Iterable<BatchEntry>, maxBytes: number): Generator<Buffer<ArrayBuffer>> {
+  let held: BatchEntry[] = [];
+  let heldBytes = 0;
+  for (const entry of entries) {
+    const entryBytes = BATCH_HEAD_BYTES + entry.frame.length;
+    if (heldBytes + entryBytes > maxBytes || held.length === MAX_BATCH_CHUNKS) {
+      yield joined(held, heldBytes);
+      [held, heldBytes] = [[], 0];
+    }
+    held.push(entry);
+    heldBytes += entryBytes;
+  }
+  if (held.length > 0) yield joined(held, heldBytes);
+}
+
+/** In memory of its own, which may be handed to a thread. */
+function joined(entries: readonly BatchEntry[], lengthBytes: number): Buffer<ArrayBuffer> {
+  const batch = Buffer.from(new ArrayBuffer(lengthBytes));
+  let at = 0;
+  for (const { id, frame } of entries) {
+    writeBatchHead(batch, at, id, frame.length);
+    batch.set(frame, at + BATCH_HEAD_BYTES);
+    at += BATCH_HEAD_BYTES + frame.length;
+  }
+  return batch;
+}
+
+/**
  * Takes a batch apart. All of its framing is checked before anything is returned; the frames themselves are not (that's
  * `verifyFrame`).
  * @throws SITECAST_BATCH_TOO_LARGE beyond MAX_BATCH_BYTES or MAX_BATCH_CHUNKS, SITECAST_BATCH_MALFORMED

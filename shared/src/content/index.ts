@@ -1,4 +1,4 @@
-export { BATCH_HEAD_BYTES, type BatchEntry, decodeBatch, writeBatchHead } from './batch.ts';
+export { BATCH_HEAD_BYTES, batchesOf, type BatchEntry, decodeBatch, writeBatchHead } from './batch.ts';
 export { Chunk } from './chunk.ts';
 export {
   CHUNK_ID_BYTES,
@@ -21,6 +21,7 @@ export {
   MAX_INDEX_CHUNKS,
 } from './chunk-index.ts';
 export { ChunkCutter, checkChunkSizes, DEFAULT_CHUNK_SIZES } from './chunking/fastcdc.ts';
+export { readIndexed } from './indexed-bytes.ts';
 export { type ImageSummary, openImage } from './image/image-reader.ts';
 export { type UploadImageOptions, uploadImage } from './image/upload-image.ts';
 export type { ChunkSink, UploadCounts, UploadOptions, UploadProgress } from './image/upload-run.ts';

@@ -1,12 +1,17 @@
 import { plural } from '@sitecast/shared/text';
 import { createHash } from 'node:crypto';
+import { decodeRecipe, type Recipe } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
+  type DeltaName,
+  indexTarget,
   manifestTarget,
   parseProductFile,
   parseReleaseManifest,
   parseTargetName,
+  patchIndexTarget,
   productTarget,
+  recipeTarget,
 } from '@sitecast/shared/release';
 import {
   keyIdOf,
@@ -18,6 +23,7 @@ import {
 import type { Draft } from './draft.ts';
 import { formatBytes } from '../output.ts';
 import { notesLines } from '../release/releases.ts';
+import { deltaText } from '../release/signed-list.ts';
 
 const MAX_SHOWN_NOTES_LINES = 40;
 
@@ -95,13 +101,15 @@ function fileChanges(
     const old = Object.hasOwn(before, target) ? before[target] : undefined;
     if (old?.hashes.sha256 === hashes.sha256) continue;
     const bytes = namedFile(target, hashes.sha256, files);
+    const name = parseTargetName(target);
+    if (name?.kind === 'recipe') checkDelta(name, bytes, next);
     lines.push(`  ${old ? 'changes' : 'adds'} ${describeFile(target, bytes)}`, ...notesIn(target, bytes));
   }
   const gone = Object.keys(before).filter(target => !Object.hasOwn(next, target));
   return [...lines, ...gone.flatMap(target => describeGone(target, gone, next, files))];
 }
 
-/** A release consists of two files. The summary names it once, as people know it. */
+/** A release consists of two files, and so does a delta. The summary names it once, as people know it. */
 function describeGone(
   target: string,
   gone: readonly string[],
@@ -109,10 +117,12 @@ function describeGone(
   files: Draft['files'],
 ): string[] {
   const name = parseTargetName(target);
-  if (name?.kind !== 'manifest' && name?.kind !== 'index') return [`  removes ${target}`];
-  const { product, counter } = name;
+  if (name === undefined || name.kind === 'product') return [`  removes ${target}`];
+  if (name.kind === 'recipe') return [`  removes the ${deltaText(name)}`];
+  if ('from' in name) return gone.includes(recipeTarget(name)) ? [] : [`  removes ${target}`];
   if (name.kind === 'index')
-    return gone.includes(manifestTarget(product, counter)) ? [] : [`  removes ${target}`];
+    return gone.includes(manifestTarget(name.product, name.counter)) ? [] : [`  removes ${target}`];
+  const { product, counter } = name;
   const file = productTarget(product);
   const { withdrawn = [] } = files.has(file)
     ? parseProductFile(namedFile(file, next[file]?.hashes.sha256, files))
@@ -152,6 +162,29 @@ function notesIn(target: string, bytes: Buffer): string[] {
   ];
 }
 
+/** The summary names a delta by its target, so its recipe must be of the very images that the metadata list. */
+function checkDelta(name: DeltaName, bytes: Buffer, next: SignedTargets['targets']): void {
+  const { product, from, to, patchIndexSha256 } = readRecipe(name, bytes);
+  const hashOf = (target: string) => next[target]?.hashes.sha256;
+  const isIt =
+    product === name.product &&
+    from.counter === name.from &&
+    to.counter === name.to &&
+    from.indexSha256 === hashOf(indexTarget(product, name.from)) &&
+    to.indexSha256 === hashOf(indexTarget(product, name.to)) &&
+    patchIndexSha256 === hashOf(patchIndexTarget(name));
+  if (!isIt) throw invalidDraft(`the draft has a recipe of other images as ${recipeTarget(name)}`);
+}
+
+function readRecipe(name: DeltaName, bytes: Buffer): Recipe {
+  try {
+    return decodeRecipe(bytes);
+  } catch (error) {
+    if (error instanceof SitecastError) throw invalidDraft(`${recipeTarget(name)}: ${error.message}`);
+    throw error;
+  }
+}
+
 function describeFile(target: string, bytes: Buffer): string {
   const name = parseTargetName(target);
   if (name === undefined || name.kind === 'index') return target;
@@ -160,7 +193,11 @@ function describeFile(target: string, bytes: Buffer): string {
     const least = minimum ? `, from ${minimum.version} on` : '';
     return `release ${product} ${version} (counter ${counter}) for ${hardware.join(', ')}${least}: ${formatBytes(image.lengthBytes)}, SHA-256 ${image.sha256}`;
   }
-  if (name.kind === 'recipe') return `delta of ${name.product}, from the counter ${name.from} to ${name.to}`;
+  if (name.kind === 'recipe') {
+    const { windows } = readRecipe(name, bytes);
+    const patchBytes = windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
+    return `${deltaText(name)}: ${plural(windows.length, 'patched window')}, ${formatBytes(patchBytes)}`;
+  }
   if (name.kind === 'patchIndex') return target;
   const { product, floor, hardware } = parseProductFile(bytes);
   return `product ${product}: floor ${floor.version ?? 'none'}, hardware ${hardware.join(', ')}`;

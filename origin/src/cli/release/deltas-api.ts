@@ -26,6 +26,14 @@ export async function fetchDeltas(
   }
 }
 
+export function makesNoDeltas(): SitecastError {
+  return new SitecastError(
+    'failed',
+    'SITECAST_NOT_FOUND',
+    'this origin is of a version that makes no deltas',
+  );
+}
+
 /** Has deltas made. @param from versions; undefined: those that most devices run */
 export function requestDeltas(
   origin: OriginClient,

@@ -3,13 +3,24 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { Option } from 'commander';
 import { collect } from '../origin/fleet-api.ts';
 import { note, print, printJson } from '../output.ts';
-import { addOriginOptions, connect, type OriginOptions } from '../settings.ts';
-import { type DeltaList, fetchDeltas, requestDeltas } from './deltas-api.ts';
+import {
+  addKeyOptions,
+  addOriginOptions,
+  addTrustOptions,
+  connect,
+  type KeyOptions,
+  type OriginOptions,
+  type TrustOptions,
+} from '../settings.ts';
+import { removeSigned } from './deltas-remove.ts';
+import { type DeltaList, fetchDeltas, makesNoDeltas, requestDeltas } from './deltas-api.ts';
 import { describeCost, describeDeltas } from './deltas-view.ts';
 
-interface DeltasOptions extends OriginOptions {
+interface DeltasOptions extends OriginOptions, TrustOptions, KeyOptions {
   from?: string[];
   fromRunning?: boolean;
+  remove?: boolean;
+  draft?: string;
   json?: boolean;
 }
 
@@ -18,31 +29,56 @@ With a delta a device makes most of an image from the one that it runs, and fetc
 itself when a rollout starts, from the releases that most devices run, one after the other in the background. With a version this
 command tells what an update to it costs from each release that runs; what isn't published yet is an estimate.
 
+Deltas that release keys have signed (\`release draft --delta-from\`) count for devices with \`--deltas signed-only\`, too. The origin can't
+take them away: the next draft of their product leaves out those whose rollouts are over, and --remove takes out others.
+
 Examples:
   sitecast release deltas camera                                  all, and how far they are
   sitecast release deltas camera 2.0.0                            what an update to 2.0.0 costs
-  sitecast release deltas camera 2.0.0 --from 1.0.0 --from 1.1.0  have them made before the rollout starts`;
+  sitecast release deltas camera 2.0.0 --from 1.0.0 --from 1.1.0  have them made before the rollout starts
+  sitecast release deltas camera 2.0.0 --remove --from 1.0.0      sign that this delta is no longer listed`;
 
 export function releaseDeltasCommand(): SettingsCommand {
   const command = new SettingsCommand('deltas')
     .description('deltas between releases: which there are, what updates cost; have some made beforehand')
     .argument('<product>')
     .argument('[version]', 'just those that lead to this release')
-    .option('--from <version>', 'have the delta from this release made; may be repeated', collect)
+    .option(
+      '--from <version>',
+      'have the delta from this release made, or with --remove taken out; may be repeated',
+      collect,
+    )
     .addOption(
       new Option('--from-running', 'have those made from the releases that most devices run').conflicts(
         'from',
       ),
     )
+    .addOption(
+      new Option(
+        '--remove',
+        'take signed deltas to the release out of the list, with release keys',
+      ).conflicts('fromRunning'),
+    )
+    .option(
+      '--draft <file>',
+      'with --remove: write a draft for other key holders to sign instead of submitting',
+    )
     .option('--json', 'print one JSON object');
+  addKeyOptions(addTrustOptions(command));
   return addOriginOptions(command).addHelpText('after', HELP).action(deltas);
 }
 
 async function deltas(
   product: string,
   version: string | undefined,
-  { from, fromRunning = false, json, ...options }: DeltasOptions,
+  { remove = false, ...all }: DeltasOptions,
 ): Promise<void> {
+  const { from, fromRunning = false, json, ...options } = all;
+  if (remove) {
+    if (version === undefined) throw versionMissing();
+    await removeSigned(product, version, all);
+    return;
+  }
   const origin = await connect(options);
   if (from || fromRunning) {
     if (version === undefined) throw versionMissing();
@@ -53,7 +89,7 @@ async function deltas(
     return;
   }
   const list = await fetchDeltas(origin, product, version);
-  if (!list) throw notMade();
+  if (!list) throw makesNoDeltas();
   if (json) printJson(list);
   else show(product, list);
 }
@@ -72,13 +108,5 @@ function versionMissing(): SitecastError {
     {
       hint: 'sitecast release deltas PRODUCT VERSION --from VERSION',
     },
-  );
-}
-
-function notMade(): SitecastError {
-  return new SitecastError(
-    'failed',
-    'SITECAST_NOT_FOUND',
-    'this origin is of a version that makes no deltas',
   );
 }

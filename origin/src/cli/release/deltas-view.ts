@@ -10,7 +10,7 @@ export function describeDeltas(deltas: readonly DeltaView[]): string[] {
     bytesOf(delta),
     delta.chunkBytes === undefined ? '' : formatBytes(delta.chunkBytes),
     timeOf(delta),
-    delta.by,
+    delta.signed === true ? `signed by ${delta.by}` : delta.by,
     whyOf(delta),
   ]);
   return table(['FROM -> TO', 'STATE', 'A DEVICE FETCHES', 'BY CHUNKS', 'SINCE', 'ASKED BY', ''], rows);
@@ -29,7 +29,8 @@ function stateOf({ state, doneBasisPoints, tries }: DeltaView): string {
   }
 }
 
-function whyOf({ state, reason, notBefore }: DeltaView): string {
+function whyOf({ over, state, reason, notBefore }: DeltaView): string {
+  if (over === true) return 'its rollouts are over: the next draft of the product leaves it out';
   if (state === 'notWorth') return 'chunks cost no more';
   if (!reason || (state !== 'waiting' && state !== 'failed')) return '';
   const again = state === 'waiting' && notBefore !== undefined ? `; again at ${secondsOf(notBefore)}` : '';
@@ -43,7 +44,7 @@ function bytesOf({ bytes, estimatedBytes }: DeltaView): string {
 
 /** When it ended, or else when it was asked for. */
 function timeOf({ endedAt, requestedAt }: DeltaView): string {
-  return secondsOf(endedAt ?? requestedAt);
+  return secondsOf(endedAt ?? requestedAt ?? '');
 }
 
 const secondsOf = (instant: string): string => instant.replace(/\.\d+Z$/, 'Z');

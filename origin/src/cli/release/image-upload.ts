@@ -18,7 +18,7 @@ import {
 import { readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { OriginClient } from '../origin/client.ts';
-import { uploadProgress } from '../terminal.ts';
+import { byteProgress } from '../terminal.ts';
 
 const HASH_PIECE_BYTES = 1024 * 1024;
 
@@ -49,7 +49,7 @@ export async function uploadImageTo(
   options: ImageOptions,
   title: string,
 ): Promise<UploadedImage> {
-  const display = uploadProgress(title, options.quiet);
+  const display = byteProgress(title, options.quiet, 'sent');
   const upload: UploadOptions = {
     target: sinkOf(origin),
     level: options.zstdLevel,
@@ -115,7 +115,8 @@ export async function hashImage(options: ImageOptions): Promise<{ lengthBytes: n
   return { lengthBytes, sha256: hash.digest('hex') };
 }
 
-function sourceOf({
+/** @throws SITECAST_OPTIONS_CLASH (badInput) */
+export function sourceOf({
   image,
   caibx,
   store,
@@ -133,7 +134,7 @@ async function readIndex(path: string): Promise<ChunkIndex> {
   return ChunkIndex.decode(await readFileBounded(path, MAX_INDEX_BYTES));
 }
 
-function openStore(path: string): Promise<DirectoryStore> {
+export function openStore(path: string): Promise<DirectoryStore> {
   return DirectoryStore.open(path);
 }
 

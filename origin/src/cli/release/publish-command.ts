@@ -4,7 +4,7 @@ import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_HARDWARE, nameSchema, versionSchema } from '@sitecast/shared/release';
 import { readFileBounded } from '@sitecast/shared/durable';
-import { InvalidArgumentError, Option } from 'commander';
+import { InvalidArgumentError } from 'commander';
 import type { z } from 'zod';
 import { formatBytes, note, print, printJson } from '../output.ts';
 import { collect } from '../origin/fleet-api.ts';
@@ -43,10 +43,10 @@ export function releasePublishCommand(): SettingsCommand {
   return publishOptions(new SettingsCommand('publish'))
     .description('chunk, upload, sign and publish an image as a release')
     .option('--draft <file>', 'write a draft for other key holders to sign instead of submitting')
-    .addOption(
-      new Option('--delta-from <version>', 'have the delta from this release made at once; may be repeated')
-        .argParser(collect)
-        .conflicts('draft'),
+    .option(
+      '--delta-from <version>',
+      'have the delta from this release made at once; with --draft, made here and signed with it; may be repeated',
+      collect,
     )
     .addHelpText(
       'after',
@@ -68,15 +68,26 @@ export function releaseDraftCommand(): SettingsCommand {
   return publishOptions(new SettingsCommand('draft'))
     .description('chunk and upload an image, and write the release as a draft for key holders to sign')
     .requiredOption('--out <file>', 'the draft file')
+    .option(
+      '--delta-from <version>',
+      'make the delta from this release, on this machine, and put it into the draft; may be repeated',
+      collect,
+    )
     .addHelpText(
       'after',
       `
 Keys in --keys sign at once where the draft needs them.
 
-Example:
+Devices with \`--deltas signed-only\` use no deltas but those that key holders have signed. --delta-from makes them: it fetches the
+image of that release as far as the new one doesn't hold it, keeps it in --state meanwhile, and uploads the patches. For a
+release that is published already, give the same image and version: then the draft adds the deltas alone. Once the rollouts to
+a release are over, the next draft of its product leaves them out.
+
+Examples:
   sitecast release draft rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4 --out camera-2.draft.json
   sitecast release sign camera-2.draft.json           at each key holder
-  sitecast release submit camera-2.draft.json`,
+  sitecast release submit camera-2.draft.json
+  sitecast release draft rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4 --delta-from 1.9.0 --out camera-2.draft.json`,
     )
     .action((image: string | undefined, { out, ...options }: PublishOptions & { out: string }) =>
       publish(image, { ...options, draft: out }),
@@ -126,14 +137,16 @@ async function publish(image: string | undefined, options: PublishOptions): Prom
   // Imported here because it loads zstd's native code and worker threads, which no other command needs.
   const { publishRelease } = await import('./publish.ts');
   const origin = await connect(options);
+  const isDraft = options.draft !== undefined;
   const outcome = await publishRelease({
     origin,
     description,
     image: { image, caibx, store, chunkSize, zstdLevel, quiet: json === true },
+    ...(isDraft && options.deltaFrom && { deltaFrom: options.deltaFrom }),
     options,
   });
   const { deltaFrom, product, version } = options;
-  const asked = deltaFrom && (await requestDeltas(origin, product, version, deltaFrom));
+  const asked = !isDraft && deltaFrom && (await requestDeltas(origin, product, version, deltaFrom));
   if (json) printJson({ ...outcome, ...(asked && { deltas: asked.deltas }) });
   else report(outcome);
   if (asked)
@@ -142,6 +155,10 @@ async function publish(image: string | undefined, options: PublishOptions): Prom
 
 function report(outcome: PublishOutcome): void {
   const { product, version, counter, upload } = outcome;
+  if (outcome.state === 'deltas') {
+    note(`the deltas to ${product} ${version} (counter ${counter}) wait for signatures`);
+    return;
+  }
   if (outcome.state === 'unchanged') {
     print(
       `${product} ${version} (counter ${counter}) is published already, with these very bytes: nothing to do`,

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { MAX_DELTA_BASES } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
   indexTarget,
@@ -12,7 +13,11 @@ import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import { newDraft, requireDraftPlace } from '../draft/draft.ts';
 import { hashImage, type ImageOptions, type UploadedImage, uploadImageTo } from './image-upload.ts';
 import { KeyRing } from '../keys/key-ring.ts';
+import { fetchDeltas, makesNoDeltas } from './deltas-api.ts';
 import { mendRelease } from './repair.ts';
+import { type DraftedDelta, draftDelta, type MadeWindows, withWindows } from './signed-deltas.ts';
+import { removeUseless } from './signed-list.ts';
+import { repair } from '../origin/repository-api.ts';
 import type { OriginClient } from '../origin/client.ts';
 import { note } from '../output.ts';
 import { demandNoneLost, findRelease, type PublishedProduct, readProduct } from './releases.ts';
@@ -34,15 +39,17 @@ export interface ReleaseDescription {
 
 export interface PublishOutcome {
   /**
-   * `draft`: written to a file, for others to sign. `unchanged`: published before with the same bytes. `mended`: the same, but the origin
+   * `draft`: written to a file, for others to sign. `deltas`: published before, and a draft adds deltas to it. `unchanged`: published before with the same bytes. `mended`: the same, but the origin
    * had lost some of it.
    */
-  state: 'published' | 'draft' | 'unchanged' | 'mended';
+  state: 'published' | 'draft' | 'deltas' | 'unchanged' | 'mended';
   product: string;
   version: string;
   counter: number;
   sha256: string;
   upload: { lengthBytes: number; chunks: number; newChunks: number; sentBytes: number };
+  /** Those that a draft was asked to carry. */
+  deltas?: Omit<DraftedDelta, 'files'>[];
   /** Target files that were restored. */
   files?: string[];
 }
@@ -51,6 +58,8 @@ interface PublishRequest {
   origin: OriginClient;
   description: ReleaseDescription;
   image: ImageOptions;
+  /** Versions from which a draft carries deltas, for operators to sign. */
+  deltaFrom?: readonly string[];
   options: TrustOptions & FinishOptions;
 }
 
@@ -61,19 +70,58 @@ export async function publishRelease(request: PublishRequest): Promise<PublishOu
   if (options.draft !== undefined) await requireDraftPlace(options.draft);
   const view = await openRepository(options, origin);
   const published = await readProduct(view, product);
+  const bases = basesOf(published, description, request.deltaFrom);
+  if (bases.length > 0 && !(await fetchDeltas(origin, product))) throw makesNoDeltas();
   const existing = published?.releases.find(release => release.version === version);
-  if (existing) return unchangedOrRefused(existing, request, view);
+  if (existing) return unchangedOrRefused(existing, request, view, bases);
   if (published) demandNoneLost(published);
   placeRelease(published, description);
   const keys = new KeyRing(options);
   await openReleaseKeys(keys, view.root, options);
   const image = await uploadImageTo(origin, request.image, `${product} ${version}`);
-  return submitRelease(request, image, view, keys);
+  const { index } = image;
+  return withWindows(
+    { origin, view, image: request.image, index, bases, directory: options.state },
+    async made => {
+      // Making deltas takes minutes, in which others may publish.
+      const newest = made.length > 0 ? await openRepository(options, origin) : view;
+      return await submitRelease(request, { image, made }, newest, keys);
+    },
+  );
+}
+
+/** @throws SITECAST_RELEASE_UNKNOWN (notFound), SITECAST_DELTA_MISMATCH, SITECAST_TOO_MANY_DELTAS (badInput) */
+function basesOf(
+  published: PublishedProduct | undefined,
+  { product, version }: ReleaseDescription,
+  versions: readonly string[] = [],
+): ReleaseManifest[] {
+  const distinct = [...new Set(versions)];
+  if (distinct.length > MAX_DELTA_BASES)
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_TOO_MANY_DELTAS',
+      `at most ${MAX_DELTA_BASES} deltas lead to a release at once`,
+    );
+  return distinct.map(from => {
+    if (from === version)
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_DELTA_MISMATCH',
+        'a delta leads from one release to another',
+      );
+    if (published) return findRelease(published, from);
+    throw new SitecastError(
+      'notFound',
+      'SITECAST_RELEASE_UNKNOWN',
+      `${product} has no release ${from} that a delta could lead from: this is its first`,
+    );
+  });
 }
 
 async function submitRelease(
   request: PublishRequest,
-  image: UploadedImage,
+  { image, made }: { image: UploadedImage; made: readonly MadeWindows[] },
   firstView: RepositoryView,
   keys: KeyRing,
 ): Promise<PublishOutcome> {
@@ -87,12 +135,15 @@ async function submitRelease(
       [indexTarget(manifest.product, manifest.counter), image.index],
       [productTarget(manifest.product), serializeFile(describeProduct(published?.file, manifest))],
     ];
+    const deltas = await draftDeltas(origin, made, manifest);
+    files.push(...deltas.flatMap(delta => delta.files));
     const targets = nextVersion(view.targets, Date.now());
+    await removeUseless(origin, targets, description.product);
     for (const [name, bytes] of files) targets.targets[name] = targetFileOf(bytes);
     const draft = newDraft(`release ${description.product} ${description.version}`, { targets }, files);
     try {
       const result = await signAndSubmit(draft, view.root, origin, { ...options, json: false }, keys);
-      return outcome(result ? 'published' : 'draft', manifest, image);
+      return { ...outcome(result ? 'published' : 'draft', manifest, image), ...told(deltas) };
     } catch (error) {
       const isOvertaken = error instanceof SitecastError && error.code === 'SITECAST_VERSION_CONFLICT';
       if (!isOvertaken || conflicts >= MAX_CONFLICTS) throw error;
@@ -101,6 +152,19 @@ async function submitRelease(
     }
   }
 }
+
+async function draftDeltas(
+  origin: OriginClient,
+  made: readonly MadeWindows[],
+  to: ReleaseManifest,
+): Promise<DraftedDelta[]> {
+  const deltas: DraftedDelta[] = [];
+  for (const windows of made) deltas.push(await draftDelta(origin, windows, to));
+  return deltas;
+}
+
+const told = (deltas: readonly DraftedDelta[]): Pick<PublishOutcome, 'deltas'> =>
+  deltas.length === 0 ? {} : { deltas: deltas.map(({ files: _files, ...delta }) => delta) };
 
 /** A described release, numbered by the repository's present state. */
 interface Placement {
@@ -182,6 +246,7 @@ async function unchangedOrRefused(
   existing: ReleaseManifest,
   request: PublishRequest,
   view: RepositoryView,
+  bases: readonly ReleaseManifest[],
 ): Promise<PublishOutcome> {
   const { description, image } = request;
   const { lengthBytes, sha256 } = await hashImage(image);
@@ -192,7 +257,47 @@ async function unchangedOrRefused(
   const isMended = newChunks > 0 || files.length > 0;
   const upload = { lengthBytes, chunks: existing.image.chunks, newChunks, sentBytes };
   const outcome = { product, version, counter, sha256, upload };
+  if (bases.length > 0) {
+    const { deltas, isDrafted } = await addDeltas(existing, request, view, bases);
+    if (isDrafted) return { state: 'deltas', ...outcome, ...told(deltas) };
+  }
   return isMended ? { state: 'mended', ...outcome, files } : { state: 'unchanged', ...outcome };
+}
+
+/**
+ * Drafts deltas to a release that is published already. Where they are published, too, with the same bytes, that puts back what the origin
+ * has lost of their patches.
+ */
+async function addDeltas(
+  release: ReleaseManifest,
+  { origin, image, options }: PublishRequest,
+  view: RepositoryView,
+  bases: readonly ReleaseManifest[],
+): Promise<{ deltas: DraftedDelta[]; isDrafted: boolean }> {
+  const { product, version, counter } = release;
+  const index = await view.file(indexTarget(product, counter));
+  // It is listed with the manifest, which was read from the same metadata.
+  if (!index) throw new Error(`${indexTarget(product, counter)} has gone`);
+  const keys = new KeyRing(options);
+  await openReleaseKeys(keys, view.root, options);
+  return withWindows({ origin, view, image, index, bases, directory: options.state }, async made => {
+    const newest = await openRepository(options, origin);
+    const deltas = await draftDeltas(origin, made, release);
+    const targets = nextVersion(newest.targets, Date.now());
+    const files = deltas.flatMap(delta => delta.files);
+    const fresh = files.filter(
+      ([name, bytes]) => targets.targets[name]?.hashes.sha256 !== targetFileOf(bytes).hashes.sha256,
+    );
+    if (fresh.length === 0) {
+      await repair(origin);
+      return { deltas, isDrafted: false };
+    }
+    await removeUseless(origin, targets, product);
+    for (const [name, bytes] of files) targets.targets[name] = targetFileOf(bytes);
+    const draft = newDraft(`deltas to ${product} ${version}`, { targets }, files);
+    await signAndSubmit(draft, newest.root, origin, { ...options, json: false }, keys);
+    return { deltas, isDrafted: true };
+  });
 }
 
 /** The settings that differ from the published release. It would be wrong to call such a release unchanged. */

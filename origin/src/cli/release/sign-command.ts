@@ -4,8 +4,8 @@ import { bringBack } from './repair.ts';
 import { requireSameTime } from '../origin/clocks.ts';
 import { type Draft, isComplete, neededSignatures, readDraft, writeDraft } from '../draft/draft.ts';
 import { requireFirst, requireNext } from '../draft/base.ts';
-import { summarizeDraft } from '../draft/summary.ts';
 import { writeRoot } from '../init-command.ts';
+import { deltaText } from './signed-list.ts';
 import { KeyRing } from '../keys/key-ring.ts';
 import { note, print, printJson } from '../output.ts';
 import { type ChangeResult, submitDraft } from '../origin/repository-api.ts';
@@ -44,6 +44,8 @@ Example:
     )
     .action(async (path: string, options: SignOptions) => {
       const draft = await readDraft(path);
+      // Imported here because it loads what reads recipes, which no other command needs.
+      const { summarizeDraft } = await import('../draft/summary.ts');
       const trusted = await baseOf(draft, options);
       for (const line of summarizeDraft(draft, trusted)) note(line);
       const { signedBy, hadSigned } = await signWithKeys(draft, trusted?.root, new KeyRing(options));
@@ -135,7 +137,7 @@ Example:
 }
 
 /** What was published, according to the origin's answer. The draft's own title isn't signed. */
-function describeResult({ versions, added, removed, products, alreadyDone }: ChangeResult): string[] {
+function describeResult({ versions, added, removed, products, deltas, alreadyDone }: ChangeResult): string[] {
   if (alreadyDone) return ['published already, with these very bytes: nothing to do'];
   const lines = [
     ...added.map(
@@ -143,6 +145,8 @@ function describeResult({ versions, added, removed, products, alreadyDone }: Cha
     ),
     ...removed.map(({ product, counter }) => `withdrawn: release ${counter} of ${product}`),
     ...products.map(product => `published: the product file of ${product}`),
+    ...(deltas?.added ?? []).map(delta => `published: the ${deltaText(delta)}`),
+    ...(deltas?.removed ?? []).map(delta => `no longer listed: the ${deltaText(delta)}`),
   ];
   const rest = `the repository is at root ${versions.root}, targets ${versions.targets}`;
   return lines.length > 0 ? [...lines, rest] : [`published: ${rest}`];

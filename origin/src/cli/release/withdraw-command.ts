@@ -1,6 +1,7 @@
 import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
+  type DeltaName,
   indexTarget,
   manifestTarget,
   productTarget,
@@ -12,6 +13,7 @@ import { newDraft } from '../draft/draft.ts';
 import { type FinishOptions, signAndSubmit } from '../draft/sign-and-submit.ts';
 import { print, printJson } from '../output.ts';
 import { findRelease, type PublishedProduct, readKnownProduct } from './releases.ts';
+import { removeDeltas, signedDeltasIn } from './signed-list.ts';
 import { openRepository } from '../origin/repository-view.ts';
 import {
   addKeyOptions,
@@ -41,7 +43,7 @@ function counterOf(published: PublishedProduct, version: string, counter: number
 
 export function releaseWithdrawCommand(): SettingsCommand {
   const command = new SettingsCommand('withdraw')
-    .description('unlist a release: no device will be ordered to it any more')
+    .description('unlist a release, and its signed deltas: no device will be ordered to it any more')
     .argument('<product>')
     .argument('<version>')
     .option('--draft <file>', 'write a draft for other key holders to sign instead of submitting')
@@ -64,6 +66,8 @@ export function releaseWithdrawCommand(): SettingsCommand {
       const targets = nextVersion(view.targets, Date.now());
       delete targets.targets[manifestTarget(product, counter)];
       delete targets.targets[indexTarget(product, counter)];
+      const isOfIt = ({ from, to }: DeltaName): boolean => from === counter || to === counter;
+      removeDeltas(targets, signedDeltasIn(targets, product).filter(isOfIt));
       targets.targets[productTarget(product)] = targetFileOf(bytes);
       const draft = newDraft(`withdraw ${product} ${version}`, { targets }, [
         [productTarget(product), bytes],

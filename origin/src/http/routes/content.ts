@@ -86,7 +86,7 @@ function fileRoute(app: OriginApp, { staged, bodies }: AppDeps, middleware: Midd
     createRoute({
       method: 'put',
       path: '/api/v1/files/{sha256}',
-      summary: 'Stages a target file: an index, a release manifest or a product file.',
+      summary: 'Stages a target file: an index, a release manifest, a product file, or a recipe of a delta.',
       security: bearer('operator'),
       middleware,
       request: { ...bytesBody, params: z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/) }) },

@@ -4,6 +4,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type DeltaName, nameSchema, versionSchema } from '@sitecast/shared/release';
 import { updateCost } from '../../deltas/costs.ts';
 import { costOf, type DeltaJob, estimatedCostOf } from '../../deltas/job.ts';
+import type { SignedDelta } from '../../deltas/signed.ts';
 import { deltasTo } from '../../deltas/wanted.ts';
 import { readListing } from '../../repository/listing.ts';
 import type { Repository } from '../../repository/repository.ts';
@@ -41,13 +42,13 @@ function listRoute(app: OriginApp, deps: AppDeps): void {
     async c => {
       const { product } = c.req.valid('param');
       const { to } = c.req.valid('query');
-      const list = deltas.list(product);
+      const list = [...deltas.list(product), ...(await deltas.signed.list(product))];
       if (to === undefined) return c.json({ deltas: await shown(repository, list) }, 200);
       const { counter, version } = (await findRelease({ repository }, product, { version: to })).manifest;
       const costDeps = { repository, published, registry: fleet.registry };
       const cost = await updateCost(costDeps, { product, counter, version });
-      const jobs = list.filter(job => job.to === counter);
-      return c.json({ deltas: await shown(repository, jobs), cost }, 200);
+      const toIt = list.filter(delta => delta.to === counter);
+      return c.json({ deltas: await shown(repository, toIt), cost }, 200);
     },
   );
 }
@@ -83,13 +84,19 @@ function requestRoute(app: OriginApp, { tokens, bodies, deltas, repository, flee
       if (!body.from && committed)
         wanted.push(...deltasTo(product, to, readListing(committed.targets.signed), fleet.registry));
       const jobs = await deltas.request(wanted, c.get('token').name);
-      return c.json({ deltas: await shown(repository, jobs) }, 202);
+      const signed = (await deltas.signed.list(product)).filter(delta =>
+        wanted.some(({ from }) => delta.from === from && delta.to === to),
+      );
+      return c.json({ deltas: await shown(repository, [...jobs, ...signed]) }, 202);
     },
   );
 }
 
 /** For people too: with the labels of the releases, as far as those are published. */
-async function shown(repository: Repository, jobs: readonly DeltaJob[]): Promise<DeltaView[]> {
+async function shown(
+  repository: Repository,
+  deltas: readonly (DeltaJob | SignedDelta)[],
+): Promise<DeltaView[]> {
   const versions = new Map<string, string | undefined>();
   const versionOf = async (product: string, counter: number): Promise<string | undefined> => {
     const key = `${product} ${counter}`;
@@ -97,20 +104,29 @@ async function shown(repository: Repository, jobs: readonly DeltaJob[]): Promise
     return versions.get(key);
   };
   const views: DeltaView[] = [];
-  for (const job of jobs) {
-    const { product, headBytes: _head, restBytes: _rest, ...view } = job;
-    const [fromVersion, toVersion] = [await versionOf(product, job.from), await versionOf(product, job.to)];
-    const [bytes, estimatedBytes] = [costOf(job), estimatedCostOf(job)];
+  for (const delta of deltas) {
+    const { product, from, to } = delta;
+    const [fromVersion, toVersion] = [await versionOf(product, from), await versionOf(product, to)];
     views.push({
-      ...view,
+      ...('signed' in delta ? signedView(delta) : jobView(delta)),
       ...(fromVersion !== undefined && { fromVersion }),
       ...(toVersion !== undefined && { toVersion }),
-      ...(bytes !== undefined && { bytes }),
-      ...(estimatedBytes !== undefined && { estimatedBytes }),
     });
   }
   return views;
 }
+
+function jobView(job: DeltaJob): DeltaView {
+  const { product: _product, headBytes: _head, restBytes: _rest, ...view } = job;
+  const [bytes, estimatedBytes] = [costOf(job), estimatedCostOf(job)];
+  return {
+    ...view,
+    ...(bytes !== undefined && { bytes }),
+    ...(estimatedBytes !== undefined && { estimatedBytes }),
+  };
+}
+
+const signedView = ({ product: _product, ...view }: SignedDelta): DeltaView => view;
 
 function sameRelease(): SitecastError {
   return new SitecastError(

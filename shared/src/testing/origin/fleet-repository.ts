@@ -138,25 +138,27 @@ export class FleetRepository extends TestRepository {
   }
 
   /**
-   * Stores the patches of a delta, and publishes its recipe and patch index by the delegated role `deltas`.
+   * Stores the patches of a delta, and publishes its recipe and patch index.
    * @param recipe its bytes, whatever they are
    * @param patches all of them, one after the other
+   * @param role which lists it: the origin's delegated one, or the operators'
    */
   async publishDelta(
     delta: DeltaName,
     recipe: Uint8Array | ((patchIndex: Uint8Array) => Uint8Array),
     patches: Buffer,
     chunkBytes?: number,
+    role: 'deltas' | 'targets' = 'deltas',
   ): Promise<PublishedImage> {
     const cut = this.#cut(patches, chunkBytes);
     const index = cut.index.encode();
-    if (!this.delegated.has('deltas')) {
+    if (role === 'deltas' && !this.delegated.has('deltas')) {
       this.delegate('targets', 'deltas', { paths: ['deltas/*'] }, [newSigner()]);
       await this.publish('targets');
     }
-    this.addTarget('deltas', recipeTarget(delta), typeof recipe === 'function' ? recipe(index) : recipe);
-    this.addTarget('deltas', patchIndexTarget(delta), index);
-    await this.publishWithSnapshot('deltas');
+    this.addTarget(role, recipeTarget(delta), typeof recipe === 'function' ? recipe(index) : recipe);
+    this.addTarget(role, patchIndexTarget(delta), index);
+    await this.publishWithSnapshot(role);
     return cut;
   }
 
