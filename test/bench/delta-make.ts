@@ -39,7 +39,7 @@ await writeFile('patches', Buffer.concat(delta.chunks));
 await writeFile('base.caibx', base.index.encode());
 const figures: DeltaFigures = {
   recipeBytes: delta.recipe.length,
-  patchIndexBytes: delta.patchIndex?.encode().length ?? 0,
+  patchIndexBytes: delta.patchIndex.encode().length,
   patchBytes: delta.chunks.reduce((sum, chunk) => sum + frameOf(chunk), 0),
   chunkBytes: decodeRecipe(delta.recipe).restFrameBytes,
   windows: windows.length,

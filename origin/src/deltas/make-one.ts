@@ -29,6 +29,8 @@ import { PublishedImage } from './published-image.ts';
 /** How long one delta may take, and one window of it; what isn't made then is sent as chunks. */
 const DELTA_DEADLINE_MS = 6 * 3_600_000;
 const WINDOW_DEADLINE_MS = 10 * 60_000;
+/** What a recipe without patches must save at each device: listing it costs every site about 0.5 KiB of metadata. */
+const MIN_SAVED_BYTES = 4096;
 /** Windows of deltas that were begun and failed, or were interrupted: they take at most so much of the disk besides. */
 const MAX_OTHER_BYTES = 256 * 1024 * 1024;
 /** Bytes of one batch that goes to staging. */
@@ -75,7 +77,6 @@ export async function makeOne(
   const images = await openImages(deps, delta);
   await deps.work.makeRoomFor(delta, MAX_OTHER_BYTES);
   const windows = await finishWindows(deps, delta, images, { signal, encoders, onProgress });
-  if (windows.length === 0) return { state: 'notWorth' };
   const head = {
     product: delta.product,
     from: { counter: delta.from, indexSha256: images.from.index.sha256 },
@@ -83,21 +84,27 @@ export async function makeOne(
   };
   const indexes = { base: images.base.index, target: images.target.index };
   const composed = await deps.maker.composeDelta(head, indexes, windows, at => images.target.frameBytes(at));
-  if (!composed.patchIndex) return { state: 'notWorth' };
   const patchIndex = Buffer.from(composed.patchIndex.encode());
-  const frameBytes = await stagePatches(deps.chunks, composed);
-  signal.throwIfAborted();
   const { recipe } = composed;
-  await deps.repository.changeDeltas({ added: [{ ...delta, recipe, patchIndex }] });
+  const headBytes = recipe.length + patchIndex.length;
   const restBytes = decodeRecipe(recipe).restFrameBytes;
   const windowFrames = windows.reduce((sum, window) => sum + window.frameBytes, 0);
+  const indexBytes = images.to.index.lengthBytes;
+  const chunkBytes = indexBytes + windowFrames + restBytes;
+  // Without a window it saves what the index as a difference to the base's is shorter.
+  if (windows.length === 0 && indexBytes - headBytes < MIN_SAVED_BYTES)
+    return { state: 'notWorth', chunkBytes };
+  const frameBytes = await stagePatches(deps.chunks, composed);
+  signal.throwIfAborted();
+  await deps.repository.changeDeltas({ added: [{ ...delta, recipe, patchIndex }] });
   return {
     state: 'published',
     patches: windows.length,
-    patchBytes: frameBytes,
-    headBytes: recipe.length + patchIndex.length,
+    patchBytes: windows.length > 0 ? frameBytes : 0,
+    // Nobody fetches an index of no patches.
+    headBytes: windows.length > 0 ? headBytes : recipe.length,
     restBytes,
-    chunkBytes: images.to.index.lengthBytes + windowFrames + restBytes,
+    chunkBytes,
   };
 }
 

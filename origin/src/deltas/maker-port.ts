@@ -53,8 +53,8 @@ export interface DeltaRequest {
 /** A delta as it is published. */
 export interface ComposedDelta {
   readonly recipe: Buffer;
-  /** The index of all patches, one after the other; undefined where there is no window. */
-  readonly patchIndex: ChunkIndex | undefined;
+  /** The index of all patches, one after the other. An index lists at least one chunk: without a window it is one byte. */
+  readonly patchIndex: ChunkIndex;
   /** Plain bytes of the chunks that the patch index lists, in its order. */
   readonly chunks: readonly Uint8Array[];
 }

@@ -109,7 +109,8 @@ export async function checkDelta(
   if (recipe.patchIndexSha256 !== sha256Hex(patchIndex)) throw mismatch(delta, 'names another patch index');
   const index = ChunkIndex.decode(patchIndex);
   const patchBytes = recipe.windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
-  if (index.lengthBytes !== patchBytes)
+  // An index lists at least one chunk: where there are no patches, it is one byte.
+  if (index.lengthBytes !== Math.max(1, patchBytes))
     throw mismatch(delta, 'names more or fewer bytes than its patches have');
   const listed = {
     name: patchIndexTarget(delta),

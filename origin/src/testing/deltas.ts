@@ -1,6 +1,7 @@
 import { ChunkIndex } from '@sitecast/shared/content';
 import { encodePatch, encodeRecipe } from '@sitecast/shared/delta';
 import type { DeltaName } from '@sitecast/shared/release';
+import { composeDelta } from '../deltas/maker/index.ts';
 import type { DeltaMaker, DeltaRequest, WindowPlace } from '../deltas/maker-port.ts';
 import type { NewDelta } from '../repository/check-deltas.ts';
 import { hexOf, imageOf, type TestImage } from './operator.ts';
@@ -42,6 +43,8 @@ export function testMaker(
     onRequest?: (request: DeltaRequest) => void;
     onWindow?: (place: WindowPlace) => Promise<void>;
     onSkipped?: (place: WindowPlace) => void;
+    /** False: no patch is smaller than its frames. */
+    isWorth?: boolean;
   } = {},
 ): DeltaMaker {
   return {
@@ -67,17 +70,13 @@ export function testMaker(
         const extra = await target.read(place.targetOffset, place.targetLength);
         const control = Int32Array.of(0, place.targetLength, 0);
         const patch = await encodePatch({ control, diff: new Uint8Array(), extra }, []);
-        yield { ...place, patch, frameBytes: await request.frameBytes(at) };
+        yield {
+          ...place,
+          patch: hooks.isWorth === false ? undefined : patch,
+          frameBytes: await request.frameBytes(at),
+        };
       }
     },
-    async composeDelta({ product, from, to }, indexes, windows) {
-      const chunks = windows.map(({ patch }) => Buffer.from(patch));
-      if (chunks.length === 0) return { recipe: Buffer.alloc(0), patchIndex: undefined, chunks };
-      const patchIndex = ChunkIndex.decode(imageOf(...chunks).index);
-      const patchIndexSha256 = hexOf(patchIndex.encode());
-      const head = { product, from, to, patchIndexSha256, encoders: [], restFrameBytes: 0 };
-      const placed = windows.map(window => ({ ...window, patchLength: window.patch.length, encoderBits: 0 }));
-      return { recipe: encodeRecipe(head, placed, indexes), patchIndex, chunks };
-    },
+    composeDelta,
   };
 }

@@ -18,8 +18,8 @@ export interface ComposedWindow extends WindowPlace {
 /** A delta as it is published. */
 export interface ComposedDelta {
   readonly recipe: Buffer;
-  /** The index of all patches, one after the other; undefined where there is no window, and the recipe names 64 zeros. */
-  readonly patchIndex: ChunkIndex | undefined;
+  /** The index of all patches, one after the other. An index lists at least one chunk: without a window it is one byte. */
+  readonly patchIndex: ChunkIndex;
   /** Plain bytes of the chunks that the patch index lists, in its order, each at most MAX_CHUNK_BYTES. */
   readonly chunks: readonly Uint8Array[];
 }
@@ -28,7 +28,8 @@ export interface ComposedDelta {
 const PACKED_BYTES = 256 * 1024;
 const LONGEST_CHUNK_BYTES = 1024 * 1024;
 const PATCH_CHUNK_SIZES = { minBytes: 1, avgBytes: PACKED_BYTES, maxBytes: LONGEST_CHUNK_BYTES };
-const NO_INDEX = '0'.repeat(64);
+/** In the place of patches, where there are none. No device fetches it. */
+const NO_PATCHES = [Buffer.of(0)];
 
 /**
  * Puts the recipe and the patches together.
@@ -43,7 +44,7 @@ export async function composeDelta(
   windows: readonly ComposedWindow[],
   frameBytes: (chunk: number) => number | Promise<number>,
 ): Promise<ComposedDelta> {
-  const chunks = packPatches(windows.map(({ patch }) => patch));
+  const chunks = windows.length > 0 ? packPatches(windows.map(({ patch }) => patch)) : NO_PATCHES;
   const patchIndex = indexOf(chunks);
   const rest = missingChunks(indexes.base, indexes.target);
   for (const { firstChunk, chunkCount } of windows) rest.fill(false, firstChunk, firstChunk + chunkCount);
@@ -56,7 +57,7 @@ export async function composeDelta(
   const recipe = encodeRecipe(
     {
       ...head,
-      patchIndexSha256: patchIndex === undefined ? NO_INDEX : chunkIdToHex(sha256(patchIndex.encode())),
+      patchIndexSha256: chunkIdToHex(sha256(patchIndex.encode())),
       encoders,
       restFrameBytes,
     },
@@ -93,8 +94,7 @@ function packPatches(patches: readonly Uint8Array[]): Buffer[] {
   return chunks;
 }
 
-function indexOf(chunks: readonly Uint8Array[]): ChunkIndex | undefined {
-  if (chunks.length === 0) return undefined;
+function indexOf(chunks: readonly Uint8Array[]): ChunkIndex {
   const builder = new ChunkIndexBuilder(PATCH_CHUNK_SIZES);
   let end = 0;
   for (const chunk of chunks) {

@@ -70,7 +70,7 @@ it('makes a recipe and patches from which the target is made', async () => {
 
   const read = decodeRecipe(recipe);
   expect(targetIndexOf(read, base.index).encode().equals(target.index.encode())).toBe(true);
-  expect(patchIndex?.lengthBytes).toBe(Buffer.concat(chunks).length);
+  expect(patchIndex.lengthBytes).toBe(Buffer.concat(chunks).length);
   const patches = Buffer.concat(chunks);
   for (const window of windowsOf(read, base.index, target.index)) {
     const { baseOffset, baseLength, targetOffset, targetLength, patchOffset, patchLength } = window;
