@@ -115,12 +115,12 @@ async function exit(child: ChildProcess, signal: AbortSignal): Promise<never> {
 /** Where the system doesn't tell what a process takes, only its heap is bounded. */
 async function tooLarge(child: ChildProcess, maxBytes: number, signal: AbortSignal): Promise<never> {
   for (;;) {
-    await sleep(LOOK_AT_MEMORY_EVERY_MS, signal);
-    signal.throwIfAborted();
     const text = await readFile(`/proc/${child.pid}/status`, 'utf8').catch(() => '');
     const residentBytes = 1024 * Number(/^VmRSS:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0);
     if (residentBytes > maxBytes)
       throw new MemoryPassed(`it took ${residentBytes} bytes of memory, at most ${maxBytes}`);
+    await sleep(LOOK_AT_MEMORY_EVERY_MS, signal);
+    signal.throwIfAborted();
   }
 }
 
