@@ -7,7 +7,7 @@ import { FleetTestbed } from './fleet-testbed.ts';
 import type { Server } from './testbed.ts';
 
 const PRODUCT = 'camera';
-const SITE = 'north';
+export const SITE = 'north';
 const REGION_BYTES = 512 * 1024;
 /** Of each region so much is rebuilt: a run of changed chunks, which is one window. */
 const REBUILT_BYTES = 384 * 1024;
