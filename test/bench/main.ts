@@ -3,6 +3,7 @@ import type { Benchmark } from './benchmark.ts';
 import { CannotMeasure, printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
 import { deltaBenchmark } from './delta.ts';
+import { deltaSiteBenchmark } from './delta-site.ts';
 import { fleetBenchmark } from './fleet.ts';
 import { originBenchmark } from './origin.ts';
 import { pauseBenchmark } from './pause.ts';
@@ -31,6 +32,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   pauseBenchmark,
   siteBenchmark,
   deltaBenchmark,
+  deltaSiteBenchmark,
 ];
 
 const names = process.argv.slice(2);

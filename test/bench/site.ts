@@ -1,13 +1,12 @@
-import { rmSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { constants } from 'node:os';
 import { type Benchmark, CannotMeasure, type Row } from './benchmark.ts';
 import { inScratch, writeRandomFile } from './scratch.ts';
+import { endAtOnce } from './site/end-at-once.ts';
 import { limitMs } from './site/limit.ts';
 import { measure } from './site/measure.ts';
 import { demandTestbed, hasPeer } from './site/needs.ts';
-import { type Shape, SiteNet } from './site/net.ts';
+import type { Shape } from './site/net.ts';
 import { aria2, curlInLan, curlOverWan, type Image, type PeerOutcome, squid } from './site/peers.ts';
 import {
   faultOfTestbed,
@@ -117,20 +116,4 @@ function say(text: string): void {
 function shown(row: Row): Row {
   say(`WAN ${row['WAN / image']}, gateway ${row['gateway sent']}, last ${row['last / limit']} ${row.target}`);
   return row;
-}
-
-/** Ctrl-C leaves no network, process or file behind. */
-function endAtOnce(scratch: string): { forget: () => void } {
-  const end = (signal: NodeJS.Signals): void => {
-    SiteNet.closeAll();
-    rmSync(scratch, { recursive: true, force: true });
-    process.exit(128 + constants.signals[signal]);
-  };
-  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-  for (const signal of signals) process.once(signal, end);
-  return {
-    forget: () => {
-      for (const signal of signals) process.off(signal, end);
-    },
-  };
 }

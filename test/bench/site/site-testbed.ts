@@ -12,18 +12,27 @@ const START_TIMEOUT_MS = 180_000;
 const SETTLE_MS = 3000;
 const HOUR_MS = 3_600_000;
 const PRODUCT = 'bench';
-const VERSION = '1';
 const HARDWARE = 'bench';
 /** A device that only brings the image to the gateway. */
 const WARMER = 'warmer';
 const FAST_WAN_MBIT = 1000;
+/** All devices write a base at once, on few cores. */
+const BASE_TIMEOUT_MS = 1_800_000;
+/** Making a delta of a large image takes minutes. */
+const DELTA_TIMEOUT_MS = 3_600_000;
 
 /** The same in every scenario. Nothing waits for a poll: an idle gateway or device waits on its upstream (long poll). */
 const QUIET = ['--log-level', 'error'];
 const GATEWAY_FLAGS: readonly string[] = [];
 const AGENT_FLAGS = ['--start-jitter', '0s', '--health-command', 'true'];
 
-const status = z.looseObject({ enrolment: z.string(), state: z.string() });
+const status = z.looseObject({
+  enrolment: z.string(),
+  state: z.string(),
+  booted: z.string().optional(),
+  slots: z.record(z.string(), z.looseObject({ release: z.looseObject({ counter: z.number() }).nullish() })),
+});
+const deltasSchema = z.looseObject({ deltas: z.array(z.looseObject({ state: z.string() })) });
 
 export interface SiteOptions {
   devices: number;
@@ -35,11 +44,14 @@ export interface SiteOptions {
   scratch: string;
   /** More flags of the agents. */
   agentFlags: readonly string[];
+  /** Images that devices run before, in turn: there are deltas from each to the image. None: their slots are empty. */
+  bases?: readonly string[];
 }
 
-/** The real thing in a network: an origin with one release, gateways, and agents that are enrolled and have nothing to do. */
+/** The real thing in a network: an origin with a release, gateways, and agents that are enrolled and have nothing to do. */
 export class SiteTestbed {
   readonly testbed: Testbed;
+  #origin: Server | undefined;
   readonly gateways: Server[] = [];
   readonly agents: Server[] = [];
   readonly #net: SiteNet;
@@ -62,6 +74,12 @@ export class SiteTestbed {
     }
   }
 
+  /** Where devices run bases it logs each request, in JSON. */
+  get origin(): Server {
+    if (!this.#origin) throw new Error('the origin has not started');
+    return this.#origin;
+  }
+
   /** Data directories of the agents. */
   get agentDirectories(): string[] {
     return this.#devices.map(name => this.testbed.path(name));
@@ -69,7 +87,13 @@ export class SiteTestbed {
 
   /** The slots that the image goes to. */
   get slots(): string[] {
-    return this.#devices.map(name => this.testbed.path(`${name}-b.img`));
+    const slot = this.#bases.length > 0 ? 'a' : 'b';
+    return this.#devices.map(name => this.testbed.path(`${name}-${slot}.img`));
+  }
+
+  /** Counter of the image's release. Those of the bases come before it, from 1 on. */
+  get counter(): number {
+    return this.#bases.length + 1;
   }
 
   /**
@@ -78,7 +102,7 @@ export class SiteTestbed {
    */
   async rollOut(): Promise<void> {
     const notBefore = new Date(Date.now() + HOUR_MS).toISOString();
-    await this.#startRollout(HARDWARE, '--not-before', notBefore);
+    await this.#startRollout(this.#boards, this.counter, '--not-before', notBefore);
   }
 
   /** Devices whose slot doesn't hold the image. */
@@ -93,26 +117,83 @@ export class SiteTestbed {
     return this.testbed.close();
   }
 
+  get #bases(): readonly string[] {
+    return this.#options.bases ?? [];
+  }
+
+  /** One for each base: so each has devices of its own. */
+  get #boards(): string[] {
+    return this.#bases.length > 0 ? this.#bases.map((_, at) => `${HARDWARE}-${at + 1}`) : [HARDWARE];
+  }
+
+  #boardOf(device: number): string {
+    return this.#boards[device % this.#boards.length] ?? HARDWARE;
+  }
+
   get #devices(): Host[] {
     return numbered('d', this.#options.devices);
   }
 
   async #start(): Promise<void> {
     const origin = `${ORIGIN_ADDRESS}:7400`;
-    const args = ['serve', '--data', 'origin', '--listen', origin, '--behind-tls-proxy', ...QUIET];
-    await this.testbed.serve('sitecast-origin', args, { within: this.#net.at('o') });
+    const listen = ['--listen', origin, '--behind-tls-proxy'];
+    const log = this.#bases.length > 0 ? ['--log-level', 'debug', '--log-format', 'json'] : QUIET;
+    const args = ['serve', '--data', 'origin', ...listen, ...log];
+    this.#origin = await this.testbed.serve('sitecast-origin', args, { within: this.#net.at('o') });
     for (const role of ['root', 'release']) await this.#operate('keys', 'create', role, '--no-passphrase');
     await this.#operate('init', '--origin', `http://${origin}`, '--token-file', 'origin/admin.token');
-    const boards = [HARDWARE, WARMER].flatMap(hardware => ['--hardware', hardware]);
-    const about = ['--product', PRODUCT, '--version', VERSION, ...boards];
-    await this.#operate('release', 'publish', this.#options.image, ...about);
+    for (const [at, base] of this.#bases.entries()) await this.#publish(base, at + 1, this.#boards);
+    await this.#publish(this.#options.image, this.counter, [...this.#boards, WARMER]);
     await this.#joinToken('gateway', ['--site', 'here', '--uses', '9'], 'gateway.token');
     await this.#joinToken('device', ['--product', PRODUCT, '--uses', '99'], 'device.token');
     for (const host of numbered('g', this.#options.gateways)) await this.#startGateway(host);
     if (this.#options.isWarm) await this.#warm();
     for (const host of this.#devices) await this.#startAgent(host);
     for (const agent of this.agentDirectories) await this.#untilIdle(agent);
+    if (this.#bases.length > 0) await this.#installBases();
     await sleep(SETTLE_MS);
+  }
+
+  async #publish(image: string, counter: number, boards: readonly string[]): Promise<void> {
+    const hardware = boards.flatMap(board => ['--hardware', board]);
+    const about = ['--product', PRODUCT, '--version', String(counter), ...hardware];
+    await this.#operate('release', 'publish', image, ...about);
+  }
+
+  /** Over a WAN that is fast for so long. The deltas are made meanwhile. */
+  async #installBases(): Promise<void> {
+    this.#net.shapeWan(FAST_WAN_MBIT);
+    for (const [at, board] of this.#boards.entries()) {
+      await this.#operate('release', 'deltas', PRODUCT, String(this.counter), '--from', String(at + 1));
+      await this.#startRollout([board], at + 1);
+    }
+    for (const [at, agent] of this.agentDirectories.entries())
+      await this.#untilRuns(agent, 1 + (at % this.#bases.length));
+    await this.#untilDeltas();
+    this.#net.shapeWan(this.#options.wanMbit);
+  }
+
+  async #untilDeltas(): Promise<void> {
+    const endMs = performance.now() + DELTA_TIMEOUT_MS;
+    for (;;) {
+      const answer = await this.#operate('release', 'deltas', PRODUCT, String(this.counter));
+      const states = deltasSchema.parse(answer).deltas.map(({ state }) => state);
+      if (states.every(state => state === 'published')) return;
+      if (performance.now() > endMs || states.includes('failed') || states.includes('notWorth'))
+        throw new Error(`the deltas aren't made: ${states.join(', ')}`);
+      await sleep(1000);
+    }
+  }
+
+  async #untilRuns(agent: string, counter: number): Promise<void> {
+    const endMs = performance.now() + BASE_TIMEOUT_MS;
+    for (;;) {
+      const { state, booted, slots } = status.parse(JSON.parse(readFileSync(`${agent}/status.json`, 'utf8')));
+      const runs = booted === undefined ? undefined : slots[booted]?.release?.counter;
+      if (runs === counter && (state === 'completed' || state === 'idle')) return;
+      if (performance.now() > endMs) throw new Error(`${agent} never ran release ${counter}: ${state}`);
+      await sleep(200);
+    }
   }
 
   async #startGateway(host: Host): Promise<void> {
@@ -152,7 +233,7 @@ export class SiteTestbed {
     await this.#makeSlots(host);
     const args = [
       'run',
-      ...this.#flagsOf(host, HARDWARE, Number(host.slice(1))),
+      ...this.#flagsOf(host, this.#boardOf(Number(host.slice(1)) - 1), Number(host.slice(1))),
       ...this.#options.agentFlags,
     ];
     this.agents.push(this.testbed.start('sitecast-agent', args, { within: this.#net.at(host) }));
@@ -165,16 +246,17 @@ export class SiteTestbed {
   /** A device beside the gateway that takes the image over a WAN that is fast for so long, and goes. */
   async #warm(): Promise<void> {
     this.#net.shapeWan(FAST_WAN_MBIT);
-    await this.#startRollout(WARMER);
+    await this.#startRollout([WARMER], this.counter);
     await this.#makeSlots(WARMER);
     const args = ['update', ...this.#flagsOf(WARMER, WARMER, 0), '--no-peers'];
     await this.testbed.json('sitecast-agent', args, { within: this.#net.at('g1') });
     this.#net.shapeWan(this.#options.wanMbit);
   }
 
-  async #startRollout(hardware: string, ...more: string[]): Promise<void> {
-    const whole = ['--hardware', hardware, '--all-at-once', '--max-down', '100%'];
-    await this.#operate('rollout', 'start', PRODUCT, VERSION, ...whole, ...more);
+  async #startRollout(boards: readonly string[], counter: number, ...more: string[]): Promise<void> {
+    const hardware = boards.flatMap(board => ['--hardware', board]);
+    const whole = [...hardware, '--all-at-once', '--max-down', '100%'];
+    await this.#operate('rollout', 'start', PRODUCT, String(counter), ...whole, ...more);
   }
 
   async #joinToken(kind: string, about: readonly string[], out: string): Promise<void> {
