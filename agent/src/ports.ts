@@ -237,10 +237,14 @@ export interface SitePeers {
 export interface WindowApplier {
   /** The encoders that it knows, by their names in recipes: what a window needs beside the plain decoders. */
   readonly encoders: readonly string[];
+  /** Memory for a base range and the whole chunks that it lies in: at most MAX_BASE_MEMORY_BYTES. The same at each call. */
+  baseMemory(lengthBytes: number): Uint8Array;
+  /** Memory for a patch: at most MAX_PATCH_BYTES. The same at each call. */
+  patchMemory(lengthBytes: number): Uint8Array;
   /**
-   * @param base the window's whole base range
+   * @param base the window's whole base range, best in `baseMemory`, where other bytes may be afterwards
    * @param maxMs CPU time that it may take
-   * @returns exactly `targetLength` bytes, there until the next patch is applied; the caller compares them with the signed index
+   * @returns exactly `targetLength` bytes, there until the next patch is applied or the applier closed; the caller compares them with the signed index
    * @throws SITECAST_PATCH_… where the patch makes nothing, or takes too much memory or time: `data.cpuMs` says how much; the signal's reason
    */
   apply(request: {

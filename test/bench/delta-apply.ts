@@ -1,7 +1,7 @@
 // Makes an image from another one and the delta that delta-make.js left in this folder: delta-apply.js BASE TARGET. What it makes is compared
 // with TARGET byte for byte. With `idle` as a third argument it only reads what it needs, so that its peak is that of a process without work.
 import { type FileHandle, open, readFile } from 'node:fs/promises';
-import { ChunkIndex, chunkIdOf, sameChunkId } from '@sitecast/shared/content';
+import { ChunkIndex, chunkIdOf, MAX_CHUNK_BYTES, sameChunkId } from '@sitecast/shared/content';
 import {
   PatchApplier,
   decodeRecipe,
@@ -23,6 +23,8 @@ const baseFile = await open(basePath);
 const expected = await open(targetPath);
 const patches = await open('patches');
 const applier = new PatchApplier();
+/** Used again, as a device does: what isn't would be the peak. */
+const memories = [Buffer.alloc(MAX_CHUNK_BYTES), Buffer.alloc(MAX_CHUNK_BYTES)] as const;
 let chunk = 0;
 let fetchedChunks = 0;
 if (mode !== 'idle') {
@@ -38,19 +40,20 @@ process.stdout.write(JSON.stringify({ fetchedChunks }));
 
 async function reuse(at: number): Promise<void> {
   const number = baseIndex.find(target.idAt(at));
-  const wanted = await read(expected, target.startOf(at), target.lengthOf(at));
+  const wanted = await read(expected, target.startOf(at), memories[0].subarray(0, target.lengthOf(at)));
   if (number === undefined) {
     if (wanted.some(byte => byte !== 0)) fetchedChunks++;
     return;
   }
-  check(await read(baseFile, baseIndex.startOf(number), baseIndex.lengthOf(number)), wanted, at);
+  const held = memories[1].subarray(0, baseIndex.lengthOf(number));
+  check(await read(baseFile, baseIndex.startOf(number), held), wanted, at);
 }
 
 async function patch({ firstChunk, chunkCount, ...window }: PlacedWindow): Promise<void> {
   const base = applier.baseMemory(window.baseLength);
-  await readInto(baseFile, window.baseOffset, base);
+  await read(baseFile, window.baseOffset, base);
   const { bytes } = await applier.apply({
-    patch: await read(patches, window.patchOffset, window.patchLength),
+    patch: await read(patches, window.patchOffset, applier.patchMemory(window.patchLength)),
     base,
     targetLength: window.targetLength,
     maxMs: MAX_WINDOW_MS,
@@ -58,7 +61,7 @@ async function patch({ firstChunk, chunkCount, ...window }: PlacedWindow): Promi
   for (let at = firstChunk; at < firstChunk + chunkCount; at++) {
     const start = target.startOf(at) - window.targetOffset;
     const made = bytes.subarray(start, start + target.lengthOf(at));
-    check(made, await read(expected, target.startOf(at), target.lengthOf(at)), at);
+    check(made, await read(expected, target.startOf(at), memories[0].subarray(0, made.length)), at);
   }
 }
 
@@ -68,13 +71,8 @@ function check(made: Uint8Array, wanted: Uint8Array, at: number): void {
   if (Buffer.compare(made, wanted) !== 0) throw new Error(`chunk ${at} is not the image's`);
 }
 
-async function read(file: FileHandle, offset: number, lengthBytes: number): Promise<Buffer> {
-  const bytes = Buffer.allocUnsafe(lengthBytes);
-  await readInto(file, offset, bytes);
-  return bytes;
-}
-
-async function readInto(file: FileHandle, offset: number, bytes: Uint8Array): Promise<void> {
+async function read(file: FileHandle, offset: number, bytes: Uint8Array): Promise<Uint8Array> {
   const { bytesRead } = await file.read(bytes, 0, bytes.length, offset);
   if (bytesRead < bytes.length) throw new Error('a file ends early');
+  return bytes;
 }

@@ -73,6 +73,7 @@ async function measurePair(pair: string, job: Omit<PeerJob, 'directory'>): Promi
     if (figures !== undefined) peers.push({ name, figures });
     process.stderr.write(`  ${pair}: ${name}: ${figures?.bytes ?? '–'}\n`);
   }
+  const bspatchMs = peers.find(({ name }) => name === 'bsdiff')?.figures.apply?.cpuMs;
   const best = Math.min(...peers.map(({ figures }) => figures.bytes));
   const rows = peers.map(({ name, figures }) => rowOf(pair, name, figures, best));
   const { parts, idlePeakBytes, ...ours } = await inDirectory(directory =>
@@ -81,9 +82,13 @@ async function measurePair(pair: string, job: Omit<PeerJob, 'directory'>): Promi
   const about = `recipe ${parts.recipeBytes}, patches ${parts.patchBytes} + ${parts.patchIndexBytes}, chunks ${parts.chunkBytes}, ${parts.windows} windows`;
   const without = parts.unmade.length === 0 ? '' : `, ${parts.unmade.length} without a patch`;
   const above = ((ours.apply.peakBytes - idlePeakBytes) / MIB).toFixed(0);
+  const ofBspatch =
+    bspatchMs === undefined
+      ? 'no bspatch here'
+      : `${ratio(ours.apply.cpuMs, bspatchMs)} of the CPU of bspatch`;
   return [
     ...rows,
-    rowOf(pair, `Sitecast (${about}${without}; applying: ${above} MiB above idle)`, ours, best),
+    rowOf(pair, `Sitecast (${about}${without}; applying: ${above} MiB above idle, ${ofBspatch})`, ours, best),
   ];
 }
 

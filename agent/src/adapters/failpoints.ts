@@ -82,6 +82,8 @@ function writerWithFailpoints(writer: SlotWriter, reach: Failpoint): SlotWriter 
 function applierWithFailpoints(applier: WindowApplier, reach: Failpoint): WindowApplier {
   return {
     encoders: applier.encoders,
+    baseMemory: lengthBytes => applier.baseMemory(lengthBytes),
+    patchMemory: lengthBytes => applier.patchMemory(lengthBytes),
     apply: async request => {
       reach('patch before');
       const made = await applier.apply(request);

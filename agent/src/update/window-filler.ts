@@ -157,7 +157,7 @@ export class WindowFiller {
     for (const window of windows) {
       signal.throwIfAborted();
       const isDone = !chunksOf(window).some(at => missing.has(at));
-      if (!isDone && (await readBase(reader, delta.base.index, window))) usable.push(window);
+      if (!isDone && (await this.#readBase(reader, delta.base.index, window))) usable.push(window);
     }
     return usable;
   }
@@ -167,6 +167,31 @@ export class WindowFiller {
     const [ahead = []] = batchesOf(windows.slice(first), MAX_KEPT_BYTES);
     const needed = new Set(ahead.flatMap(window => patchChunksOf(patchIndex, window)));
     await this.#deps.patches.keepOnly([...needed].map(at => patchIndex.idAt(at)));
+  }
+
+  /** The window's base range in the applier's memory, where the slot still holds all chunks that it lies in. */
+  async #readBase(
+    reader: SlotReader,
+    base: ChunkIndex,
+    { baseOffset, baseLength }: PlacedWindow,
+  ): Promise<Uint8Array | undefined> {
+    if (baseLength === 0) return this.#deps.applier.baseMemory(0);
+    const first = base.chunkAt(baseOffset);
+    const last = base.chunkAt(baseOffset + baseLength - 1);
+    if (first === undefined || last === undefined) return undefined;
+    const start = base.startOf(first);
+    const bytes = this.#deps.applier.baseMemory(base.endOf(last) - start);
+    try {
+      if (!(await reader.readInto(start, bytes))) return undefined;
+    } catch (error) {
+      if (error instanceof SitecastError) return undefined;
+      throw error;
+    }
+    for (let at = first; at <= last; at += 1) {
+      const piece = bytes.subarray(base.startOf(at) - start, base.endOf(at) - start);
+      if (!sameChunkId(sha256(piece), base.idAt(at))) return undefined;
+    }
+    return bytes.subarray(baseOffset - start, baseOffset - start + baseLength);
   }
 
   async #fetchPatches(fill: WindowFill, windows: readonly PlacedWindow[]): Promise<void> {
@@ -201,7 +226,7 @@ export class WindowFiller {
     const { delta, patchIndex, signal } = fill;
     const { applier, spending, maxApplyMs } = this.#deps;
     signal.throwIfAborted();
-    const base = await readBase(reader, delta.base.index, window);
+    const base = await this.#readBase(reader, delta.base.index, window);
     if (!base) return;
     const patch = await this.#patchOf(patchIndex, window);
     const maxMs = maxApplyMs - spending.applyMs;
@@ -221,15 +246,19 @@ export class WindowFiller {
     await write(fill, window, made);
   }
 
+  /** The window's patch in the applier's memory, chunk by chunk. */
   async #patchOf(patchIndex: ChunkIndex, { patchOffset, patchLength }: PlacedWindow): Promise<Uint8Array> {
-    const chunks = patchChunksOf(patchIndex, { patchOffset, patchLength });
-    const parts = await Promise.all(chunks.map(at => this.#deps.patches.get(patchIndex.idAt(at))));
-    const [first = 0] = chunks;
-    const start = patchOffset - patchIndex.startOf(first);
-    const whole = parts.filter(part => part !== undefined);
-    if (whole.length === chunks.length) return Buffer.concat(whole).subarray(start, start + patchLength);
-    const message = "a patch can't be read back from the data directory";
-    throw new DeltaUnusable('SITECAST_PATCHES_UNAVAILABLE', message, { hasFailed: false });
+    const patch = this.#deps.applier.patchMemory(patchLength);
+    for (const at of patchChunksOf(patchIndex, { patchOffset, patchLength })) {
+      const chunk = await this.#deps.patches.get(patchIndex.idAt(at));
+      if (chunk?.length !== patchIndex.lengthOf(at)) {
+        const message = "a patch can't be read back from the data directory";
+        throw new DeltaUnusable('SITECAST_PATCHES_UNAVAILABLE', message, { hasFailed: false });
+      }
+      const start = patchIndex.startOf(at) - patchOffset;
+      patch.set(chunk.subarray(Math.max(0, -start), patchLength - start), Math.max(0, start));
+    }
+    return patch;
   }
 }
 
@@ -257,31 +286,6 @@ async function write(
       onWritten(place);
     }
   }
-}
-
-/** The window's base range, where the slot still holds all chunks that it lies in. */
-async function readBase(
-  reader: SlotReader,
-  base: ChunkIndex,
-  { baseOffset, baseLength }: PlacedWindow,
-): Promise<Uint8Array | undefined> {
-  if (baseLength === 0) return new Uint8Array(0);
-  const first = base.chunkAt(baseOffset);
-  const last = base.chunkAt(baseOffset + baseLength - 1);
-  if (first === undefined || last === undefined) return undefined;
-  const start = base.startOf(first);
-  const bytes = Buffer.allocUnsafe(base.endOf(last) - start);
-  try {
-    if (!(await reader.readInto(start, bytes))) return undefined;
-  } catch (error) {
-    if (error instanceof SitecastError) return undefined;
-    throw error;
-  }
-  for (let at = first; at <= last; at += 1) {
-    const piece = bytes.subarray(base.startOf(at) - start, base.endOf(at) - start);
-    if (!sameChunkId(sha256(piece), base.idAt(at))) return undefined;
-  }
-  return bytes.subarray(baseOffset - start, baseOffset - start + baseLength);
 }
 
 function chunksOf({ firstChunk, chunkCount }: PlacedWindow): number[] {

@@ -3,7 +3,13 @@ import { builtModule } from '../built-module.ts';
 import { SitecastError } from '../errors.ts';
 import type { ApplyMessage, ApplyTask, ApplyWorkerData } from './apply-tasks.ts';
 import { PIECE_CODECS } from './encoders/index.ts';
-import { MAX_PATCH_BYTES, MAX_WINDOW_BASE_BYTES, MAX_WINDOW_TARGET_BYTES } from './limits.ts';
+import {
+  MAX_BASE_MEMORY_BYTES,
+  MAX_PATCH_BYTES,
+  MAX_WINDOW_BASE_BYTES,
+  MAX_WINDOW_TARGET_BYTES,
+} from './limits.ts';
+import { sharedPages } from './pages.ts';
 import { cpuMsOf } from './thread-cpu.ts';
 
 /** JavaScript's own memory of the thread: what it works on lies outside. */
@@ -18,8 +24,9 @@ export function applicableEncoders(): string[] {
 }
 
 interface Application {
+  /** Best read into `patchMemory`, which isn't copied. */
   readonly patch: Uint8Array;
-  /** The window's whole base range: best read into `baseMemory`, which isn't copied. */
+  /** The window's whole base range: best read into `baseMemory`, any part of which isn't copied. Other bytes may be there afterwards. */
   readonly base: Uint8Array;
   readonly targetLength: number;
   /** CPU time that it may take, in milliseconds; looked at each 0.1 seconds. */
@@ -28,7 +35,7 @@ interface Application {
 }
 
 interface Applied {
-  /** Exactly `targetLength` bytes of the applier's memory, there until the next patch is applied. */
+  /** Exactly `targetLength` bytes of the applier's memory, there until the next patch is applied or `close` is called. */
   readonly bytes: Uint8Array;
   readonly cpuMs: number;
 }
@@ -41,24 +48,36 @@ interface Run {
 
 /**
  * Applies patches in a worker thread that is ended where a patch takes too long or too much memory, one after the other. Base, patch and
- * target lie in memory that both threads see, 16 MiB in all, which the system gives only as far as it's used.
+ * target lie in memory that both threads see, 18 MiB in all, which the system gives only as far as it's used.
  *
- * The thread is started at the first patch and kept, but for patches that open compressed pieces: their memory would be freed late, so
- * the thread is ended after each.
+ * Both are there from the first patch on until `close`, but for a thread that has opened compressed pieces: it's ended after the patch.
  */
 export class PatchApplier {
   /** Names of the encoders that windows may need here. */
   readonly encoders: readonly string[] = applicableEncoders();
-  readonly #shared: ApplyWorkerData = {
-    base: new SharedArrayBuffer(MAX_WINDOW_BASE_BYTES),
-    patch: new SharedArrayBuffer(MAX_PATCH_BYTES),
-    target: new SharedArrayBuffer(MAX_WINDOW_TARGET_BYTES),
-  };
+  #sharedMemory: ApplyWorkerData | undefined;
   #thread: ApplyThread | undefined;
 
-  /** Memory for a base range of so many bytes: what is read into it needs not be copied. */
+  /**
+   * Memory for a base range: what is read into it needs not be copied.
+   * @param lengthBytes MAX_BASE_MEMORY_BYTES at the most, so that the whole chunks in which the range lies fit
+   */
   baseMemory(lengthBytes: number): Uint8Array {
     return new Uint8Array(this.#shared.base, 0, lengthBytes);
+  }
+
+  /** Memory for a patch: what is read into it needs not be copied. */
+  patchMemory(lengthBytes: number): Uint8Array {
+    return new Uint8Array(this.#shared.patch, 0, lengthBytes);
+  }
+
+  get #shared(): ApplyWorkerData {
+    this.#sharedMemory ??= {
+      base: sharedPages(MAX_BASE_MEMORY_BYTES),
+      patch: sharedPages(MAX_PATCH_BYTES),
+      target: sharedPages(MAX_WINDOW_TARGET_BYTES),
+    };
+    return this.#sharedMemory;
   }
 
   /**
@@ -68,7 +87,7 @@ export class PatchApplier {
    */
   async apply({ patch, base, targetLength, maxMs, signal }: Application): Promise<Applied> {
     signal?.throwIfAborted();
-    this.#take(patch, base, targetLength);
+    const baseOffset = this.#take(patch, base, targetLength);
     const thread = this.#thread ?? new ApplyThread(this.#shared);
     this.#thread = thread;
     const abort = () => thread.fail(signal?.reason);
@@ -78,7 +97,7 @@ export class PatchApplier {
       if (thread.cpuMs() - before > maxMs) thread.fail(tooLong(maxMs));
     }, CHECK_MS);
     try {
-      await thread.run({ baseLength: base.length, patchLength: patch.length, targetLength });
+      await thread.run({ baseOffset, baseLength: base.length, patchLength: patch.length, targetLength });
       const bytes = new Uint8Array(this.#shared.target, 0, targetLength);
       return { bytes, cpuMs: thread.cpuMs() - before };
     } catch (error) {
@@ -87,34 +106,42 @@ export class PatchApplier {
       clearInterval(timer);
       signal?.removeEventListener('abort', abort);
       // Nothing writes into the memory any more once the thread has ended.
-      if (thread.isWorn) await this.close();
+      if (thread.isWorn) await this.#endThread();
     }
   }
 
-  /** Ends the thread; the next patch starts another. */
+  /** Ends the thread, and lets go of the memory; the next patch starts another. */
   async close(): Promise<void> {
+    await this.#endThread();
+    this.#sharedMemory = undefined;
+  }
+
+  async #endThread(): Promise<void> {
     const thread = this.#thread;
     this.#thread = undefined;
     await thread?.end();
   }
 
-  #take(patch: Uint8Array, base: Uint8Array, targetLength: number): void {
+  /** @returns where the base begins in its memory */
+  #take(patch: Uint8Array, base: Uint8Array, targetLength: number): number {
     if (this.#thread?.isBusy === true) throw new Error('a patch is being applied');
-    const { base: baseMemory, patch: patchMemory, target } = this.#shared;
-    for (const [name, length, memory] of [
-      ['base', base.length, baseMemory],
-      ['patch', patch.length, patchMemory],
-      ['target', targetLength, target],
+    const shared = this.#shared;
+    for (const [name, length, maxLength] of [
+      ['base', base.length, MAX_WINDOW_BASE_BYTES],
+      ['patch', patch.length, MAX_PATCH_BYTES],
+      ['target', targetLength, MAX_WINDOW_TARGET_BYTES],
     ] as const)
-      if (length > memory.byteLength)
+      if (length > maxLength)
         throw new SitecastError(
           'badInput',
           'SITECAST_PATCH_LENGTH',
           `a ${name} of ${length} bytes is more than a window has`,
         );
-    const isThere = base.buffer === baseMemory && base.byteOffset === 0;
-    if (!isThere) this.baseMemory(base.length).set(base);
-    new Uint8Array(patchMemory).set(patch);
+    const isPatchThere = patch.buffer === shared.patch && patch.byteOffset === 0;
+    if (!isPatchThere) this.patchMemory(patch.length).set(patch);
+    if (base.buffer === shared.base) return base.byteOffset;
+    this.baseMemory(base.length).set(base);
+    return 0;
   }
 }
 
@@ -178,7 +205,7 @@ class ApplyThread {
     }
     const run = this.#run;
     this.#run = undefined;
-    if ('failure' in message) {
+    if (message.failure !== undefined) {
       const { kind, code, message: text } = message.failure;
       run?.reject(new SitecastError(kind, code, text));
     } else run?.resolve();

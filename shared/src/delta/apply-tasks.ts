@@ -7,15 +7,16 @@ export interface ApplyWorkerData {
   readonly target: SharedArrayBuffer;
 }
 
-/** One patch to apply: how much of each memory is used. */
+/** One patch to apply: how much of each memory is used, from its beginning but for the base. */
 export interface ApplyTask {
+  readonly baseOffset: number;
   readonly baseLength: number;
   readonly patchLength: number;
   readonly targetLength: number;
 }
 
 /** A `SitecastError` on its way between threads. */
-interface ApplyFailure {
+export interface ApplyFailure {
   readonly kind: ErrorKind;
   readonly code: ErrorCode;
   readonly message: string;
@@ -24,6 +25,5 @@ interface ApplyFailure {
 /** What the thread says: once where its CPU time is counted, then one answer to each task. */
 export type ApplyMessage =
   | { readonly cpuFile: string | undefined }
-  | { readonly failure: ApplyFailure; readonly isWorn: boolean }
-  /** `isWorn`: the thread holds memory that isn't used any more. */
-  | { readonly isWorn: boolean };
+  /** `isWorn`: the thread is to be ended. */
+  | { readonly failure: ApplyFailure | undefined; readonly isWorn: boolean };

@@ -3,8 +3,12 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { parentPort, workerData } from 'node:worker_threads';
 import { SitecastError } from '../errors.ts';
-import { ApplyMemory, applyPatch } from './apply.ts';
-import type { ApplyMessage, ApplyTask, ApplyWorkerData } from './apply-tasks.ts';
+import { applyPatch } from './apply.ts';
+import { ReusedMemory } from './apply-memory.ts';
+import type { ApplyFailure, ApplyMessage, ApplyTask, ApplyWorkerData } from './apply-tasks.ts';
+import { releaseCodecs } from './encoders/index.ts';
+import { MAX_OPENED_TARGET_BYTES } from './limits.ts';
+import { ownPages } from './pages.ts';
 import { readPatch } from './patch.ts';
 import { ownCpuFile } from './thread-cpu.ts';
 
@@ -12,34 +16,47 @@ const shared: ApplyWorkerData = workerData;
 // V8 frees memory outside of its heap when 64 MiB of it have gathered: as much as all of this thread may take.
 setFlagsFromString('--expose-gc');
 const collect: unknown = runInNewContext('gc');
-const memory = new ApplyMemory(typeof collect === 'function' ? () => collect() : undefined);
+const memory = new ReusedMemory(ownPages, typeof collect === 'function' ? () => collect() : () => {});
 
 tell({ cpuFile: ownCpuFile() });
 
-parentPort?.on('message', ({ baseLength, patchLength, targetLength }: ApplyTask) => {
-  const patch = new Uint8Array(shared.patch, 0, patchLength);
-  const base = new Uint8Array(shared.base, 0, baseLength);
-  const into = new Uint8Array(shared.target, 0, targetLength);
-  // A patch that opens pieces needs memory that isn't used for the next one, whether it succeeds or not.
+parentPort?.on('message', (task: ApplyTask) => {
+  // What opening and closing leaves in the C library's heap is freed with the thread alone; the rest at once.
   let isWorn = true;
+  let failure: ApplyFailure | undefined;
   try {
-    isWorn = readPatch(patch).views !== undefined;
-    applyPatch({ patch, base, targetLength, into, memory });
-    tell({ isWorn });
+    isWorn = apply(task);
   } catch (error) {
-    tell({ failure: describe(error), isWorn });
+    failure = describe(error);
   }
+  if (isWorn) {
+    releaseCodecs();
+    memory.forgetStreams();
+    memory.release();
+  }
+  tell({ failure, isWorn });
 });
+
+/** @returns whether the patch opened pieces */
+function apply({ baseOffset, baseLength, patchLength, targetLength }: ApplyTask): boolean {
+  const patch = new Uint8Array(shared.patch, 0, patchLength);
+  applyPatch({
+    patch,
+    base: new Uint8Array(shared.base, baseOffset, baseLength),
+    targetLength,
+    into: new Uint8Array(shared.target, 0, targetLength),
+    // The next patch has another base.
+    spare: new Uint8Array(shared.base, 0, MAX_OPENED_TARGET_BYTES),
+    memory,
+  });
+  return readPatch(patch).views !== undefined;
+}
 
 function tell(message: ApplyMessage): void {
   parentPort?.postMessage(message, []);
 }
 
-function describe(error: unknown): {
-  kind: SitecastError['kind'];
-  code: SitecastError['code'];
-  message: string;
-} {
+function describe(error: unknown): ApplyFailure {
   if (error instanceof SitecastError) {
     const { kind, code, message } = error;
     return { kind, code, message };

@@ -1,45 +1,11 @@
 import { SitecastError } from '../errors.ts';
 import { ByteReader } from './bytes.ts';
 import { decodeStream } from './codecs/index.ts';
-import { MAX_OPENED_BASE_BYTES } from './limits.ts';
+import { type ApplyMemory, HEAP_MEMORY } from './apply-memory.ts';
 import { type Patch, readPatch, TRIPLE_NUMBERS } from './patch.ts';
-import { closeTarget, openBase, readViews, type Views } from './views.ts';
+import { closeInto, type HeldBytes, openBase, readViews, type Views } from './views.ts';
 
 const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;
-
-/** So much that isn't used any more may gather. */
-const MAX_GARBAGE_BYTES = 4 * 1024 * 1024;
-
-/** Memory that is used for one patch after the other, so that none becomes garbage, which would be freed late. It grows as patches need it. */
-export class ApplyMemory {
-  #bytes = new Uint8Array(0);
-  #triples = new Int32Array(0);
-  readonly #collect: () => void;
-  #garbageBytes = 0;
-
-  /** @param collect frees what isn't used any more: in a thread that opens pieces, whose memory V8 would free late */
-  constructor(collect: () => void = () => {}) {
-    this.#collect = collect;
-  }
-
-  /** Tells of so many bytes that aren't used any more, or soon won't be. */
-  discard(lengthBytes: number): void {
-    this.#garbageBytes += lengthBytes;
-    if (this.#garbageBytes < MAX_GARBAGE_BYTES) return;
-    this.#garbageBytes = 0;
-    this.#collect();
-  }
-
-  bytes(length: number): Uint8Array {
-    if (this.#bytes.length < length) this.#bytes = new Uint8Array(length);
-    return this.#bytes.subarray(0, length);
-  }
-
-  triples(length: number): Int32Array {
-    if (this.#triples.length < length) this.#triples = new Int32Array(length);
-    return this.#triples.subarray(0, length);
-  }
-}
 
 export interface ApplyRequest {
   readonly patch: Uint8Array;
@@ -49,21 +15,23 @@ export interface ApplyRequest {
   readonly targetLength: number;
   /** Where the result goes, if there is memory for it: `targetLength` bytes. */
   readonly into?: Uint8Array;
+  /** Memory that may be written once the base was opened, such as the base's own: MAX_OPENED_TARGET_BYTES. */
+  readonly spare?: Uint8Array;
   /** Of a caller who applies many patches. */
   readonly memory?: ApplyMemory;
 }
 
 /**
  * Makes the bytes of one window: bsdiff's loop over three decoded streams and the base. Memory: the target's length for the result, half of
- * it for the streams, at most 7 MiB for the control triples, and 4 MiB for bzip2; where pieces are opened, the opened base and target
- * besides. Time grows with the lengths of base, patch and target, whatever the patch says.
+ * it for the streams, at most 7 MiB for the control triples, and 4 MiB for bzip2. Where pieces are opened, at most 35 MiB: opened base and
+ * target with the streams, or what is closed with its encoder. Time grows with the lengths of base, patch and target, whatever the patch says.
  *
  * A wrong base gives wrong bytes without an error: the caller compares each chunk with the signed index.
  * @returns exactly `targetLength` bytes
  * @throws SITECAST_PATCH_… (see docs/ERRORS.md)
  */
 export function applyPatch(request: ApplyRequest): Uint8Array {
-  const { base, targetLength, into, memory = new ApplyMemory() } = request;
+  const { base, targetLength, into, memory = HEAP_MEMORY } = request;
   const patch = readPatch(request.patch);
   if (patch.views !== undefined) return applyOpened(patch, readViews(patch.views), request, memory);
   if (patch.targetLength !== targetLength)
@@ -78,30 +46,34 @@ export function applyPatch(request: ApplyRequest): Uint8Array {
   return target;
 }
 
-/** The same where compressed pieces of the base are opened first, and those of the target closed in the end. */
-function applyOpened(
-  patch: Patch,
-  views: Views,
-  { base, targetLength, into }: ApplyRequest,
-  memory: ApplyMemory,
-): Uint8Array {
-  const opened = openedTarget(patch, views, base, memory);
-  // The opened base isn't referred to any more.
-  memory.discard(MAX_OPENED_BASE_BYTES);
-  const discard = (lengthBytes: number) => memory.discard(lengthBytes);
-  const target = closeTarget(opened, views.target, targetLength, discard);
-  if (into === undefined) return target;
-  into.set(target);
-  return into;
+/**
+ * The same where compressed pieces of the base are opened first, and those of the target closed in the end. What a step needs is let go
+ * before the next one: each is a function of its own, so that nothing refers to it after it.
+ */
+function applyOpened(patch: Patch, views: Views, request: ApplyRequest, memory: ApplyMemory): Uint8Array {
+  const { targetLength, into, spare } = request;
+  const opened = openedTarget(patch, views, request, memory);
+  memory.forgetStreams();
+  memory.release();
+  const target = into ?? new Uint8Array(targetLength);
+  closeInto(opened, views.target, target, { memory, spare });
+  return target;
 }
 
-/** The target before its pieces are closed. In a function of its own, so that nothing refers to the opened base after it. */
-function openedTarget(patch: Patch, views: Views, base: Uint8Array, memory: ApplyMemory): Uint8Array {
-  const discard = (lengthBytes: number) => memory.discard(lengthBytes);
-  const opened = openBase(base, views.base, discard);
-  const target = new Uint8Array(patch.targetLength);
+/** The target before its pieces are closed: where the base was, if it's closed in one step, since of two the other one's result goes there. */
+function openedTarget(
+  patch: Patch,
+  views: Views,
+  { base, spare }: ApplyRequest,
+  memory: ApplyMemory,
+): HeldBytes {
+  const opened = openBase(base, views.base, { memory });
+  // What lies between two layers.
+  if (views.base.length > 1) memory.release();
+  const isSpare = spare !== undefined && views.base.length > 0 && views.target.length < 2;
+  const target = isSpare ? spare.subarray(0, patch.targetLength) : memory.fresh(patch.targetLength);
   applyStreams(patch, opened, target, memory);
-  return target;
+  return { bytes: target };
 }
 
 /**
@@ -116,8 +88,8 @@ function applyStreams(patch: Patch, base: Uint8Array, target: Uint8Array, memory
   const atEnd = target.subarray(Math.min(diffLength, extraLength));
   const beside = memory.bytes(Math.min(diffLength, extraLength));
   const [diff, extra] = diffLength > extraLength ? [atEnd, beside] : [beside, atEnd];
-  decodeStream(patch.diff.codec, patch.diff.bytes, diff);
-  decodeStream(patch.extra.codec, patch.extra.bytes, extra);
+  decodeStream(patch.diff.codec, patch.diff.bytes, diff, memory.blocks);
+  decodeStream(patch.extra.codec, patch.extra.bytes, extra, memory.blocks);
   let from = 0;
   let to = 0;
   let diffAt = 0;
@@ -137,7 +109,7 @@ function applyStreams(patch: Patch, base: Uint8Array, target: Uint8Array, memory
 /** The triples, decoded from their columns. */
 function readControl(patch: Patch, memory: ApplyMemory): Int32Array {
   const plain = memory.bytes(patch.controlLength);
-  decodeStream(patch.control.codec, patch.control.bytes, plain);
+  decodeStream(patch.control.codec, patch.control.bytes, plain, memory.blocks);
   const reader = new ByteReader(plain, 'patch', CODES);
   const control = memory.triples(patch.tripleCount * TRIPLE_NUMBERS);
   for (let at = 0; at < control.length; at += TRIPLE_NUMBERS)

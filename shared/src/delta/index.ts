@@ -3,6 +3,7 @@ export { type ApplyRequest, applyPatch } from './apply.ts';
 export { deflateParameter, PIECE_CODECS, type PieceCodec, pieceCodec } from './encoders/index.ts';
 export { decodeLz4Beginning, decodeLz4Block } from './encoders/lz4-block.ts';
 export {
+  MAX_BASE_MEMORY_BYTES,
   MAX_ENCODER_NAME_CHARS,
   MAX_OPENED_BASE_BYTES,
   MAX_OPENED_TARGET_BYTES,

@@ -1,3 +1,5 @@
+import { MAX_CHUNK_BYTES } from '../content/limits.ts';
+
 /** Bounds of recipes and patches. docs/LIMITS.md lists them; each has a test at the bound. */
 
 /** The longest recipe. It's a signed target that the holder of the online key `deltas` can write. */
@@ -16,6 +18,12 @@ export const MAX_WINDOW_TARGET_BYTES = 4 * 1024 * 1024;
 /** The longest range of the base that one window reads. */
 export const MAX_WINDOW_BASE_BYTES = 8 * 1024 * 1024;
 
+/**
+ * The whole chunks in which the longest base range lies: the device compares them before it takes the range. An opened target takes its
+ * place, and isn't longer.
+ */
+export const MAX_BASE_MEMORY_BYTES = MAX_WINDOW_BASE_BYTES + 2 * MAX_CHUNK_BYTES;
+
 /** The longest patch: a window whose patch isn't shorter than its target isn't worth one. */
 export const MAX_PATCH_BYTES = 4 * 1024 * 1024;
 
@@ -28,11 +36,11 @@ export const MAX_CONTROL_BYTES = MAX_TRIPLES * 15;
 /** The longest target of a patch: a window's chunks, and compressed pieces that stick out of them, opened. */
 export const MAX_OPENED_TARGET_BYTES = 10 * 1024 * 1024;
 
-/** The longest base range of a patch, opened. */
-export const MAX_OPENED_BASE_BYTES = 17 * 1024 * 1024;
+/** The longest base range of a patch, opened; of two layers, each. */
+export const MAX_OPENED_BASE_BYTES = 10 * 1024 * 1024;
 
 /** The longest compressed piece, opened or not: an LZ4 block of a kernel. */
 export const MAX_PIECE_BYTES = 8 * 1024 * 1024;
 
-/** Most pieces of one layer of a view: as many blocks of 4 KiB as an opened base has. */
+/** Most pieces of one layer of a view: more than an opened base has blocks of 4 KiB. */
 export const MAX_VIEW_PIECES = 4352;

@@ -1,6 +1,5 @@
 import * as fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { SitecastError } from '../errors.ts';
 import { applyPatch } from './apply.ts';
 import { deflateParameter, pieceCodec } from './encoders/index.ts';
 import { sampleBytes } from './encoders/sample-bytes.ts';
@@ -11,6 +10,7 @@ import {
   MAX_VIEW_PIECES,
 } from './limits.ts';
 import { encodePatch } from './patch.ts';
+import { codeOf, encodedPiece } from './testing/fixtures.ts';
 import { type BaseLayer, closeTarget, openBase, readViews, type Views, writeViews } from './views.ts';
 
 const ZSTD = 'zstd-1.5.5-wasm';
@@ -20,18 +20,9 @@ const RAW = Buffer.from('between');
 const PLAIN = sampleBytes(60_000, 11);
 const halves = [PLAIN.subarray(0, 40_000), PLAIN.subarray(40_000)] as const;
 
-function codeOf(run: () => unknown): string {
-  try {
-    run();
-    return 'done';
-  } catch (error) {
-    return error instanceof SitecastError ? error.code : `not a SitecastError: ${String(error)}`;
-  }
-}
-
 /** An image with two compressed pieces, bytes between, and bytes at the end. */
 function image(codec: string, parameter: number) {
-  const pieces = halves.map(half => pieceCodec(codec).encode(half, parameter));
+  const pieces = halves.map(half => encodedPiece(pieceCodec(codec), half, parameter));
   const [first, second] = pieces;
   if (first === undefined || second === undefined) throw new Error('two pieces');
   return {
@@ -72,7 +63,7 @@ it('opens and closes pieces within pieces: a kernel in a squashfs', () => {
   const inner = image(LZ4, 9);
   const cut = 5000;
   const blocks = [inner.closed.subarray(0, cut), inner.closed.subarray(cut)];
-  const pieces = blocks.map(block => pieceCodec(ZSTD).encode(block, 15));
+  const pieces = blocks.map(block => encodedPiece(pieceCodec(ZSTD), block, 15));
   const outer = {
     codec: ZSTD,
     pieces: pieces.map((piece, at) => ({
@@ -94,7 +85,7 @@ it('takes part in a patch: the opened base is patched, the target closed', async
   const { closed, opened, layer } = image(ZSTD, 15);
   const changed = Buffer.from(opened);
   changed[30_000] = 1 + (opened[30_000] ?? 0);
-  const piece = pieceCodec(ZSTD).encode(changed.subarray(RAW.length, RAW.length + 40_000), 15);
+  const piece = encodedPiece(pieceCodec(ZSTD), changed.subarray(RAW.length, RAW.length + 40_000), 15);
   const target = Buffer.concat([
     RAW,
     piece,
@@ -161,12 +152,18 @@ const targetOf = (parameter: number, ...pieces: ReturnType<typeof piece>[]): Vie
 });
 
 it('refuses views beyond their bounds', () => {
+  const rest = MAX_OPENED_BASE_BYTES - MAX_PIECE_BYTES;
+  expect(read(baseOf(piece(MAX_PIECE_BYTES), piece(rest)))).toBe('done');
+  expect(read(baseOf(piece(MAX_PIECE_BYTES), piece(rest + 1)))).toBe('SITECAST_PATCH_INVALID');
+  expect(read(baseOf(piece(MAX_PIECE_BYTES + 1)))).toBe('SITECAST_PATCH_INVALID');
+  // A block of a squashfs has at most 1 MiB.
+  const zstd = (plainLength: number): Views => ({
+    base: [{ codec: ZSTD, pieces: [piece(plainLength)] }],
+    target: [],
+  });
+  expect(read(zstd(2 ** 20))).toBe('done');
+  expect(read(zstd(2 ** 20 + 1))).toBe('SITECAST_PATCH_INVALID');
   const half = MAX_PIECE_BYTES;
-  expect(read(baseOf(piece(half), piece(half), piece(MAX_OPENED_BASE_BYTES - 2 * half)))).toBe('done');
-  expect(read(baseOf(piece(half), piece(half), piece(MAX_OPENED_BASE_BYTES - 2 * half + 1)))).toBe(
-    'SITECAST_PATCH_INVALID',
-  );
-  expect(read(baseOf(piece(half + 1)))).toBe('SITECAST_PATCH_INVALID');
   expect(read(targetOf(9, piece(half, MAX_OPENED_TARGET_BYTES - half)))).toBe('done');
   expect(read(targetOf(9, piece(half, MAX_OPENED_TARGET_BYTES - half + 1)))).toBe('SITECAST_PATCH_INVALID');
   expect(read(targetOf(12, piece(1)))).toBe('SITECAST_PATCH_INVALID');

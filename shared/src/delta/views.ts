@@ -58,8 +58,25 @@ export interface Views {
   readonly target: readonly TargetLayer[];
 }
 
-/** Is told how many bytes aren't used any more. */
-type Discard = (lengthBytes: number) => void;
+/** Where the bytes lie that are opened and closed. */
+export interface ViewMemory {
+  /** Zeroed memory of that length. */
+  fresh(lengthBytes: number): Uint8Array;
+  /** Is told how many bytes aren't used any more. */
+  discard(lengthBytes: number): void;
+  /** Frees what nothing refers to any more. */
+  release(): void;
+}
+
+/** V8's. */
+export const HEAP: ViewMemory = {
+  fresh: lengthBytes => new Uint8Array(lengthBytes),
+  discard: () => {},
+  release: () => {},
+};
+
+/** Memory for a piece that begins before the window: the longest, and what incompressible bytes add. */
+const MAX_BESIDE_BYTES = MAX_PIECE_BYTES + MAX_PIECE_BYTES / 128;
 
 /** Writes what `readViews` reads. */
 export function writeViews({ base, target }: Views): Buffer {
@@ -96,13 +113,13 @@ function writePieces(writer: ByteWriter, pieces: readonly LayerPiece[]): void {
 export function readViews(bytes: Uint8Array): Views {
   const reader = new ByteReader(bytes, 'patch', CODES);
   const base = Array.from({ length: reader.uint('the layers of the base', MAX_LAYERS) }, () => {
-    const codec = readCodec(reader).name;
-    const pieces = readPieces(reader, MAX_OPENED_BASE_BYTES);
+    const { name: codec, maxPieceBytes } = readCodec(reader);
+    const pieces = readPieces(reader, MAX_OPENED_BASE_BYTES, maxPieceBytes);
     return {
       codec,
       pieces: pieces.map(piece => ({
         ...piece,
-        compressedLength: reader.uint('the length of a compressed piece', MAX_PIECE_BYTES),
+        compressedLength: reader.uint('the length of a compressed piece', maxPieceBytes),
       })),
     };
   });
@@ -110,7 +127,7 @@ export function readViews(bytes: Uint8Array): Views {
     const codec = readCodec(reader);
     const parameter = takenBy(codec, reader.uint('the parameter of an encoder', MAX_PARAMETER), reader);
     const headBytes = reader.uint('the head of a layer', MAX_OPENED_TARGET_BYTES);
-    const pieces = readPieces(reader, MAX_OPENED_TARGET_BYTES);
+    const pieces = readPieces(reader, MAX_OPENED_TARGET_BYTES, codec.maxPieceBytes);
     const own =
       codec.parameterOf === undefined ? pieces : pieces.map(piece => ownParameter(codec, piece, reader));
     return { codec: codec.name, parameter, headBytes, pieces: own };
@@ -157,13 +174,13 @@ function readCodec(reader: ByteReader): PieceCodec {
   return codec;
 }
 
-function readPieces(reader: ByteReader, maxBytes: number): LayerPiece[] {
+function readPieces(reader: ByteReader, maxBytes: number, maxPieceBytes: number): LayerPiece[] {
   const count = reader.uint('the number of pieces', MAX_VIEW_PIECES);
-  const usual = reader.uint('the usual length of a piece', MAX_PIECE_BYTES);
+  const usual = reader.uint('the usual length of a piece', maxPieceBytes);
   const raws = Array.from({ length: count }, () => reader.uint('what lies between pieces', maxBytes));
   let total = 0;
   return raws.map(rawBefore => {
-    const coded = reader.uint('the length of a piece', MAX_PIECE_BYTES + 1);
+    const coded = reader.uint('the length of a piece', maxPieceBytes + 1);
     const plainLength = coded === 0 ? usual : coded - 1;
     total += rawBefore + plainLength;
     if (total > maxBytes) throw reader.invalid(`its pieces have more than ${maxBytes} bytes`);
@@ -173,19 +190,24 @@ function readPieces(reader: ByteReader, maxBytes: number): LayerPiece[] {
 
 /**
  * Opens a base range, layer by layer. A base that was altered shows as a piece that can't be opened, or later as a wrong chunk.
- * @param discard is told of bytes that aren't used any more
- * @returns at most MAX_OPENED_BASE_BYTES
+ * @param maxBytes of each layer, opened
+ * @returns at most `maxBytes`
  * @throws SITECAST_PATCH_PIECE, SITECAST_PATCH_RANGE
  */
 export function openBase(
   range: Uint8Array,
   layers: readonly BaseLayer[],
-  discard: Discard = () => {},
+  { memory = HEAP, maxBytes = MAX_OPENED_BASE_BYTES }: { memory?: ViewMemory; maxBytes?: number } = {},
 ): Uint8Array {
-  return layers.reduce((bytes, layer) => openLayer(bytes, layer, discard), range);
+  return layers.reduce((bytes, layer) => openLayer(bytes, layer, memory, maxBytes), range);
 }
 
-function openLayer(range: Uint8Array, { codec: name, pieces }: BaseLayer, discard: Discard): Uint8Array {
+function openLayer(
+  range: Uint8Array,
+  { codec: name, pieces }: BaseLayer,
+  memory: ViewMemory,
+  maxBytes: number,
+): Uint8Array {
   const codec = pieceCodec(name);
   let opened = range.length;
   let needed = 0;
@@ -194,24 +216,30 @@ function openLayer(range: Uint8Array, { codec: name, pieces }: BaseLayer, discar
     needed += rawBefore + compressedLength;
   }
   if (needed > range.length) throw outOfRange(`pieces of ${needed} bytes in a base of ${range.length}`);
-  if (opened > MAX_OPENED_BASE_BYTES) throw outOfRange(`an opened base of ${opened} bytes`);
-  const out = new Uint8Array(opened);
+  if (opened > maxBytes) throw outOfRange(`an opened base of ${opened} bytes`);
+  const out = memory.fresh(opened);
   let from = 0;
   let to = 0;
   for (const { rawBefore, compressedLength, plainLength } of pieces) {
     out.set(range.subarray(from, from + rawBefore), to);
     from += rawBefore;
     to += rawBefore;
-    const plain = codec.decode(range.subarray(from, from + compressedLength), plainLength);
-    if (plain.length !== plainLength)
-      throw outOfRange(`a piece of ${plain.length} bytes instead of ${plainLength}`);
-    out.set(plain, to);
-    discard(plainLength);
+    const length = codec.decode(
+      range.subarray(from, from + compressedLength),
+      out.subarray(to, to + plainLength),
+    );
+    if (length !== plainLength) throw outOfRange(`a piece of ${length} bytes instead of ${plainLength}`);
+    memory.discard(codec.garbageOf(plainLength));
     from += compressedLength;
     to += plainLength;
   }
   out.set(range.subarray(from), to);
   return out;
+}
+
+/** Bytes of which the one reference is here, so that they can be let go while others are made of them. */
+export interface HeldBytes {
+  bytes: Uint8Array;
 }
 
 /**
@@ -223,48 +251,102 @@ export function closeTarget(
   plain: Uint8Array,
   layers: readonly TargetLayer[],
   lengthBytes: number,
-  discard: Discard = () => {},
 ): Uint8Array {
-  let bytes = plain;
-  for (let at = layers.length - 1; at >= 0; at--) {
-    const layer = layers[at];
-    if (layer !== undefined)
-      bytes = closeLayer(bytes, layer, at === 0 ? lengthBytes : MAX_OPENED_TARGET_BYTES, discard);
-  }
-  if (bytes.length !== lengthBytes)
-    throw outOfRange(`a target of ${bytes.length} bytes instead of ${lengthBytes}`);
-  return bytes;
+  const into = new Uint8Array(lengthBytes);
+  closeInto({ bytes: plain }, layers, into, { memory: HEAP });
+  return into;
 }
 
-/** @param maxBytes what comes out at the most: bytes beyond it aren't kept, and belong to a piece that sticks out of the window */
+/** The same, into all of `into`. @param spare MAX_OPENED_TARGET_BYTES that may be written where there are two layers, which `target` isn't in then */
+export function closeInto(
+  target: HeldBytes,
+  layers: readonly TargetLayer[],
+  into: Uint8Array,
+  { memory, spare }: { memory: ViewMemory; spare?: Uint8Array | undefined },
+): void {
+  const [outermost, innermost] = layers;
+  if (innermost !== undefined) {
+    closeInner(target, innermost, spare ?? memory.fresh(MAX_OPENED_TARGET_BYTES), memory);
+    memory.release();
+  }
+  const length = outermost === undefined ? copy(target, into) : closeOuter(target, outermost, into, memory);
+  if (length !== into.length) throw outOfRange(`a target of ${length} bytes instead of ${into.length}`);
+}
+
+function closeInner(target: HeldBytes, layer: TargetLayer, into: Uint8Array, memory: ViewMemory): void {
+  target.bytes = into.subarray(0, closeLayer(target.bytes, layer, into, memory));
+}
+
+function closeOuter(target: HeldBytes, layer: TargetLayer, into: Uint8Array, memory: ViewMemory): number {
+  return closeLayer(target.bytes, layer, into, memory);
+}
+
+function copy({ bytes }: HeldBytes, into: Uint8Array): number {
+  into.set(bytes.subarray(0, into.length));
+  return bytes.length;
+}
+
+/** @param into what comes out beyond its end isn't kept: it belongs to a piece that sticks out of the window. @returns how much of it is filled */
 function closeLayer(
   plain: Uint8Array,
   { codec: name, parameter, headBytes, pieces }: TargetLayer,
-  maxBytes: number,
-  discard: Discard,
-): Uint8Array {
+  into: Uint8Array,
+  memory: ViewMemory,
+): number {
   const codec = pieceCodec(name);
-  const parts: Uint8Array[] = [];
+  const closed = new ClosedBytes(into, headBytes, memory);
   let from = 0;
-  let left = headBytes + maxBytes;
-  const add = (part: Uint8Array): void => {
-    parts.push(part.subarray(0, left));
-    left -= Math.min(left, part.length);
-  };
   for (const { rawBefore, plainLength, parameter: own = parameter } of pieces) {
     if (from + rawBefore + plainLength > plain.length)
       throw outOfRange(`pieces beyond a target of ${plain.length} bytes`);
-    add(plain.subarray(from, from + rawBefore));
+    closed.add(plain.subarray(from, from + rawBefore));
     from += rawBefore;
-    add(codec.encode(plain.subarray(from, from + plainLength), own));
-    discard(plainLength);
+    const piece = plain.subarray(from, from + plainLength);
+    closed.encode(plainLength, room => codec.encode(piece, own, room));
+    memory.discard(codec.garbageOf(plainLength));
     from += plainLength;
   }
-  add(plain.subarray(from));
-  const closed = Buffer.concat(parts);
-  if (closed.length < headBytes)
-    throw outOfRange(`a head of ${headBytes} bytes in a layer of ${closed.length}`);
-  return closed.subarray(headBytes);
+  closed.add(plain.subarray(from));
+  return closed.finish();
+}
+
+/** What a layer closes to, without its head and what doesn't fit. */
+class ClosedBytes {
+  readonly #into: Uint8Array;
+  readonly #memory: ViewMemory;
+  /** Where the next bytes go: below 0 as long as they belong to the head. */
+  #at: number;
+  #beside: Uint8Array | undefined;
+
+  constructor(into: Uint8Array, headBytes: number, memory: ViewMemory) {
+    this.#into = into;
+    this.#at = -headBytes;
+    this.#memory = memory;
+  }
+
+  add(bytes: Uint8Array): void {
+    const head = Math.min(bytes.length, Math.max(0, -this.#at));
+    const to = Math.max(0, this.#at);
+    if (to < this.#into.length) this.#into.set(bytes.subarray(head, head + this.#into.length - to), to);
+    this.#at += bytes.length;
+  }
+
+  /** Adds a piece, which is written in place, but for one that begins in the head. */
+  encode(plainLength: number, write: (into: Uint8Array) => number): void {
+    if (this.#at >= 0) {
+      this.#at += write(this.#into.subarray(this.#at));
+      return;
+    }
+    this.#beside ??= this.#memory.fresh(MAX_BESIDE_BYTES);
+    const length = write(this.#beside.subarray(0, MAX_BESIDE_BYTES));
+    if (length > MAX_BESIDE_BYTES) throw outOfRange(`a piece of ${plainLength} bytes that becomes ${length}`);
+    this.add(this.#beside.subarray(0, length));
+  }
+
+  finish(): number {
+    if (this.#at < 0) throw outOfRange(`a head that is ${-this.#at} bytes longer than its layer`);
+    return Math.min(this.#at, this.#into.length);
+  }
 }
 
 function outOfRange(what: string): SitecastError {

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ChunkCutter, ChunkIndexBuilder, chunkIdOf, DEFAULT_CHUNK_SIZES } from '@sitecast/shared/content';
 import { applyPatch, decodeRecipe, encodersIn, pieceCodec, windowsOf } from '@sitecast/shared/delta';
+import { encodedPiece } from '@sitecast/shared/delta/testing';
 import { isSystemError } from '@sitecast/shared/errors';
 import { afterAll, expect, it } from 'vitest';
 import { composeDelta } from './compose-delta.ts';
@@ -72,7 +73,7 @@ function squashfs(context: { skip(note: string): void }, name: string, files: Re
 }
 
 function kernel(plain: Buffer): Buffer {
-  const block = pieceCodec('lz4hc-1.9.4').encode(plain, 9);
+  const block = encodedPiece(pieceCodec('lz4hc-1.9.4'), plain, 9);
   const length = Buffer.alloc(4);
   length.writeUInt32LE(block.length);
   return Buffer.concat([content(3000, 0), LZ4_LEGACY_MAGIC, length, block, Buffer.alloc(4)]);

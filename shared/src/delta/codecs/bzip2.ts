@@ -20,16 +20,17 @@ const LENGTH_BITS = 5;
 /** So many equal bytes are followed by the number of further ones. */
 const RUN_BYTES = 4;
 
-/** Memory for the blocks, kept for the next stream: it's the largest part by far, at most 3.6 MB. */
-let blockMemory = new Uint32Array(0);
+/** The longest block, in plain bytes: each takes 4 bytes of memory. */
+export const MAX_BLOCK_BYTES = 9 * BYTES_A_LEVEL;
 
 /**
  * Decodes bzip2. Fills `plain`; time grows with the lengths of `coded` and `plain`, memory is at most 3.6 MB.
+ * @param blocks MAX_BLOCK_BYTES numbers
  * @returns how many bytes of `coded` were looked at
  * @throws SITECAST_PATCH_STREAM
  */
-export function decodeBzip2(coded: Uint8Array, plain: Uint8Array): number {
-  return new Bzip2Decoder(coded, plain).decode();
+export function decodeBzip2(coded: Uint8Array, plain: Uint8Array, blocks?: Uint32Array): number {
+  return new Bzip2Decoder(coded, plain, blocks).decode();
 }
 
 function bad(what: string): Error {
@@ -52,15 +53,14 @@ class Bzip2Decoder {
   #at = 1;
   #to = 0;
 
-  constructor(coded: Uint8Array, plain: Uint8Array) {
+  constructor(coded: Uint8Array, plain: Uint8Array, blocks: Uint32Array | undefined) {
     const level = (coded[0] ?? 0) - 0x30;
     if (level < 1 || level > 9) throw bad('it does not begin as one');
     this.#coded = coded;
     this.#plain = plain;
     // A run of 4 takes 5 bytes of a block: no block of a right stream is longer than this.
     this.#blockBytes = Math.min(level * BYTES_A_LEVEL, Math.ceil(plain.length * 1.25) + 1);
-    if (blockMemory.length < this.#blockBytes) blockMemory = new Uint32Array(this.#blockBytes);
-    this.#block = blockMemory;
+    this.#block = blocks ?? new Uint32Array(this.#blockBytes);
   }
 
   decode(): number {

@@ -1,13 +1,17 @@
-import { decodeBzip2 } from './bzip2.ts';
+import { decodeBzip2, MAX_BLOCK_BYTES } from './bzip2.ts';
 import { decodeLzma } from './lzma.ts';
 import { badStream, type StreamCodec } from './stream-codec.ts';
 
+/** Memory for the blocks of bzip2, the largest part of what decoders need by far: 3.6 MB, used as far as the stream's blocks are long. */
+export const BLOCKS_BYTES = MAX_BLOCK_BYTES * Uint32Array.BYTES_PER_ELEMENT;
+
 /**
  * Decodes one stream into `plain`, all of which it fills.
+ * @param blocks memory of BLOCKS_BYTES; where there is none, the decoder takes what it needs
  * @returns how many bytes of `coded` it looked at; what follows them isn't needed
  * @throws SITECAST_PATCH_STREAM where the stream doesn't give exactly as many bytes
  */
-type Decoder = (coded: Uint8Array, plain: Uint8Array) => number;
+type Decoder = (coded: Uint8Array, plain: Uint8Array, blocks: Uint32Array | undefined) => number;
 
 const DECODERS: Readonly<Record<StreamCodec, Decoder>> = {
   stored: decodeStored,
@@ -22,7 +26,12 @@ function decodeStored(coded: Uint8Array, plain: Uint8Array): number {
   return coded.length;
 }
 
-/** Decodes one stream of a patch, as a `Decoder` of `codec` does. */
-export function decodeStream(codec: StreamCodec, coded: Uint8Array, plain: Uint8Array): number {
-  return DECODERS[codec](coded, plain);
+/** Decodes one stream of a patch, as a `Decoder` of `codec` does; `blocks` is for a caller who decodes many. */
+export function decodeStream(
+  codec: StreamCodec,
+  coded: Uint8Array,
+  plain: Uint8Array,
+  blocks?: Uint32Array,
+): number {
+  return DECODERS[codec](coded, plain, blocks);
 }

@@ -100,7 +100,9 @@ export class LzmaDecoder {
     this.#lc = lc;
     this.#lpMask = 2 ** lp - 1;
     this.#pbMask = 2 ** Math.floor(properties / 45) - 1;
-    this.#probs = new Uint16Array(probabilityCount(lc, lp));
+    const count = probabilityCount(lc, lp);
+    // LZMA2 may have other properties each few bytes.
+    if (this.#probs.length < count) this.#probs = new Uint16Array(count);
     this.reset();
   }
 

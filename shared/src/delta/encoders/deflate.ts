@@ -1,9 +1,10 @@
 import { createRequire } from 'node:module';
+import { PieceOutput } from './piece-output.ts';
 import { wrongPiece } from './wrong-piece.ts';
 
 /** What of pako is used here. */
 interface Pako {
-  Deflate: new (options: DeflateOptions & { chunkSize: number }) => Stream & { result: Uint8Array };
+  Deflate: new (options: DeflateOptions & { chunkSize: number }) => Stream;
   Inflate: new (options: { chunkSize: number }) => Stream & { ended: boolean };
 }
 
@@ -40,25 +41,29 @@ export interface DeflateOptions {
   strategy: number;
 }
 
-/** One zlib stream (RFC 1950), as zlib 1.2 makes it: pako 2.2.0 is a port of it. */
-export function encodeDeflate(plain: Uint8Array, options: DeflateOptions): Uint8Array {
-  const stream = new (pako().Deflate)({ ...options, chunkSize: plain.length + 1024 });
+/** pako gives what it makes in parts of this length. */
+const PART_BYTES = 64 * 1024;
+
+/** One zlib stream (RFC 1950), as zlib 1.2 makes it: pako 2.2.0 is a port of it. As much of it is written as `into` holds. @returns the length of all of it */
+export function encodeDeflate(plain: Uint8Array, options: DeflateOptions, into: Uint8Array): number {
+  const stream = new (pako().Deflate)({ ...options, chunkSize: PART_BYTES });
+  const output = new PieceOutput(into);
+  stream.onData = part => output.add(part);
   stream.push(plain, true);
   if (stream.err !== 0) wrongPiece(`zlib says ${stream.err}`);
-  return stream.result;
+  return output.length;
 }
 
-/** The content of one zlib stream, which must end where `bytes` ends. Throws `SITECAST_PATCH_PIECE` otherwise, or beyond `maxBytes`. */
-export function decodeDeflate(bytes: Uint8Array, maxBytes: number): Uint8Array {
-  const stream = new (pako().Inflate)({ chunkSize: maxBytes + 1 });
+/** The content of one zlib stream, which must end where `bytes` ends. Throws `SITECAST_PATCH_PIECE` otherwise, or where `into` is shorter. @returns its length */
+export function decodeDeflate(bytes: Uint8Array, into: Uint8Array): number {
+  const stream = new (pako().Inflate)({ chunkSize: PART_BYTES });
   let length = 0;
-  const parts: Uint8Array[] = [];
   stream.onData = part => {
+    if (part.length > into.length - length) wrongPiece('it is larger than stated');
+    into.set(part, length);
     length += part.length;
-    if (length > maxBytes) wrongPiece('it is larger than stated');
-    parts.push(part);
   };
   stream.push(bytes, true);
   if (stream.err !== 0 || !stream.ended) wrongPiece(`zlib says ${stream.err}`);
-  return parts.length === 1 && parts[0] !== undefined ? parts[0] : new Uint8Array(Buffer.concat(parts));
+  return length;
 }

@@ -1,10 +1,11 @@
 import { existsSync } from 'node:fs';
+import { MAX_PIECE_BYTES } from '../limits.ts';
 import { decodeDeflate, encodeDeflate, pakoFile } from './deflate.ts';
 import { decodeLz4Block } from './lz4-block.ts';
 import { encodeLz4Hc } from './lz4-hc.ts';
 import { wrongPiece } from './wrong-piece.ts';
-import { decodeXz, encodeXz, parameterOfXz, takesXz } from './xz/xz.ts';
-import { decodeZstd, encodeZstd, zstdFile } from './zstd.ts';
+import { decodeXz, encodeXz, parameterOfXz, releaseXz, takesXz } from './xz/xz.ts';
+import { decodeZstd, encodeZstd, releaseZstd, zstdFile } from './zstd.ts';
 
 /**
  * A codec of compressed pieces of an image: a squashfs block, a block of a kernel. A device opens the pieces of its base, patches plain bytes,
@@ -19,10 +20,22 @@ export interface PieceCodec {
   takes(parameter: number): boolean;
   /** The parameter of a compressed piece, where pieces tell it and those of one image may differ. Throws `SITECAST_PATCH_PIECE`. */
   parameterOf?(bytes: Uint8Array): number;
-  /** Compresses one piece. Throws `SITECAST_PATCH_PIECE`. */
-  encode(plain: Uint8Array, parameter: number): Uint8Array;
-  /** Decompresses one piece to at most `maxBytes`. Throws `SITECAST_PATCH_PIECE` where it's malformed or longer. */
-  decode(bytes: Uint8Array, maxBytes: number): Uint8Array;
+  /** The longest piece that it opens or closes, plain or compressed: what bounds its memory. */
+  readonly maxPieceBytes: number;
+  /** About so much of what it has used for a piece of that length is left for V8 to collect. */
+  garbageOf(plainLength: number): number;
+  /**
+   * Compresses one piece, of which as much is written as `into` holds.
+   * @returns the length of all of it
+   * @throws SITECAST_PATCH_PIECE
+   */
+  encode(plain: Uint8Array, parameter: number, into: Uint8Array): number;
+  /**
+   * Decompresses one piece.
+   * @returns how many bytes of `into` it fills
+   * @throws SITECAST_PATCH_PIECE where it's malformed or longer than `into`
+   */
+  decode(bytes: Uint8Array, into: Uint8Array): number;
   /** Whether what it runs is installed: it's optional for a device. */
   isInstalled(): boolean;
 }
@@ -32,9 +45,14 @@ export function deflateParameter(level: number, windowBits: number, strategy: nu
   return level + 16 * windowBits + 256 * strategy;
 }
 
+/** The longest block of a squashfs. */
+const MAX_SQUASHFS_BLOCK_BYTES = 1024 * 1024;
+
 const zstd: PieceCodec = {
   name: 'zstd-1.5.5-wasm',
   id: 1,
+  garbageOf: () => 0,
+  maxPieceBytes: MAX_SQUASHFS_BLOCK_BYTES,
   takes: level => level >= 1 && level <= 22,
   encode: encodeZstd,
   decode: decodeZstd,
@@ -44,11 +62,14 @@ const zstd: PieceCodec = {
 const deflate: PieceCodec = {
   name: 'pako-2.2.0',
   id: 2,
+  // pako's state, and the parts that it gives.
+  garbageOf: plainLength => 384 * 1024 + plainLength,
+  maxPieceBytes: MAX_SQUASHFS_BLOCK_BYTES,
   takes: parameter => {
     const { level, windowBits, strategy } = deflateOptions(parameter);
     return level >= 1 && level <= 9 && windowBits >= 9 && windowBits <= 15 && strategy <= 4;
   },
-  encode: (plain, parameter) => encodeDeflate(plain, deflateOptions(parameter)),
+  encode: (plain, parameter, into) => encodeDeflate(plain, deflateOptions(parameter), into),
   decode: decodeDeflate,
   isInstalled: () => isThere(pakoFile),
 };
@@ -57,8 +78,10 @@ const deflate: PieceCodec = {
 const lz4: PieceCodec = {
   name: 'lz4hc-1.9.4',
   id: 3,
+  garbageOf: () => 0,
+  maxPieceBytes: MAX_PIECE_BYTES,
   takes: level => level === 9,
-  encode: plain => encodeLz4Hc(plain),
+  encode: (plain, _level, into) => encodeLz4Hc(plain, into),
   decode: decodeLz4Block,
   isInstalled: () => true,
 };
@@ -67,6 +90,9 @@ const lz4: PieceCodec = {
 const xz: PieceCodec = {
   name: 'liblzma-5.4-ported',
   id: 4,
+  // What a decoder learns, and what lies around the content.
+  garbageOf: () => 64 * 1024,
+  maxPieceBytes: MAX_SQUASHFS_BLOCK_BYTES,
   takes: takesXz,
   parameterOf: parameterOfXz,
   encode: encodeXz,
@@ -76,6 +102,12 @@ const xz: PieceCodec = {
 
 /** All that there are. Nothing else is ever run, and nothing is downloaded. */
 export const PIECE_CODECS: readonly PieceCodec[] = [zstd, deflate, lz4, xz];
+
+/** Lets go of the memory that codecs keep for the next piece. */
+export function releaseCodecs(): void {
+  releaseZstd();
+  releaseXz();
+}
 
 /** The codec of that name. @throws SITECAST_PATCH_PIECE where there is none */
 export function pieceCodec(name: string): PieceCodec {

@@ -1,24 +1,25 @@
 import { wrongPiece } from './wrong-piece.ts';
 
 /**
- * Decodes one LZ4 block (lz4's `doc/lz4_Block_format.md`). Throws `SITECAST_PATCH_PIECE` where the block is malformed or gives more than `maxBytes`.
+ * Decodes one LZ4 block (lz4's `doc/lz4_Block_format.md`). Throws `SITECAST_PATCH_PIECE` where the block is malformed or gives more than `into` holds.
+ * @returns how many bytes it gives
  */
-export function decodeLz4Block(block: Uint8Array, maxBytes: number): Uint8Array {
-  const decoder = new Lz4Decoder(block, maxBytes);
+export function decodeLz4Block(block: Uint8Array, into: Uint8Array): number {
+  const decoder = new Lz4Decoder(block, into);
   while (decoder.sequence()) {
     // The next one.
   }
   if (decoder.isCutOff) wrongPiece('an LZ4 block is cut off');
-  return decoder.output();
+  return decoder.written;
 }
 
 /** Decodes the beginning of a block that is cut off anywhere, but for literals that aren't all there. Otherwise like `decodeLz4Block`. */
-export function decodeLz4Beginning(block: Uint8Array, maxBytes: number): Uint8Array {
-  const decoder = new Lz4Decoder(block, maxBytes);
+export function decodeLz4Beginning(block: Uint8Array, into: Uint8Array): number {
+  const decoder = new Lz4Decoder(block, into);
   while (decoder.sequence()) {
     // The next one.
   }
-  return decoder.output();
+  return decoder.written;
 }
 
 class Lz4Decoder {
@@ -29,13 +30,14 @@ class Lz4Decoder {
   #read = 0;
   #written = 0;
 
-  constructor(block: Uint8Array, maxBytes: number) {
+  constructor(block: Uint8Array, into: Uint8Array) {
     this.#block = block;
-    this.#out = new Uint8Array(maxBytes);
+    this.#out = into;
   }
 
-  output(): Uint8Array {
-    return this.#out.subarray(0, this.#written);
+  /** How many bytes were decoded. */
+  get written(): number {
+    return this.#written;
   }
 
   /** Decodes one sequence. Returns false at the end. */

@@ -16,14 +16,16 @@ interface Match {
 
 /**
  * `LZ4_compress_HC` at level 9, from lz4 1.9.4 (`LZ4HC_compress_hashChain` in `lz4hc.c`, BSD-2-Clause, Yann Collet), equal to the byte: each choice
- * between overlapping matches is the original's. Takes the plain bytes, returns one LZ4 block without any header.
+ * between overlapping matches is the original's. Takes the plain bytes, and writes as much of one LZ4 block without any header as `into` holds.
+ * @returns the length of all of it
  */
-export function encodeLz4Hc(source: Uint8Array): Uint8Array {
-  return new Lz4HcEncoder(source).encode();
+export function encodeLz4Hc(source: Uint8Array, into: Uint8Array): number {
+  return new Lz4HcEncoder(source, into).encode();
 }
 
 class Lz4HcEncoder {
   private readonly source: Uint8Array;
+  /** What is written beyond its end is lost, as it's to be. */
   private readonly out: Uint8Array;
   private written = 0;
   /** Where the literals that aren't written yet begin. */
@@ -37,15 +39,15 @@ class Lz4HcEncoder {
   /** The first match as it was found, before others moved it. */
   private original: Match = { at: 0, from: 0, length: 0 };
 
-  constructor(source: Uint8Array) {
+  constructor(source: Uint8Array, into: Uint8Array) {
     this.source = source;
     const { length } = source;
-    this.out = new Uint8Array(length + Math.floor(length / 255) + 16);
+    this.out = into;
     this.finder = new Lz4MatchFinder(source, length - LAST_LITERAL_BYTES);
     this.lastStart = length - LAST_MATCH_BYTES;
   }
 
-  encode(): Uint8Array {
+  encode(): number {
     if (this.source.length > LAST_MATCH_BYTES) {
       let at = 0;
       while (at <= this.lastStart) {
@@ -61,7 +63,7 @@ class Lz4HcEncoder {
       }
     }
     this.writeLastLiterals();
-    return this.out.slice(0, this.written);
+    return this.written;
   }
 
   /** Writes sequences from the first match on, until no match overlaps the last written one with a longer one. */
@@ -176,7 +178,9 @@ class Lz4HcEncoder {
     const token = this.written++;
     this.out[token] = Math.min(count, 15) << 4;
     if (count >= 15) this.writeLength(count - 15);
-    this.out.set(this.source.subarray(this.anchor, end), this.written);
+    const room = this.out.length - this.written;
+    if (room > 0)
+      this.out.set(this.source.subarray(this.anchor, Math.min(end, this.anchor + room)), this.written);
     this.written += count;
     return token;
   }

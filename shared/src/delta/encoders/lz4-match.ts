@@ -17,16 +17,20 @@ const CHAIN_MASK = 0xffff;
 const SEARCHES = 256;
 export const MIN_MATCH = 4;
 
+/** Tables of the one block that is being compressed: for each block, new ones would be garbage. */
+const HASH_TABLE = new Int32Array(1 << HASH_BITS);
+const CHAIN = new Uint16Array(CHAIN_MASK + 1);
+
 /**
  * The match finder of `LZ4_compress_HC` at level 9, from lz4 1.9.4 (`lz4hc.c`, BSD-2-Clause, Yann Collet): chains of positions that share a hash of
- * four bytes, without a dictionary. Each decision follows the original, since the output must be equal to the byte.
+ * four bytes, without a dictionary. One at a time is used. Each decision follows the original, since the output must be equal to the byte.
  */
 export class Lz4MatchFinder {
   /** What the last search found: `length` bytes at `start` equal those at `match`. */
   start = 0;
   match = 0;
-  private readonly hashTable = new Int32Array(1 << HASH_BITS).fill(-1 - MAX_DISTANCE);
-  private readonly chain = new Uint16Array(CHAIN_MASK + 1).fill(MAX_DISTANCE);
+  private readonly hashTable = HASH_TABLE.fill(-1 - MAX_DISTANCE);
+  private readonly chain = CHAIN.fill(MAX_DISTANCE);
   private readonly source: Uint8Array;
   private readonly view: DataView;
   private nextToInsert = 0;

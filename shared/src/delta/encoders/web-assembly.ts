@@ -5,6 +5,11 @@ import { wrongPiece } from './wrong-piece.ts';
 interface WebAssemblyApi {
   Module: new (bytes: Uint8Array) => object;
   Instance: new (module: object, imports: object) => { readonly exports: Record<string, Export & Memory> };
+  Memory: new (pages: {
+    initial: number;
+    maximum: number;
+    shared: boolean;
+  }) => { readonly buffer: ArrayBuffer | SharedArrayBuffer };
 }
 
 declare global {

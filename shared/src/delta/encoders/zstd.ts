@@ -3,8 +3,11 @@ import { dirname, join } from 'node:path';
 import { type BoundedInstance, boundedModule } from './web-assembly.ts';
 import { wrongPiece } from './wrong-piece.ts';
 
-/** Bytes of memory that zstd has at most: level 22 takes 22 MiB for a block of 1 MiB, and as much again for what goes in and out. */
-const MAX_ZSTD_MEMORY_BYTES = 32 * 1024 * 1024;
+/**
+ * Bytes of memory that zstd has at most, which is what this build begins with: enough for a block of 512 KiB at any level. One of 1 MiB takes up to
+ * 24.3 MiB from level 9 on, which a device hasn't besides what else it holds (docs/decisions/0113): it stays closed.
+ */
+const MAX_ZSTD_MEMORY_BYTES = 16 * 1024 * 1024;
 
 /** Names that the linker gave to libzstd's functions in this build; its SHA-256 is pinned by a test. */
 const NAMES = {
@@ -35,18 +38,23 @@ function current(): BoundedInstance {
   return instance;
 }
 
-/** One zstd frame as `ZSTD_compress` of libzstd 1.5.5 makes it. `level` is 1 to 22. */
-export function encodeZstd(plain: Uint8Array, level: number): Uint8Array {
-  return transform(plain, zstd => ({
+/** Its memory is let go; the next piece gets an instance of its own. */
+export function releaseZstd(): void {
+  instance = undefined;
+}
+
+/** One zstd frame as `ZSTD_compress` of libzstd 1.5.5 makes it. `level` is 1 to 22. As much of it is written as `into` holds. @returns the length of all of it */
+export function encodeZstd(plain: Uint8Array, level: number, into: Uint8Array): number {
+  return transform(plain, into, zstd => ({
     capacity: zstd.call(NAMES.compressBound)(plain.length),
     run: (to, capacity, from, length) => zstd.call(NAMES.compress)(to, capacity, from, length, level),
   }));
 }
 
-/** The content of whole zstd frames. Throws `SITECAST_PATCH_PIECE` where they are malformed or hold more than `maxBytes`. */
-export function decodeZstd(frame: Uint8Array, maxBytes: number): Uint8Array {
-  return transform(frame, zstd => ({
-    capacity: maxBytes,
+/** The content of whole zstd frames. Throws `SITECAST_PATCH_PIECE` where they are malformed or hold more than `into` does. @returns its length */
+export function decodeZstd(frame: Uint8Array, into: Uint8Array): number {
+  return transform(frame, into, zstd => ({
+    capacity: into.length,
     run: (to, capacity, from, length) => zstd.call(NAMES.decompress)(to, capacity, from, length),
   }));
 }
@@ -57,7 +65,7 @@ interface Step {
   run: (to: number, capacity: number, from: number, length: number) => number;
 }
 
-function transform(input: Uint8Array, stepOf: (zstd: BoundedInstance) => Step): Uint8Array {
+function transform(input: Uint8Array, into: Uint8Array, stepOf: (zstd: BoundedInstance) => Step): number {
   const zstd = current();
   let isUnharmed = false;
   try {
@@ -70,13 +78,13 @@ function transform(input: Uint8Array, stepOf: (zstd: BoundedInstance) => Step): 
     zstd.memory().set(input, from);
     const length = run(to, capacity, from, input.length);
     if (zstd.call(NAMES.isError)(length) !== 0) wrongPiece('zstd refuses it');
-    const output = zstd.memory().slice(to, to + length);
+    into.set(zstd.memory().subarray(to, to + Math.min(length, into.length)));
     free(to);
     free(from);
     isUnharmed = true;
-    return output;
+    return length;
   } finally {
     // What was allocated is left behind, so the next piece gets an instance of its own.
-    if (!isUnharmed) instance = undefined;
+    if (!isUnharmed) releaseZstd();
   }
 }

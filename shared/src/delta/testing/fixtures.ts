@@ -2,8 +2,10 @@ import { spawnSync } from 'node:child_process';
 import { noise } from '../../content/fixtures.ts';
 import { SitecastError } from '../../errors.ts';
 import { ByteWriter } from '../bytes.ts';
+import { type PieceCodec, pieceCodec } from '../encoders/index.ts';
 import { STREAM_CODECS } from '../codecs/stream-codec.ts';
-import type { PatchStreams, StreamEncoder } from '../patch.ts';
+import { encodePatch, type PatchStreams, type StreamEncoder } from '../patch.ts';
+import { closeTarget, writeViews } from '../views.ts';
 
 /** What a test gets of a run: `done`, or the code of its error. Any other error is no answer. */
 export function codeOf(run: () => unknown): string {
@@ -125,4 +127,42 @@ export function patchWithDiff(coded: Uint8Array, targetLength: number): Buffer {
   writer.add(control.finish());
   writer.add(coded);
   return writer.finish();
+}
+
+/**
+ * As much as a device's memory is asked for by zstd: a base that opens to 10 MiB, a target of nearly as much, and blocks of 512 KiB.
+ */
+export async function largestOpened(): Promise<{ base: Buffer; patch: Buffer; target: Uint8Array }> {
+  const codec = pieceCodec('zstd-1.5.5-wasm');
+  const MIB = 2 ** 20;
+  const plain = noise(10 * MIB, 'opened').map(byte => byte & 0x3f);
+  const blocks = Array.from({ length: 10 }, (_, at) => plain.subarray(at * MIB, (at + 1) * MIB));
+  const coded = blocks.map(block => encodedPiece(codec, block, 1));
+  const add = 6 * MIB;
+  const changed = new Uint8Array(add).map((_, at) => (at % 50 === 0 ? at % 5 : 0));
+  const extra = noise(3.4 * MIB, 'extra');
+  const made = Buffer.concat([plain.subarray(0, add).map((byte, at) => byte + (changed[at] ?? 0)), extra]);
+  const pieces = [
+    { rawBefore: 0, plainLength: MIB / 2 },
+    { rawBefore: 2 * MIB, plainLength: MIB / 2 },
+  ];
+  const targetLayer = { codec: codec.name, parameter: 19, headBytes: 0, pieces };
+  const basePieces = coded.map(({ length }) => ({
+    rawBefore: 0,
+    compressedLength: length,
+    plainLength: MIB,
+  }));
+  const views = writeViews({ base: [{ codec: codec.name, pieces: basePieces }], target: [targetLayer] });
+  const streams = { control: Int32Array.of(add, extra.length, 0), diff: changed, extra };
+  return {
+    base: Buffer.concat(coded),
+    patch: await encodePatch(streams, SYSTEM_ENCODERS.slice(0, 1), views),
+    target: closeTarget(made, [targetLayer], 4 * MIB),
+  };
+}
+
+/** One compressed piece. */
+export function encodedPiece(codec: PieceCodec, plain: Uint8Array, parameter: number): Uint8Array {
+  const into = new Uint8Array(Math.ceil(plain.length * 1.01) + 1024);
+  return into.subarray(0, codec.encode(plain, parameter, into));
 }

@@ -5,7 +5,7 @@ import { deflateParameter, pieceCodec } from '../encoders/index.ts';
 import { sampleBytes } from '../encoders/sample-bytes.ts';
 import { encodePatch, type Patch, type PatchStreams, readPatch, type StreamEncoder } from '../patch.ts';
 import { type BaseLayer, openBase, type TargetLayer, writeViews } from '../views.ts';
-import { changedPieces, manyBlocks, patchWithDiff } from './fixtures.ts';
+import { changedPieces, encodedPiece, manyBlocks, patchWithDiff } from './fixtures.ts';
 import { lie, mutateBytes, mutateTokens, type Random, type Token, write, zigzag } from './mutations.ts';
 
 /** A patch that is right, with what it's applied to. */
@@ -49,9 +49,9 @@ async function openedCase(
   const codec = pieceCodec(name);
   const raw = Buffer.from('between');
   const plain = sampleBytes(3_000, 7);
-  const piece = codec.encode(plain, parameter);
+  const piece = encodedPiece(codec, plain, parameter);
   const inner = Buffer.concat([raw, piece, raw, piece]);
-  const outerPiece = codec.encode(inner, parameter);
+  const outerPiece = encodedPiece(codec, inner, parameter);
   const of = (rawBefore: number, plainLength: number, compressedLength: number) => ({
     rawBefore,
     plainLength,

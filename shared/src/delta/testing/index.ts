@@ -1,2 +1,2 @@
-export { SYSTEM_ENCODERS } from './fixtures.ts';
+export { encodedPiece, SYSTEM_ENCODERS } from './fixtures.ts';
 export { type FuzzResult, fuzzDeltas } from './fuzz.ts';

@@ -1,6 +1,6 @@
-import { MAX_OPENED_BASE_BYTES, MAX_PIECE_BYTES, PIECE_CODECS } from '@sitecast/shared/delta';
+import { MAX_PIECE_BYTES, PIECE_CODECS } from '@sitecast/shared/delta';
 import { blockwise, type ByteSource, NotOpened } from './byte-source.ts';
-import { type ImageRange, OpenedImage, type OpenedLayer } from './opened-image.ts';
+import { type ImageRange, MAX_LOOKED_AT_BYTES, OpenedImage, type OpenedLayer } from './opened-image.ts';
 import { type Piece, PieceMap } from './piece-map.ts';
 import { LZ4_LEGACY_BLOCK_BYTES, type ScanResult, type ScanTask } from './scan.ts';
 import { type ListedPiece, readSquashfs, type SquashfsPieces } from './squashfs.ts';
@@ -108,7 +108,7 @@ function partEnd(
   let opened = PART_BYTES;
   for (let piece = pieces[last]; piece !== undefined && piece.offset < end; piece = pieces[++last]) {
     opened += piece.maxPlainLength;
-    if (opened > MAX_OPENED_BASE_BYTES) return { end: piece.offset, last };
+    if (opened > MAX_LOOKED_AT_BYTES) return { end: piece.offset, last };
     end = Math.max(end, piece.offset + piece.length);
   }
   return { end, last };

@@ -1,4 +1,9 @@
-import { type BaseLayer, MAX_OPENED_TARGET_BYTES, MAX_WINDOW_BASE_BYTES } from '@sitecast/shared/delta';
+import {
+  type BaseLayer,
+  MAX_OPENED_BASE_BYTES,
+  MAX_OPENED_TARGET_BYTES,
+  MAX_WINDOW_BASE_BYTES,
+} from '@sitecast/shared/delta';
 import { type Piece, PieceMap } from './piece-map.ts';
 
 /** Pieces of one codec, in the bytes that the layer before gives. */
@@ -17,6 +22,9 @@ export interface RangeLayer {
   readonly pieces: readonly Piece[];
 }
 
+/** What the maker opens of an image at one time: more than a device does, where it only looks at it. */
+export const MAX_LOOKED_AT_BYTES = 17 * 1024 * 1024;
+
 /** A range of an image with the pieces that lie in it, outermost layer first. */
 export interface ImageRange {
   readonly offset: number;
@@ -28,10 +36,10 @@ export interface ImageRange {
 const MAX_HEAD_BYTES = 512 * 1024;
 /** Compressed bytes behind a cut in an LZ4 block: its encoder's choices before the cut don't depend on what follows later. */
 const LOOK_AHEAD_BYTES = 32 * 1024;
-/** Less than a patch may have: a device holds the opened base and target at the same time, and another block of a kernel gains next to nothing. */
-const MAX_CHOSEN_BASE_BYTES = 10 * 1024 * 1024;
 /** Pieces longer than this begin and end windows: see `mayJoin`. */
 const LARGE_PIECE_BYTES = 1024 * 1024;
+/** A base range that has become shorter than this has a large piece in its middle. */
+const MIN_BASE_BYTES = 64 * 1024;
 const EMPTY = new PieceMap([]);
 
 /**
@@ -65,6 +73,8 @@ export class OpenedImage {
    */
   baseRange(from: number, to: number): ImageRange {
     for (let [low, high] = [from, to]; ; ) {
+      // Two blocks of a kernel are too long: one of them, where both would be touched.
+      if (high - low < MIN_BASE_BYTES) return this.rangeAround(high - 1, high);
       const range = this.#alignedRange(low, high);
       if (range !== undefined) return range;
       const less = Math.ceil((high - low) / 16);
@@ -84,9 +94,7 @@ export class OpenedImage {
       (sum, { pieces }) => pieces.reduce((all, { length, plainLength }) => all + plainLength - length, sum),
       range.length,
     );
-    return (range.length <= MAX_WINDOW_BASE_BYTES && opened <= MAX_CHOSEN_BASE_BYTES) || to - from < 65_536
-      ? range
-      : undefined;
+    return range.length <= MAX_WINDOW_BASE_BYTES && opened <= MAX_OPENED_BASE_BYTES ? range : undefined;
   }
 
   /**

@@ -1,6 +1,6 @@
 import { decodeLz4Block, MAX_PIECE_BYTES, openBase, pieceCodec } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
-import { baseLayers } from './opened-image.ts';
+import { baseLayers, MAX_LOOKED_AT_BYTES } from './opened-image.ts';
 import type { Piece } from './piece-map.ts';
 
 /** Begins a kernel that `lz4 -l` compressed: blocks of 8 MiB follow, each after its length (lz4's `doc/lz4_Frame_format.md`, "Legacy frame"). */
@@ -31,7 +31,11 @@ export function scanPart({ codec, bytes, pieces }: ScanTask): ScanResult {
     .map((piece, at) => ({ ...piece, plainLength: plainLengths[at] ?? 0 }))
     .filter(({ plainLength }) => plainLength > 0);
   const opened =
-    known.length === 0 ? bytes : openBase(bytes, baseLayers([{ codec, parameter: 0, pieces: known }]));
+    known.length === 0
+      ? bytes
+      : openBase(bytes, baseLayers([{ codec, parameter: 0, pieces: known }]), {
+          maxBytes: MAX_LOOKED_AT_BYTES,
+        });
   const magics: number[] = [];
   const searched = Buffer.from(opened.buffer, opened.byteOffset, opened.byteLength);
   for (
@@ -45,7 +49,7 @@ export function scanPart({ codec, bytes, pieces }: ScanTask): ScanResult {
 
 function plainLengthOf(codec: string, bytes: Uint8Array, maxBytes: number): number {
   try {
-    return pieceCodec(codec).decode(bytes, maxBytes).length;
+    return pieceCodec(codec).decode(bytes, new Uint8Array(maxBytes));
   } catch (error) {
     if (error instanceof SitecastError) return 0;
     throw error;
@@ -62,9 +66,9 @@ export function probeBlock(
   const length = view.getUint32(at, true);
   if (length === 0 || at + 4 + length > view.byteLength) return undefined;
   try {
-    const { length: plainLength } = decodeLz4Block(
+    const plainLength = decodeLz4Block(
       opened.subarray(at + 4, at + 4 + length),
-      LZ4_LEGACY_BLOCK_BYTES,
+      new Uint8Array(LZ4_LEGACY_BLOCK_BYTES),
     );
     return plainLength === 0 ? undefined : { length, plainLength };
   } catch (error) {

@@ -50,7 +50,8 @@ function codec(name: string, parameter: number): SquashfsCodec | undefined {
 /** Opens a piece that may be malformed. @throws NotOpened */
 function openPiece(piece: PieceCodec, bytes: Uint8Array, maxBytes: number): Uint8Array {
   try {
-    return piece.decode(bytes, maxBytes);
+    const into = new Uint8Array(maxBytes);
+    return into.subarray(0, piece.decode(bytes, into));
   } catch (error) {
     throw new NotOpened('a piece is malformed', { cause: error });
   }

@@ -8,7 +8,7 @@ import {
   type TargetLayer,
 } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
-import { baseLayers, type RangeLayer } from './opened-image.ts';
+import { baseLayers, MAX_LOOKED_AT_BYTES, type RangeLayer } from './opened-image.ts';
 import type { Piece } from './piece-map.ts';
 
 /** Bytes with the pieces that lie in them. */
@@ -83,7 +83,7 @@ function openLayers({ bytes, layers }: RangeBytes, place: Place): ClosableTarget
     }
     if (depth === layers.length - 1 || inexact.length > 0) break;
     [from, to] = [openedOffset(layer.pieces, opened.place.from), openedOffset(layer.pieces, opened.place.to)];
-    closed = openBase(closed, baseLayers([layer]));
+    closed = openBase(closed, baseLayers([layer]), { maxBytes: MAX_LOOKED_AT_BYTES });
     plain = closed.subarray(from, to);
   }
   return { plain, layers: views, inexact, opened: views.length === 0 ? [] : codecs };
@@ -156,12 +156,15 @@ function openAndClose(
   const wanted = closed.subarray(offset, Math.min(offset + length, to));
   try {
     const isCut = codec === LZ4 && offset + length > to + LOOK_AHEAD_BYTES;
-    const plain = isCut
-      ? decodeLz4Beginning(closed.subarray(offset, to + LOOK_AHEAD_BYTES), MAX_PIECE_BYTES)
-      : encoder.decode(closed.subarray(offset, offset + length), plainLength);
-    const again = encoder.encode(plain, parameter);
-    const isExact = isCut ? again.length >= wanted.length : again.length === length;
-    return isExact && Buffer.compare(again.subarray(0, wanted.length), wanted) === 0 ? plain : undefined;
+    const into = new Uint8Array(isCut ? MAX_PIECE_BYTES : plainLength);
+    const opened = isCut
+      ? decodeLz4Beginning(closed.subarray(offset, to + LOOK_AHEAD_BYTES), into)
+      : encoder.decode(closed.subarray(offset, offset + length), into);
+    const plain = into.subarray(0, opened);
+    const again = new Uint8Array(wanted.length);
+    const lengthAgain = encoder.encode(plain, parameter, again);
+    const isExact = isCut ? lengthAgain >= wanted.length : lengthAgain === length;
+    return isExact && Buffer.compare(again, wanted) === 0 ? plain : undefined;
   } catch (error) {
     // A block that is cut off and isn't opened as a whole, or one that its encoder has no memory for.
     if (error instanceof SitecastError) return undefined;
@@ -211,7 +214,7 @@ export function openAll({ bytes, layers }: RangeBytes): Uint8Array {
   for (const layer of layers) {
     const { length } = opened;
     const pieces = layer.pieces.filter(piece => piece.offset + piece.length <= length);
-    opened = openBase(opened, baseLayers([{ ...layer, pieces }]));
+    opened = openBase(opened, baseLayers([{ ...layer, pieces }]), { maxBytes: MAX_LOOKED_AT_BYTES });
   }
   return opened;
 }

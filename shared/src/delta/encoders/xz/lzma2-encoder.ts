@@ -26,6 +26,7 @@ import {
   REP_LENGTH,
   SPEC_POS,
 } from '../../codecs/lzma-model.ts';
+import type { PieceOutput } from '../piece-output.ts';
 import { LITERAL_CONTEXT_BITS, literalBase, LzmaState, POS_BITS, POS_MASK, REPS } from './lzma-state.ts';
 import { MAX_MATCH_LENGTH, MatchFinder } from './match-finder.ts';
 import { LITERAL, Optimum, OPTIMUMS } from './optimum.ts';
@@ -55,12 +56,12 @@ export class Lzma2Encoder {
   private position = 0;
 
   /**
+   * Writes the chunks, and the byte that ends them.
    * @param dictionaryBytes 4 KiB to 1 MiB
-   * @returns the chunks, and the byte that ends them
    */
-  encode(plain: Uint8Array, dictionaryBytes: number): Buffer {
+  encode(plain: Uint8Array, dictionaryBytes: number, output: PieceOutput): void {
     const { finder } = this;
-    const parts: Uint8Array[] = [];
+    let isFirst = true;
     finder.begin(plain, dictionaryBytes);
     this.dictionaryBytes = dictionaryBytes;
     this.position = 0;
@@ -71,20 +72,20 @@ export class Lzma2Encoder {
       const coded = this.encodeChunk();
       const length = finder.readPos - finder.readAhead - from;
       if (coded.length < length) {
-        parts.push(header(length, coded.length, { isFirst: parts.length === 0, hasProperties, hasState }));
-        parts.push(Uint8Array.from(coded));
-        [hasProperties, hasState] = [true, true];
+        output.add(header(length, coded.length, { isFirst, hasProperties, hasState }));
+        output.add(coded);
+        [isFirst, hasProperties, hasState] = [false, true, true];
         from += length;
         continue;
       }
       const stored = length + finder.readAhead;
       finder.readAhead = 0;
-      parts.push(storedHeader(stored, parts.length === 0), plain.subarray(from, from + stored));
+      output.add(storedHeader(stored, isFirst));
+      output.add(plain.subarray(from, from + stored));
       from += stored;
-      hasState = false;
+      [isFirst, hasState] = [false, false];
     }
-    parts.push(Uint8Array.of(0));
-    return Buffer.concat(parts);
+    output.add(Uint8Array.of(0));
   }
 
   private beginChoices(): void {

@@ -1,5 +1,6 @@
 // Ported from XZ Utils 5.4.1, liblzma/lz/lz_encoder_mf.c and lz_encoder_hash.h, by Igor Pavlov and Lasse Collin, which they put into the public domain.
 
+import { ownPages } from '../../pages.ts';
 import { byteAt, equalLength, intAt } from './typed-arrays.ts';
 
 /** Preset 6: matches this long are taken at once. */
@@ -12,6 +13,9 @@ const HASH_2_SIZE = 2 ** 10;
 const HASH_3_SIZE = 2 ** 16;
 const HASH_3 = HASH_2_SIZE;
 const HASH_4 = HASH_2_SIZE + HASH_3_SIZE;
+/** The longest dictionary: squashfs' largest block. */
+export const MAX_DICTIONARY_BYTES = 2 ** 20;
+const MAX_HASHES = HASH_4 + MAX_DICTIONARY_BYTES / 2;
 /** Positions begin with the dictionary's length + 1, so that this is always too far away. */
 const EMPTY = 0;
 
@@ -36,9 +40,9 @@ export class MatchFinder {
   count = 0;
   readonly lengths = new Int32Array(MAX_MATCH_LENGTH + 1);
   readonly distances = new Int32Array(MAX_MATCH_LENGTH + 1);
-  private hash = new Int32Array(0);
+  private readonly hash = integers(MAX_HASHES);
   private hashMask = 0;
-  private son = new Int32Array(0);
+  private readonly son = integers(2 * (MAX_DICTIONARY_BYTES + 1));
   private cyclicSize = 0;
   private cyclicPos = 0;
   // Of the position that is looked at.
@@ -46,7 +50,7 @@ export class MatchFinder {
   private hash3 = 0;
   private hash4 = 0;
 
-  /** Forgets what was found before, and begins with these bytes. Memory is kept, and grows with the longest dictionary. */
+  /** Forgets what was found before, and begins with these bytes. Memory is there for the longest dictionary, and used as far as this one needs it. */
   begin(bytes: Uint8Array, dictionaryBytes: number): void {
     this.bytes = bytes;
     this.readPos = 0;
@@ -57,10 +61,7 @@ export class MatchFinder {
     let mask = dictionaryBytes - 1;
     for (const shift of [1, 2, 4, 8]) mask |= mask >>> shift;
     this.hashMask = (mask >>> 1) | 0xffff;
-    const hashes = HASH_4 + this.hashMask + 1;
-    if (this.hash.length < hashes) this.hash = new Int32Array(hashes);
-    else this.hash.fill(EMPTY, 0, hashes);
-    if (this.son.length < 2 * this.cyclicSize) this.son = new Int32Array(2 * this.cyclicSize);
+    this.hash.fill(EMPTY, 0, HASH_4 + this.hashMask + 1);
   }
 
   get available(): number {
@@ -207,4 +208,9 @@ export class MatchFinder {
     this.readPos++;
     if (++this.cyclicPos === this.cyclicSize) this.cyclicPos = 0;
   }
+}
+
+function integers(count: number): Int32Array {
+  const bytes = ownPages(count * Int32Array.BYTES_PER_ELEMENT);
+  return new Int32Array(bytes.buffer, bytes.byteOffset, count);
 }

@@ -1,9 +1,12 @@
 import { crc32 } from 'node:zlib';
 import { SitecastError } from '../../../errors.ts';
+import { ownPages } from '../../pages.ts';
+import { PieceOutput } from '../piece-output.ts';
 import { wrongPiece } from '../wrong-piece.ts';
 import { BRANCH_FILTERS } from './branch-filters.ts';
 import { decodeLzma2 } from './lzma2-decoder.ts';
 import { Lzma2Encoder } from './lzma2-encoder.ts';
+import { MAX_DICTIONARY_BYTES } from './match-finder.ts';
 
 // A block of a squashfs as mksquashfs makes it with `-comp xz`: a whole .xz file (https://tukaani.org/xz/xz-file-format.txt, 1.2.1) from
 // `lzma_stream_buffer_encode`, which is one block with both of its lengths in its header, with CRC-32, by LZMA2 and maybe a filter for jumps before it.
@@ -30,19 +33,29 @@ interface XzOptions {
   readonly filter: number;
 }
 
+/** Kept for the next piece: 11 MiB at the most, and a piece of 1 MiB whose jumps are filtered. */
 let encoder: Lzma2Encoder | undefined;
+let filterBytes: Uint8Array | undefined;
+
+/** The encoder's memory is let go. */
+export function releaseXz(): void {
+  encoder = undefined;
+  filterBytes = undefined;
+}
 
 export function takesXz(parameter: number): boolean {
   const { dictionary, filter } = optionsOf(parameter);
   return dictionary <= MAX_DICTIONARY && (filter === 0 || BRANCH_FILTERS.has(filter));
 }
 
-/** One .xz file. `parameter` is one that `takesXz`. */
-export function encodeXz(plain: Uint8Array, parameter: number): Uint8Array {
+/** One .xz file of at most 1 MiB. `parameter` is one that `takesXz`. As much of it is written as `into` holds. @returns the length of all of it */
+export function encodeXz(plain: Uint8Array, parameter: number, into: Uint8Array): number {
   const options = optionsOf(parameter);
   encoder ??= new Lzma2Encoder();
-  const content = encoder.encode(filtered(plain, options.filter, true), bytesOf(options.dictionary));
   const headerLength = blockHeaderLength(plain.length, options);
+  const contentAt = HEADER.length + FLAGS.length + CHECK_BYTES + headerLength;
+  const content = new PieceOutput(into.subarray(contentAt));
+  encoder.encode(filteredCopy(plain, options.filter), bytesOf(options.dictionary), content);
   const blockHeader = withCrc(
     Buffer.concat(
       [
@@ -63,25 +76,17 @@ export function encodeXz(plain: Uint8Array, parameter: number): Uint8Array {
   const footer = Buffer.alloc(6);
   footer.writeUInt32LE(paddedIndex.length / 4 - 1);
   FLAGS.copy(footer, 4);
-  const file = Buffer.concat([
-    HEADER,
-    withCrc(FLAGS),
-    blockHeader,
-    padded(content),
-    uint32(crc32(plain)),
-    paddedIndex,
-    uint32(crc32(footer)),
-    footer,
-    FOOTER,
-  ]);
-  return new Uint8Array(file.buffer, file.byteOffset, file.length);
+  new PieceOutput(into).add(Buffer.concat([HEADER, withCrc(FLAGS), blockHeader]));
+  content.add(Buffer.alloc(paddedLength(content.length) - content.length));
+  content.add(Buffer.concat([uint32(crc32(plain)), paddedIndex, uint32(crc32(footer)), footer, FOOTER]));
+  return contentAt + content.length;
 }
 
-/** The content of a piece that such a file is. Throws `SITECAST_PATCH_PIECE` where it's malformed, otherwise made, or longer than `maxBytes`. */
-export function decodeXz(bytes: Uint8Array, maxBytes: number): Uint8Array {
+/** The content of a piece that such a file is. Throws `SITECAST_PATCH_PIECE` where it's malformed, otherwise made, or longer than `into`. @returns its length */
+export function decodeXz(bytes: Uint8Array, into: Uint8Array): number {
   const { plainLength, start, parameter } = readHead(bytes);
-  if (plainLength > maxBytes) wrongPiece('it is larger than stated');
-  const plain = new Uint8Array(plainLength);
+  if (plainLength > into.length) wrongPiece('it is larger than stated');
+  const plain = into.subarray(0, plainLength);
   try {
     decodeLzma2(bytes.subarray(start), plain);
   } catch (error) {
@@ -89,7 +94,8 @@ export function decodeXz(bytes: Uint8Array, maxBytes: number): Uint8Array {
       wrongPiece('its LZMA2 is malformed', error);
     throw error;
   }
-  return filtered(plain, optionsOf(parameter).filter, false);
+  BRANCH_FILTERS.get(optionsOf(parameter).filter)?.(plain, false);
+  return plainLength;
 }
 
 /** How this piece was made. Throws `SITECAST_PATCH_PIECE`. */
@@ -130,11 +136,15 @@ function bytesOf(dictionary: number): number {
   return (2 + (dictionary % 2)) * 2 ** (Math.floor(dictionary / 2) + 11);
 }
 
-function filtered(plain: Uint8Array, filter: number, isEncoder: boolean): Uint8Array {
+/** Its jumps filtered, there until the next piece. */
+function filteredCopy(plain: Uint8Array, filter: number): Uint8Array {
   const run = BRANCH_FILTERS.get(filter);
   if (run === undefined) return plain;
-  const bytes = isEncoder ? Uint8Array.from(plain) : plain;
-  run(bytes, isEncoder);
+  if (plain.length > MAX_DICTIONARY_BYTES) wrongPiece('it is longer than a block of a squashfs');
+  filterBytes ??= ownPages(MAX_DICTIONARY_BYTES);
+  const bytes = filterBytes.subarray(0, plain.length);
+  bytes.set(plain);
+  run(bytes, true);
   return bytes;
 }
 
@@ -152,7 +162,11 @@ function blockHeaderLength(plainLength: number, options: XzOptions): number {
 }
 
 function padded(bytes: Buffer): Buffer {
-  return Buffer.concat([bytes], 4 * Math.ceil(bytes.length / 4));
+  return Buffer.concat([bytes], paddedLength(bytes.length));
+}
+
+function paddedLength(lengthBytes: number): number {
+  return 4 * Math.ceil(lengthBytes / 4);
 }
 
 function withCrc(bytes: Buffer): Buffer {
