@@ -5,6 +5,8 @@ import { ChunkIndex, chunkIdOf, MAX_CHUNK_BYTES, sameChunkId } from '@sitecast/s
 import {
   PatchApplier,
   decodeRecipe,
+  readPatch,
+  readViews,
   type PlacedWindow,
   targetIndexOf,
   windowsOf,
@@ -27,6 +29,8 @@ const applier = new PatchApplier();
 const memories = [Buffer.alloc(MAX_CHUNK_BYTES), Buffer.alloc(MAX_CHUNK_BYTES)] as const;
 let chunk = 0;
 let fetchedChunks = 0;
+/** Plain bytes of the pieces that were closed. */
+let closedBytes = 0;
 if (mode !== 'idle') {
   for (const window of windows) {
     while (chunk < window.firstChunk) await reuse(chunk++);
@@ -36,7 +40,7 @@ if (mode !== 'idle') {
   while (chunk < target.count) await reuse(chunk++);
 }
 await applier.close();
-process.stdout.write(JSON.stringify({ fetchedChunks }));
+process.stdout.write(JSON.stringify({ fetchedChunks, closedBytes }));
 
 async function reuse(at: number): Promise<void> {
   const number = baseIndex.find(target.idAt(at));
@@ -52,8 +56,12 @@ async function reuse(at: number): Promise<void> {
 async function patch({ firstChunk, chunkCount, ...window }: PlacedWindow): Promise<void> {
   const base = applier.baseMemory(window.baseLength);
   await read(baseFile, window.baseOffset, base);
+  const patchBytes = await read(patches, window.patchOffset, applier.patchMemory(window.patchLength));
+  const { views } = readPatch(patchBytes);
+  const layers = views === undefined ? [] : readViews(views).target;
+  for (const { plainLength } of layers.flatMap(layer => layer.pieces)) closedBytes += plainLength;
   const { bytes } = await applier.apply({
-    patch: await read(patches, window.patchOffset, applier.patchMemory(window.patchLength)),
+    patch: patchBytes,
     base,
     targetLength: window.targetLength,
     maxMs: MAX_WINDOW_MS,

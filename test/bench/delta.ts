@@ -86,9 +86,19 @@ async function measurePair(pair: string, job: Omit<PeerJob, 'directory'>): Promi
     bspatchMs === undefined
       ? 'no bspatch here'
       : `${ratio(ours.apply.cpuMs, bspatchMs)} of the CPU of bspatch`;
+  const { closedBytes }: { closedBytes: number } = JSON.parse(ours.apply.stdout);
+  const encoded =
+    closedBytes === 0
+      ? ''
+      : `, ${((ours.apply.cpuMs / closedBytes) * 1000).toFixed(0)} ms for a re-encoded MB`;
   return [
     ...rows,
-    rowOf(pair, `Sitecast (${about}${without}; applying: ${above} MiB above idle, ${ofBspatch})`, ours, best),
+    rowOf(
+      pair,
+      `Sitecast (${about}${without}; applying: ${above} MiB above idle, ${ofBspatch}${encoded})`,
+      ours,
+      best,
+    ),
   ];
 }
 

@@ -1,7 +1,8 @@
 import { Worker } from 'node:worker_threads';
 import { builtModule } from '../built-module.ts';
 import { SitecastError } from '../errors.ts';
-import type { ApplyMessage, ApplyTask, ApplyWorkerData } from './apply-tasks.ts';
+import type { ApplyBuffers, ApplyMessage, ApplyTask, ApplyThreadData } from './apply-tasks.ts';
+import { BESIDE_BYTES } from './apply-memory.ts';
 import { PIECE_CODECS } from './encoders/index.ts';
 import {
   MAX_BASE_MEMORY_BYTES,
@@ -48,15 +49,17 @@ interface Run {
 
 /**
  * Applies patches in a worker thread that is ended where a patch takes too long or too much memory, one after the other. Base, patch and
- * target lie in memory that both threads see, 18 MiB in all, which the system gives only as far as it's used.
+ * target lie in memory that both threads see, 19 MiB in all, which the system gives only as far as it's used.
  *
  * Both are there from the first patch on until `close`, but for a thread that has opened compressed pieces: it's ended after the patch.
  */
 export class PatchApplier {
   /** Names of the encoders that windows may need here. */
   readonly encoders: readonly string[] = applicableEncoders();
-  #sharedMemory: ApplyWorkerData | undefined;
+  #sharedMemory: ApplyBuffers | undefined;
   #thread: ApplyThread | undefined;
+  /** What threads have compiled: neither time nor memory is spent on it for each window. */
+  #compiled: object | undefined;
 
   /**
    * Memory for a base range: what is read into it needs not be copied.
@@ -71,11 +74,11 @@ export class PatchApplier {
     return new Uint8Array(this.#shared.patch, 0, lengthBytes);
   }
 
-  get #shared(): ApplyWorkerData {
+  get #shared(): ApplyBuffers {
     this.#sharedMemory ??= {
       base: sharedPages(MAX_BASE_MEMORY_BYTES),
       patch: sharedPages(MAX_PATCH_BYTES),
-      target: sharedPages(MAX_WINDOW_TARGET_BYTES),
+      target: sharedPages(Math.max(MAX_WINDOW_TARGET_BYTES, BESIDE_BYTES)),
     };
     return this.#sharedMemory;
   }
@@ -88,7 +91,7 @@ export class PatchApplier {
   async apply({ patch, base, targetLength, maxMs, signal }: Application): Promise<Applied> {
     signal?.throwIfAborted();
     const baseOffset = this.#take(patch, base, targetLength);
-    const thread = this.#thread ?? new ApplyThread(this.#shared);
+    const thread = this.#thread ?? new ApplyThread(this.#shared, this.#compiled);
     this.#thread = thread;
     const abort = () => thread.fail(signal?.reason);
     signal?.addEventListener('abort', abort, { once: true });
@@ -114,11 +117,13 @@ export class PatchApplier {
   async close(): Promise<void> {
     await this.#endThread();
     this.#sharedMemory = undefined;
+    this.#compiled = undefined;
   }
 
   async #endThread(): Promise<void> {
     const thread = this.#thread;
     this.#thread = undefined;
+    this.#compiled ??= thread?.compiled;
     await thread?.end();
   }
 
@@ -149,15 +154,18 @@ export class PatchApplier {
 class ApplyThread {
   /** True where it's to be ended: it has failed, or holds memory that isn't used any more. */
   isWorn = false;
+  /** What the next one needs not compile again. */
+  compiled: object | undefined;
   readonly #worker: Worker;
   /** Where its CPU time is counted: undefined until it says so, empty where the system has no such file. */
   #cpuFile: string | undefined;
   #cpuMs = 0;
   #run: Run | undefined;
 
-  constructor(shared: ApplyWorkerData) {
+  constructor(shared: ApplyBuffers, compiled: object | undefined) {
+    const data: ApplyThreadData = { ...shared, compiled };
     this.#worker = new Worker(builtModule(import.meta.url, 'apply-worker'), {
-      workerData: shared,
+      workerData: data,
       execArgv: [],
       resourceLimits: RESOURCE_LIMITS,
     });
@@ -210,6 +218,7 @@ class ApplyThread {
       run?.reject(new SitecastError(kind, code, text));
     } else run?.resolve();
     if (message.isWorn) this.isWorn = true;
+    this.compiled = message.compiled;
   }
 }
 

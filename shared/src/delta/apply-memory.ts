@@ -7,7 +7,7 @@ import { HEAP, type ViewMemory } from './views.ts';
 const MAX_GARBAGE_BYTES = 3 * 1024 * 1024;
 
 /** What streams are decoded into beside the target: the control columns, and then diff or extra, whichever is shorter. */
-const BESIDE_BYTES = Math.max(MAX_CONTROL_BYTES, MAX_OPENED_TARGET_BYTES / 2);
+export const BESIDE_BYTES = Math.max(MAX_CONTROL_BYTES, MAX_OPENED_TARGET_BYTES / 2);
 const TRIPLES_BYTES = MAX_TRIPLES * TRIPLE_NUMBERS * Int32Array.BYTES_PER_ELEMENT;
 
 /** Where the bytes lie that applying a patch needs besides base, patch and target. */

@@ -5,19 +5,21 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { SitecastError } from '../errors.ts';
 import { applyPatch } from './apply.ts';
 import { ReusedMemory } from './apply-memory.ts';
-import type { ApplyFailure, ApplyMessage, ApplyTask, ApplyWorkerData } from './apply-tasks.ts';
+import type { ApplyFailure, ApplyMessage, ApplyTask, ApplyThreadData } from './apply-tasks.ts';
 import { releaseCodecs } from './encoders/index.ts';
+import { compiledZstd, takeCompiledZstd } from './encoders/zstd.ts';
 import { MAX_OPENED_TARGET_BYTES } from './limits.ts';
 import { ownPages } from './pages.ts';
 import { readPatch } from './patch.ts';
 import { ownCpuFile } from './thread-cpu.ts';
 
-const shared: ApplyWorkerData = workerData;
+const shared: ApplyThreadData = workerData;
 // V8 frees memory outside of its heap when 64 MiB of it have gathered: as much as all of this thread may take.
 setFlagsFromString('--expose-gc');
 const collect: unknown = runInNewContext('gc');
 const memory = new ReusedMemory(ownPages, typeof collect === 'function' ? () => collect() : () => {});
 
+takeCompiledZstd(shared.compiled);
 tell({ cpuFile: ownCpuFile() });
 
 parentPort?.on('message', (task: ApplyTask) => {
@@ -34,7 +36,7 @@ parentPort?.on('message', (task: ApplyTask) => {
     memory.forgetStreams();
     memory.release();
   }
-  tell({ failure, isWorn });
+  tell({ failure, isWorn, compiled: isWorn ? compiledZstd() : undefined });
 });
 
 /** @returns whether the patch opened pieces */
@@ -45,6 +47,8 @@ function apply({ baseOffset, baseLength, patchLength, targetLength }: ApplyTask)
     base: new Uint8Array(shared.base, baseOffset, baseLength),
     targetLength,
     into: new Uint8Array(shared.target, 0, targetLength),
+    // It's where the target goes in the end.
+    beside: new Uint8Array(shared.target),
     // The next patch has another base.
     spare: new Uint8Array(shared.base, 0, MAX_OPENED_TARGET_BYTES),
     memory,

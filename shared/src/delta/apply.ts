@@ -15,6 +15,8 @@ export interface ApplyRequest {
   readonly targetLength: number;
   /** Where the result goes, if there is memory for it: `targetLength` bytes. */
   readonly into?: Uint8Array;
+  /** Memory that may be written until pieces are closed, such as that of the result: BESIDE_BYTES. */
+  readonly beside?: Uint8Array;
   /** Memory that may be written once the base was opened, such as the base's own: MAX_OPENED_TARGET_BYTES. */
   readonly spare?: Uint8Array;
   /** Of a caller who applies many patches. */
@@ -64,7 +66,7 @@ function applyOpened(patch: Patch, views: Views, request: ApplyRequest, memory: 
 function openedTarget(
   patch: Patch,
   views: Views,
-  { base, spare }: ApplyRequest,
+  { base, spare, beside }: ApplyRequest,
   memory: ApplyMemory,
 ): HeldBytes {
   const opened = openBase(base, views.base, { memory });
@@ -72,7 +74,8 @@ function openedTarget(
   if (views.base.length > 1) memory.release();
   const isSpare = spare !== undefined && views.base.length > 0 && views.target.length < 2;
   const target = isSpare ? spare.subarray(0, patch.targetLength) : memory.fresh(patch.targetLength);
-  applyStreams(patch, opened, target, memory);
+  const bytes = (length: number) => beside?.subarray(0, length) ?? memory.bytes(length);
+  applyStreams(patch, opened, target, memory, bytes);
   return { bytes: target };
 }
 
@@ -81,12 +84,18 @@ function openedTarget(
  * which what is made never gets: as many bytes are still to be taken from the other one as lie between.
  * @throws SITECAST_PATCH_…
  */
-function applyStreams(patch: Patch, base: Uint8Array, target: Uint8Array, memory: ApplyMemory): void {
-  const control = readControl(patch, memory);
+function applyStreams(
+  patch: Patch,
+  base: Uint8Array,
+  target: Uint8Array,
+  memory: ApplyMemory,
+  bytes: (length: number) => Uint8Array = length => memory.bytes(length),
+): void {
+  const control = readControl(patch, memory, bytes);
   const diffLength = checkControl(control, base.length, target.length);
   const extraLength = target.length - diffLength;
   const atEnd = target.subarray(Math.min(diffLength, extraLength));
-  const beside = memory.bytes(Math.min(diffLength, extraLength));
+  const beside = bytes(Math.min(diffLength, extraLength));
   const [diff, extra] = diffLength > extraLength ? [atEnd, beside] : [beside, atEnd];
   decodeStream(patch.diff.codec, patch.diff.bytes, diff, memory.blocks);
   decodeStream(patch.extra.codec, patch.extra.bytes, extra, memory.blocks);
@@ -107,8 +116,8 @@ function applyStreams(patch: Patch, base: Uint8Array, target: Uint8Array, memory
 }
 
 /** The triples, decoded from their columns. */
-function readControl(patch: Patch, memory: ApplyMemory): Int32Array {
-  const plain = memory.bytes(patch.controlLength);
+function readControl(patch: Patch, memory: ApplyMemory, bytes: (length: number) => Uint8Array): Int32Array {
+  const plain = bytes(patch.controlLength);
   decodeStream(patch.control.codec, patch.control.bytes, plain, memory.blocks);
   const reader = new ByteReader(plain, 'patch', CODES);
   const control = memory.triples(patch.tripleCount * TRIPLE_NUMBERS);

@@ -114,7 +114,7 @@ it('takes part in a patch: the opened base is patched, the target closed', async
 it('closes pieces of one layer each with its own parameter, where pieces tell it', () => {
   const { layer } = image(XZ, 10);
   const parameters = [10, 2 + 32 * 4];
-  const pieces = halves.map((half, at) => pieceCodec(XZ).encode(half, parameters[at] ?? 0));
+  const pieces = halves.map((half, at) => encodedPiece(pieceCodec(XZ), half, parameters[at] ?? 0));
   const closed = Buffer.concat([RAW, ...pieces.flatMap(piece => [piece, RAW])]);
   expect(pieces.map(piece => pieceCodec(XZ).parameterOf?.(piece))).toEqual(parameters);
   const own = layer.pieces.map((piece, at) => ({ ...piece, parameter: parameters[at] ?? 0 }));

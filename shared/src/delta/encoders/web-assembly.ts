@@ -35,33 +35,29 @@ export interface BoundedInstance {
   memory(): Uint8Array;
 }
 
-/** Makes instances of one module file, which is compiled at the first one. */
-export function boundedModule(
-  path: string,
-  memoryName: string,
-  maxMemoryBytes: number,
-): () => BoundedInstance {
-  let module: object | undefined;
-  return () => {
-    module ??= new Module(readFileSync(path));
-    let memory: Memory | undefined;
-    const grow = (bytes: number): number => {
-      const needed = bytes >>> 0;
-      if (memory === undefined || needed > maxMemoryBytes) return 0;
-      const pages = Math.ceil((needed - memory.buffer.byteLength) / PAGE_BYTES);
-      if (pages > 0) memory.grow(pages);
-      return 1;
-    };
-    // In the order in which Emscripten's linker names them: an assertion that failed, more memory, the upper half of a 64-bit result.
-    const imports = { a: { a: () => wrongPiece('an assertion failed'), b: grow, c: () => {} } };
-    const { exports } = new Instance(module, imports);
-    const own = exports[memoryName];
-    if (own === undefined) wrongPiece('its decoder has no memory');
-    memory = own;
-    if (own.buffer.byteLength > maxMemoryBytes) wrongPiece('its decoder begins with too much memory');
-    return {
-      call: name => exports[name] ?? wrongPiece(`its decoder has no function ${name}`),
-      memory: () => new Uint8Array(own.buffer),
-    };
+/** A module file, compiled. Threads can hand it on to each other: what V8 optimizes of it then serves all of them. */
+export function compiledModule(path: string): object {
+  return new Module(readFileSync(path));
+}
+
+export function boundedInstance(module: object, memoryName: string, maxMemoryBytes: number): BoundedInstance {
+  let memory: Memory | undefined;
+  const grow = (bytes: number): number => {
+    const needed = bytes >>> 0;
+    if (memory === undefined || needed > maxMemoryBytes) return 0;
+    const pages = Math.ceil((needed - memory.buffer.byteLength) / PAGE_BYTES);
+    if (pages > 0) memory.grow(pages);
+    return 1;
+  };
+  // In the order in which Emscripten's linker names them: an assertion that failed, more memory, the upper half of a 64-bit result.
+  const imports = { a: { a: () => wrongPiece('an assertion failed'), b: grow, c: () => {} } };
+  const { exports } = new Instance(module, imports);
+  const own = exports[memoryName];
+  if (own === undefined) wrongPiece('its decoder has no memory');
+  memory = own;
+  if (own.buffer.byteLength > maxMemoryBytes) wrongPiece('its decoder begins with too much memory');
+  return {
+    call: name => exports[name] ?? wrongPiece(`its decoder has no function ${name}`),
+    memory: () => new Uint8Array(own.buffer),
   };
 }

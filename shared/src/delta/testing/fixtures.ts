@@ -130,7 +130,8 @@ export function patchWithDiff(coded: Uint8Array, targetLength: number): Buffer {
 }
 
 /**
- * As much as a device's memory is asked for by zstd: a base that opens to 10 MiB, a target of nearly as much, and blocks of 512 KiB.
+ * As much as a device's memory is asked for: a base that opens to 10 MiB, a target of nearly as much, and the longest blocks at a level of zstd that
+ * takes the most.
  */
 export async function largestOpened(): Promise<{ base: Buffer; patch: Buffer; target: Uint8Array }> {
   const codec = pieceCodec('zstd-1.5.5-wasm');
@@ -143,10 +144,10 @@ export async function largestOpened(): Promise<{ base: Buffer; patch: Buffer; ta
   const extra = noise(3.4 * MIB, 'extra');
   const made = Buffer.concat([plain.subarray(0, add).map((byte, at) => byte + (changed[at] ?? 0)), extra]);
   const pieces = [
-    { rawBefore: 0, plainLength: MIB / 2 },
-    { rawBefore: 2 * MIB, plainLength: MIB / 2 },
+    { rawBefore: 0, plainLength: MIB },
+    { rawBefore: MIB, plainLength: MIB },
   ];
-  const targetLayer = { codec: codec.name, parameter: 19, headBytes: 0, pieces };
+  const targetLayer = { codec: codec.name, parameter: 16, headBytes: 0, pieces };
   const basePieces = coded.map(({ length }) => ({
     rawBefore: 0,
     compressedLength: length,

@@ -38,7 +38,7 @@ const MAX_HEAD_BYTES = 512 * 1024;
 const LOOK_AHEAD_BYTES = 32 * 1024;
 /** Pieces longer than this begin and end windows: see `mayJoin`. */
 const LARGE_PIECE_BYTES = 1024 * 1024;
-/** A base range that has become shorter than this has a large piece in its middle. */
+/** A base range that has become shorter than this, and is too long opened, has two large pieces in its middle. */
 const MIN_BASE_BYTES = 64 * 1024;
 const EMPTY = new PieceMap([]);
 
@@ -73,10 +73,10 @@ export class OpenedImage {
    */
   baseRange(from: number, to: number): ImageRange {
     for (let [low, high] = [from, to]; ; ) {
-      // Two blocks of a kernel are too long: one of them, where both would be touched.
-      if (high - low < MIN_BASE_BYTES) return this.rangeAround(high - 1, high);
       const range = this.#alignedRange(low, high);
       if (range !== undefined) return range;
+      // Two blocks of a kernel are too long: one of them, where both would be touched.
+      if (high - low < MIN_BASE_BYTES) return this.rangeAround(high - 1, high);
       const less = Math.ceil((high - low) / 16);
       [low, high] = [low + less, high - less];
     }
