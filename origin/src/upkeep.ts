@@ -31,12 +31,17 @@ export class Upkeep {
   readonly #deps: UpkeepDeps;
   readonly #errors: RecurringErrors;
   #sweptMs = Number.NEGATIVE_INFINITY;
+  /** When chunks were last looked through, or this process began: whoever restores a part of a backup has a day for the rest. */
+  #chunksSweptMs: number;
+  /** It may take minutes, and nothing waits for it. */
+  #sweepingChunks: Promise<void> | undefined;
   #warnedMs = Number.NEGATIVE_INFINITY;
   #isStopped = false;
   #stop = async (): Promise<void> => {};
 
   constructor(deps: UpkeepDeps) {
     this.#deps = deps;
+    this.#chunksSweptMs = deps.now();
     this.#errors = new RecurringErrors(deps.log);
   }
 
@@ -50,6 +55,7 @@ export class Upkeep {
   async stop(): Promise<void> {
     this.#isStopped = true;
     await this.#stop();
+    await this.#sweepingChunks;
   }
 
   async #round(): Promise<void> {
@@ -72,6 +78,18 @@ export class Upkeep {
         this.#sweptMs = nowMs;
       });
     }
+    if (isBelieved && Math.abs(nowMs - this.#chunksSweptMs) >= SWEEP_INTERVAL_MS) this.#sweepChunks(nowMs);
+  }
+
+  /** A failure is logged, and a day goes by before the next attempt: it reads all indexes. */
+  #sweepChunks(nowMs: number): void {
+    const { repository, stagingTtlMs } = this.#deps;
+    this.#chunksSweptMs = nowMs;
+    this.#sweepingChunks ??= this.#attempt('deleting unused chunks failed', () =>
+      repository.removeUnusedChunks(nowMs - stagingTtlMs),
+    ).finally(() => {
+      this.#sweepingChunks = undefined;
+    });
   }
 
   #warn(nowMs: number): void {

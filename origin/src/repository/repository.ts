@@ -268,30 +268,42 @@ export class Repository {
   }
 
   /**
-   * Deletes what was staged before `stagedBeforeMs`, files that the metadata stopped referring to, and published chunks that no index names.
-   * @throws SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET: by such a clock everything is old; SITECAST_FILES_LOST: which chunks are
-   *   needed isn't known then
+   * Deletes what was staged before `stagedBeforeMs`, and files that the metadata stopped referring to.
+   * @throws SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET: by such a clock everything is old
    */
   async sweep(stagedBeforeMs: number): Promise<void> {
-    const { published, publishedChunks, chunks, staged, now, log } = this.#deps;
-    const exclusively = <T>(act: (committed: Committed | undefined) => Promise<T>): Promise<T> =>
-      this.#serial(async () => {
-        await this.#state.ready();
-        demandClock(this.clockDoubt);
-        return await act(this.#state.current);
-      });
-    const removed = await exclusively(async committed => ({
+    const { published, chunks, staged, now, log } = this.#deps;
+    const removed = await this.#exclusively(async committed => ({
       chunks: await chunks.prune(stagedBeforeMs),
       files: await staged.prune(stagedBeforeMs),
       superseded: committed ? await published.prune(referencedBy(committed), now()) : 0,
-      unused: 0,
     }));
-    try {
-      const deps = { published, publishedChunks, content: this.content, exclusively };
-      removed.unused = await removeUnusedChunks(deps, stagedBeforeMs);
-    } finally {
-      if (Object.values(removed).some(count => count > 0)) log.info({ removed }, 'leftovers removed');
-    }
+    if (Object.values(removed).some(count => count > 0)) log.info({ removed }, 'leftovers removed');
+  }
+
+  /**
+   * Deletes published chunks that no index names, but for those that an upload has asked for since `stagedBeforeMs`. It goes through all chunks, so it
+   * takes minutes in a large store; changes go on meanwhile.
+   * @throws as `sweep`; SITECAST_FILES_LOST: which chunks are needed isn't known then
+   */
+  async removeUnusedChunks(stagedBeforeMs: number): Promise<void> {
+    const { published, publishedChunks, log } = this.#deps;
+    const exclusively = <T>(act: (committed: Committed | undefined) => Promise<T>): Promise<T> =>
+      this.#exclusively(act);
+    const unused = await removeUnusedChunks(
+      { published, publishedChunks, content: this.content, exclusively },
+      stagedBeforeMs,
+    );
+    if (unused > 0) log.info({ removed: { unused } }, 'chunks removed that no index names');
+  }
+
+  /** Runs an act while no change is under way, by a clock that is believed. */
+  #exclusively<T>(act: (committed: Committed | undefined) => Promise<T>): Promise<T> {
+    return this.#serial(async () => {
+      await this.#state.ready();
+      demandClock(this.clockDoubt);
+      return await act(this.#state.current);
+    });
   }
 
   versions(): Partial<Record<Role, number>> {

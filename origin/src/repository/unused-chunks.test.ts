@@ -1,3 +1,4 @@
+import type { Repository } from './repository.ts';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { chunkIdOf } from '@sitecast/shared/content';
@@ -62,7 +63,12 @@ async function sweepLater(
 ): Promise<void> {
   origin.clock.passDays(days);
   await repository.renew();
-  await repository.sweep(origin.clock.nowMs - TTL_MS);
+  await sweepAll(repository, origin.clock.nowMs - TTL_MS);
+}
+
+async function sweepAll(repository: Repository, stagedBeforeMs: number): Promise<void> {
+  await repository.sweep(stagedBeforeMs);
+  await repository.removeUnusedChunks(stagedBeforeMs);
 }
 
 it('deletes the patches of a delta a day after it is over, and nothing that anything else names', async () => {
@@ -120,11 +126,11 @@ it('deletes no chunk of what is published, wherever the process dies in the mids
   for (let dieAt = 1; ; dieAt += 2 * POINT_STEP) {
     const breaker = new Breaker(origin.path);
     const dying = await openTestOrigin({ ...testDisk(origin.path, breaker), now: origin.clock.now });
-    await dying.repository.sweep(origin.clock.nowMs - TTL_MS);
+    await sweepAll(dying.repository, origin.clock.nowMs - TTL_MS);
     origin.clock.passDays(2);
     await dying.repository.renew();
     breaker.arm(dieAt);
-    await dying.repository.sweep(origin.clock.nowMs - TTL_MS).catch(() => undefined);
+    await sweepAll(dying.repository, origin.clock.nowMs - TTL_MS).catch(() => undefined);
     const { hasDied } = breaker;
     // What isn't synced comes back: it is deleted the next time.
     if (hasDied) breaker.lose('everything');
