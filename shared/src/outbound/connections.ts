@@ -1,20 +1,20 @@
-import type { SecureContext } from 'node:tls';
+import type * as http from 'node:http';
 import { readAuthorities } from './authorities.ts';
-import { Pool } from './pool.ts';
+import { agentsOverTcp, type MakeAgent, Pool } from './pool.ts';
 import { Proxies, type ProxyVariables } from './proxies.ts';
 
 /** How a process connects to servers over HTTP: through which proxies, and which authorities it trusts. */
 export class Connections {
   /** Without proxies, with the authorities that Node trusts. */
-  static readonly direct = new Connections(Proxies.none, undefined);
+  static readonly direct = new Connections(Proxies.none, agentsOverTcp(undefined));
   readonly proxies: Proxies;
   /** The pool for requests that need no bound of their own. */
   readonly shared: Pool;
-  readonly #trusted: SecureContext | undefined;
+  readonly #makeAgent: MakeAgent;
 
-  private constructor(proxies: Proxies, trusted: SecureContext | undefined) {
+  private constructor(proxies: Proxies, makeAgent: MakeAgent) {
     this.proxies = proxies;
-    this.#trusted = trusted;
+    this.#makeAgent = makeAgent;
     this.shared = this.pool();
   }
 
@@ -30,11 +30,17 @@ export class Connections {
     ca: string | undefined;
     variables: ProxyVariables;
   }): Promise<Connections> {
-    return new Connections(new Proxies(variables), ca === undefined ? undefined : await readAuthorities(ca));
+    const trusted = ca === undefined ? undefined : await readAuthorities(ca);
+    return new Connections(new Proxies(variables), agentsOverTcp(trusted));
+  }
+
+  /** By something else than TCP. @param makeAgent its `protocol` is that of the URLs */
+  static through(makeAgent: (options: http.AgentOptions) => http.Agent): Connections {
+    return new Connections(Proxies.none, makeAgent);
   }
 
   /** @param maxSockets connections per server; further requests wait */
   pool({ maxSockets = Number.POSITIVE_INFINITY }: { maxSockets?: number } = {}): Pool {
-    return new Pool(this.proxies, this.#trusted, maxSockets);
+    return new Pool(this.proxies, this.#makeAgent, maxSockets);
   }
 }

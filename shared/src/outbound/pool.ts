@@ -17,15 +17,15 @@ export interface RequestInit {
 /** Connections that are kept and used again. */
 export class Pool {
   readonly #proxies: Proxies;
-  readonly #trusted: SecureContext | undefined;
+  readonly #makeAgent: MakeAgent;
   readonly #options: http.AgentOptions;
   /** By the proxy, and whether TLS goes through it; the empty key means no proxy. */
   readonly #agents = new Map<string, http.Agent>();
   readonly #connected = new WeakSet<Socket>();
 
-  constructor(proxies: Proxies, trusted: SecureContext | undefined, maxSockets: number) {
+  constructor(proxies: Proxies, makeAgent: MakeAgent, maxSockets: number) {
     this.#proxies = proxies;
-    this.#trusted = trusted;
+    this.#makeAgent = makeAgent;
     this.#options = { keepAlive: true, maxSockets };
   }
 
@@ -72,17 +72,26 @@ export class Pool {
 
   #agentFor({ protocol }: URL, proxy: Proxy | undefined): http.Agent {
     const key = `${protocol} ${proxy?.url.href ?? ''}`;
-    const agent = this.#agents.get(key) ?? this.#newAgent(protocol, proxy);
+    const agent = this.#agents.get(key) ?? this.#makeAgent(this.#options, protocol, proxy);
     this.#agents.set(key, agent);
     return agent;
   }
+}
 
-  #newAgent(protocol: string, proxy: Proxy | undefined): http.Agent {
-    const trusted = this.#trusted;
-    if (proxy) return new TunnelAgent(proxy, { ...this.#options, trusted });
-    if (protocol === 'http:') return new http.Agent(this.#options);
-    return new https.Agent({ ...this.#options, ...(trusted && { secureContext: trusted }) });
-  }
+/** Makes the agent that keeps the connections of one protocol, through a proxy or without. */
+export type MakeAgent = (
+  options: http.AgentOptions,
+  protocol: string,
+  proxy: Proxy | undefined,
+) => http.Agent;
+
+/** @param trusted authorities; undefined: those that Node trusts */
+export function agentsOverTcp(trusted: SecureContext | undefined): MakeAgent {
+  return (options, protocol, proxy) => {
+    if (proxy) return new TunnelAgent(proxy, { ...options, trusted });
+    if (protocol === 'http:') return new http.Agent(options);
+    return new https.Agent({ ...options, ...(trusted && { secureContext: trusted }) });
+  };
 }
 
 const clientFor = ({ protocol }: URL): typeof http | typeof https => (protocol === 'https:' ? https : http);

@@ -1,11 +1,10 @@
 import type { Stream } from '@libp2p/interface';
 import pLimit from 'p-limit';
 import { Uint8ArrayList } from 'uint8arraylist';
+import { isFull, roomToWrite } from '../stream-room.ts';
 import { violation } from './wire.ts';
 
 const LENGTH_BYTES = 4;
-/** Bytes that may wait in a stream before the next message is added. */
-const MAX_UNSENT_BYTES = 256 * 1024;
 /** No reader that reads takes longer for that much. */
 const DEFAULT_WRITE_DEADLINE_MS = 20_000;
 
@@ -85,29 +84,16 @@ export class MessageStream {
     return this.#options.writeDeadlineMs ?? DEFAULT_WRITE_DEADLINE_MS;
   }
 
-  // Not the stream's own `onDrain`: after the first time its promise is settled for good, and waiting for it in a loop would
-  // never leave the microtasks.
   async #roomToWrite(): Promise<void> {
-    const stream = this.#stream;
-    const isFull = () => stream.writableNeedsDrain || stream.writeBufferLength > MAX_UNSENT_BYTES;
-    if (!this.#isEnded && !isFull()) return;
-    await new Promise<void>((resolve, reject) => {
-      const settle = (): void => {
-        if (!this.#isEnded && stream.status === 'open' && isFull()) return;
-        clearTimeout(timer);
-        for (const name of ['drain', 'idle', 'close'] as const) stream.removeEventListener(name, later);
-        if (this.#isEnded || stream.status !== 'open') reject(new Error('the stream has ended'));
-        else resolve();
-      };
-      // The stream itself acts on `drain` in a microtask.
-      const later = (): void => void setImmediate(settle);
-      const timer = setTimeout(() => {
-        this.abort(new Error(`nothing was read for ${this.#writeDeadlineMs} ms`));
-        settle();
-      }, this.#writeDeadlineMs);
-      for (const name of ['drain', 'idle', 'close'] as const) stream.addEventListener(name, later);
-      settle();
-    });
+    if (!this.#isEnded && !isFull(this.#stream)) return;
+    const timer = setTimeout(() => {
+      this.abort(new Error(`nothing was read for ${this.#writeDeadlineMs} ms`));
+    }, this.#writeDeadlineMs);
+    try {
+      await roomToWrite(this.#stream);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Allocates a message when its length is known: a trickle of bytes costs no more memory than it announces. */

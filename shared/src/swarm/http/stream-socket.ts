@@ -1,0 +1,157 @@
+import { Duplex } from 'node:stream';
+import type { Stream } from '@libp2p/interface';
+import { Uint8ArrayList } from 'uint8arraylist';
+import { isFull, MAX_UNSENT_BYTES, roomToWrite } from '../stream-room.ts';
+
+/** Time for what was written to be taken over by the muxer when the socket ends. */
+const FINISH_MS = 20_000;
+/** How long the half of a stream that this side has closed waits for the other half. */
+const LINGER_MS = 5000;
+
+/**
+ * A libp2p stream as the socket that `node:http` works with, on either side. Reading pauses the stream where the reader is slower;
+ * writing waits where the peer is.
+ */
+export class StreamSocket extends Duplex {
+  /** Whether the stream is still being opened; `connect` is emitted when it is open, as by a socket. */
+  connecting = false;
+  #opening: Promise<Stream> | undefined;
+  #stream: Stream | undefined;
+  #idleTimer: NodeJS.Timeout | undefined;
+  #idleMs = 0;
+
+  /**
+   * @param stream given as a promise, the socket is there at once: `http.Agent` counts only sockets that it has, so its `maxSockets`
+   *   wouldn't hold for streams that are being opened
+   */
+  constructor(stream: Stream | Promise<Stream>) {
+    super({ allowHalfOpen: true, emitClose: true, highWaterMark: MAX_UNSENT_BYTES });
+    if (stream instanceof Promise) {
+      this.connecting = true;
+      this.#opening = stream;
+    } else this.#take(stream);
+  }
+
+  override _construct(done: (error?: Error | null) => void): void {
+    if (this.#opening === undefined) {
+      done();
+      return;
+    }
+    this.#opening.then(
+      stream => {
+        if (this.destroyed) {
+          stream.abort(new Error('the socket was destroyed'));
+          done();
+          return;
+        }
+        this.#take(stream);
+        this.connecting = false;
+        done();
+        this.emit('connect');
+      },
+      (error: unknown) => done(error instanceof Error ? error : new Error(String(error))),
+    );
+  }
+
+  override _read(): void {
+    if (this.#stream?.readStatus === 'paused') this.#stream.resume();
+  }
+
+  override _write(bytes: Uint8Array, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    this.#send(bytes).then(() => done(), done);
+  }
+
+  override _writev(pieces: { chunk: Uint8Array }[], done: (error?: Error | null) => void): void {
+    this.#send(new Uint8ArrayList(...pieces.map(({ chunk }) => chunk))).then(() => done(), done);
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    const closing = this.#stream?.close({ signal: AbortSignal.timeout(FINISH_MS) }) ?? Promise.resolve();
+    closing.then(() => done(), done);
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    clearTimeout(this.#idleTimer);
+    const reason = error ?? new Error('the socket was destroyed');
+    const stream = this.#stream;
+    if (stream === undefined) this.#opening?.then(opened => opened.abort(reason)).catch(() => undefined);
+    // After an answer with `Connection: close` the other side ends its half once it has read ours, and a reset at once would overtake what it
+    // hasn't read. A stream that stays half closed would count in the muxer's limit, so it is reset some time later.
+    else if (error === null && this.writableFinished)
+      setTimeout(() => reset(stream, reason), LINGER_MS).unref();
+    else reset(stream, reason);
+    done(error);
+  }
+
+  /** As `net.Socket.setTimeout`: emits `timeout` after so long without a byte either way; 0 turns it off. */
+  setTimeout(idleMs: number, listener?: () => void): this {
+    clearTimeout(this.#idleTimer);
+    this.#idleTimer = undefined;
+    this.#idleMs = idleMs;
+    if (listener !== undefined) {
+      if (idleMs > 0) this.once('timeout', listener);
+      else this.removeListener('timeout', listener);
+    }
+    if (idleMs > 0) this.#idleTimer = setTimeout(() => this.emit('timeout'), idleMs).unref();
+    return this;
+  }
+
+  get timeout(): number {
+    return this.#idleMs;
+  }
+
+  /** As `net.Socket.destroySoon`: ends, and is destroyed once all was written. */
+  destroySoon(): void {
+    if (this.writable) this.end();
+    if (this.writableFinished) this.destroy();
+    else this.once('finish', () => this.destroy());
+  }
+
+  // What `node:http` calls on a socket and a stream has no use for.
+  setNoDelay(): this {
+    return this;
+  }
+  setKeepAlive(): this {
+    return this;
+  }
+  ref(): this {
+    return this;
+  }
+  unref(): this {
+    return this;
+  }
+
+  #take(stream: Stream): void {
+    this.#stream = stream;
+    stream.addEventListener('message', ({ data }) => {
+      this.#noteActivity();
+      let hasRoom = true;
+      for (const piece of data instanceof Uint8Array ? [data] : data)
+        hasRoom = this.push(Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength));
+      if (!hasRoom && stream.readStatus === 'readable') stream.pause();
+    });
+    stream.addEventListener('end', () => this.push(null));
+    stream.addEventListener('close', ({ error }) => {
+      if (error !== undefined) this.destroy(error);
+    });
+  }
+
+  /** In pieces: one `send` of more than the stream's `maxWriteBufferLength` would reset it. */
+  async #send(bytes: Uint8Array | Uint8ArrayList): Promise<void> {
+    const stream = this.#stream;
+    if (stream === undefined) throw new Error('the stream is not open');
+    for (let from = 0; from < bytes.byteLength; from += MAX_UNSENT_BYTES) {
+      stream.send(bytes.subarray(from, Math.min(bytes.byteLength, from + MAX_UNSENT_BYTES)));
+      if (isFull(stream)) await roomToWrite(stream);
+      this.#noteActivity();
+    }
+  }
+
+  #noteActivity(): void {
+    if (this.#idleMs > 0) this.#idleTimer?.refresh();
+  }
+}
+
+function reset(stream: Stream, reason: Error): void {
+  if (stream.status === 'open' || stream.status === 'closing') stream.abort(reason);
+}
