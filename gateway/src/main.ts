@@ -150,7 +150,16 @@ async function openAdapters(settings: GatewaySettings, options: AdapterOptions):
     openPeerGatewayClient: onRefused =>
       httpPeerGateways({ ownId: identity.id, chunks: PEER_GATEWAY_STORE, connections: via, onRefused }),
     joinSiteNetwork: () => openSiteNode({ settings, identity, log }),
-    joinFleetNetwork: book => joinFleetNetwork({ settings, identity, book, now, log, signal }),
+    joinFleetNetwork: (book, metrics) =>
+      joinFleetNetwork({
+        settings,
+        identity,
+        book,
+        onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
+        now,
+        log,
+        signal,
+      }),
     onTrusted: () => originFile.remember(originUrl),
   };
 }

@@ -17,15 +17,17 @@ import { pinRoot } from './enrolment/pinned-root.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
 import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
 import { Metrics, type MetricsSource } from './http/metrics.ts';
+import { appListener } from './http/server.ts';
 import { Follower } from './mirror/follower.ts';
 import { Mirror } from './mirror/mirror.ts';
 import type { MirrorSet } from './mirror/mirror-set.ts';
 import type { MirrorStore } from './mirror/mirror-store.ts';
 import { rebuildIndexes } from './mirror/rebuilt-indexes.ts';
 import { RootHistory } from './mirror/root-history.ts';
+import { Sources } from './mirror/sources.ts';
 import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
 import { TargetFiles } from './mirror/target-files.ts';
-import { type Announcements, announceSets } from './peer-gateways/announcements.ts';
+import { announceSets, type FleetNetwork } from './peer-gateways/announcements.ts';
 import { PeerBook, type PeerBookStorage } from './peer-gateways/peer-book.ts';
 import { type PeerGatewayClient, PeerGateways } from './peer-gateways/peer-gateways.ts';
 import { type GatewaySettings, parseUpstreamUrl } from './settings.ts';
@@ -57,7 +59,7 @@ export interface Adapters {
   /** Undefined where this gateway exchanges no chunks with devices over libp2p. */
   joinSiteNetwork: () => Promise<SiteNode | undefined>;
   /** Undefined where this gateway is not in the fleet's network. */
-  joinFleetNetwork: (book: PeerBook) => Promise<Announcements | undefined>;
+  joinFleetNetwork: (book: PeerBook, metrics: Metrics) => Promise<FleetNetwork | undefined>;
   /** Trust has begun: the origin is remembered. */
   onTrusted: () => Promise<void>;
   /** Called with the name that people gave to this gateway, again whenever its assignment is read. */
@@ -137,6 +139,7 @@ export async function openServices(
     now,
     log,
   });
+  await outside.fleetNetwork?.serve(appListener(app));
   const onAnswer = (status: number, sentBytes: number): void => metrics.chunkAnswered(status, sentBytes);
   const handleChunk = chunkHandler({ chunks: chunks.pipeline, onAnswer, hosts: connections.hosts, log });
   metrics.watch(metricsSource(adapters, outside, { repository, site, chunks, follower }));
@@ -185,12 +188,13 @@ async function openOutside(adapters: Adapters, signal: AbortSignal) {
   await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), log, signal });
   await adapters.onTrusted();
   const siteNode = await adapters.joinSiteNetwork();
-  const announcements = await adapters.joinFleetNetwork(book).catch(async (error: unknown) => {
+  const fleetNetwork = await adapters.joinFleetNetwork(book, metrics).catch(async (error: unknown) => {
     await siteNode?.close();
     throw error;
   });
+  const sources = new Sources(upstreams, fleetNetwork?.neighbours);
   const leaveNetworks = async (): Promise<void> => {
-    await Promise.all([announcements?.close(), siteNode?.close()]);
+    await Promise.all([fleetNetwork?.close(), siteNode?.close()]);
   };
   return {
     metrics,
@@ -203,15 +207,16 @@ async function openOutside(adapters: Adapters, signal: AbortSignal) {
     wanLimits,
     upstreams,
     siteNode,
-    announcements,
+    fleetNetwork,
+    sources,
     leaveNetworks,
   };
 }
 
 /** What of the origin's repository lies here, and which chunks it names. */
-function openRepository({ mirrorStore, log }: Adapters, { upstreams, onRefused, devices }: Outside) {
+function openRepository({ mirrorStore, log }: Adapters, { sources, onRefused, devices }: Outside) {
   const mirror = new Mirror();
-  const targets = new TargetFiles({ store: mirrorStore, upstreams, log, onRefused });
+  const targets = new TargetFiles({ store: mirrorStore, sources, log, onRefused });
   const allowlist = new ChunkAllowlist({ local: target => targets.local(target), log });
   const isRun = (product: string, counter: number): boolean => devices.isRun(product, counter);
   const fetchTarget = async (target: FoundTarget): Promise<Uint8Array> => {
@@ -253,7 +258,7 @@ async function followUpstreams(
   outside: Outside,
   { repository, onSwap }: { repository: Repository; onSwap: (set: MirrorSet) => void },
 ): Promise<Follower> {
-  const { upstreams, onRefused, announcements } = outside;
+  const { upstreams, sources, onRefused, fleetNetwork } = outside;
   const { mirror, targets, allowlist } = repository;
   const switchable = new SwitchableFetcher();
   // Gossip, the client and the set all verify the same signatures.
@@ -264,11 +269,11 @@ async function followUpstreams(
     store: mirrorStore,
     isRightFirst: bytes => !token || createHash('sha256').update(bytes).digest('hex') === token.rootSha256,
   });
-  const announce = announcements && announceSets(announcements, log);
+  const announce = fleetNetwork && announceSets(fleetNetwork, log);
   const synchroniser = new Synchroniser({
     client,
     switchable,
-    upstreams,
+    sources,
     mirror,
     store: mirrorStore,
     targets,
@@ -286,7 +291,11 @@ async function followUpstreams(
   });
   const follower = new Follower({ synchroniser, upstreams, now, log, pollMs: settings.poll });
   await synchroniser.load();
-  announcements?.listen({ trusted: () => trustedBytes(client), verify, onNewer: () => follower.wake() });
+  fleetNetwork?.listen({
+    trusted: () => trustedBytes(client),
+    verify,
+    onNewer: news => follower.wake(news),
+  });
   return follower;
 }
 
@@ -296,7 +305,7 @@ function trustedBytes({ trusted: { root, timestamp, snapshot } }: TufClient): Tr
 
 function metricsSource(
   { database, freeBytes, connections, now }: Adapters,
-  { siteGateways, siteNode, announcements, devices }: Outside,
+  { siteGateways, siteNode, fleetNetwork, devices }: Outside,
   parts: { repository: Repository; site: SiteServices; chunks: ChunkServices; follower: Follower },
 ): MetricsSource {
   const { mirror, allowlist } = parts.repository;
@@ -304,7 +313,7 @@ function metricsSource(
   return {
     chunkCounts: () => chunks.pipeline.counts(),
     siteGateways,
-    gossipConnections: () => announcements?.connections ?? 0,
+    gossipConnections: () => fleetNetwork?.connections ?? 0,
     cache: () => chunks.disk,
     allowedChunks: () => allowlist.size,
     queue: () => site.queue,
@@ -320,7 +329,7 @@ function metricsSource(
     dropped: () => ({
       http: connections.dropped,
       peers: siteNode?.dropped ?? 0,
-      gossip: announcements?.dropped ?? 0,
+      gossip: fleetNetwork?.dropped ?? 0,
       chunks: chunks.pipeline.givenUp(),
       documents: site.assignments.givenUp + site.acknowledgements.givenUp,
       enrolments: site.enrolments.givenUp,

@@ -12,7 +12,7 @@ import { Tracker } from './devices/tracker.ts';
 import { EnrolmentRelay } from './enrolment/enrolment-relay.ts';
 import { OwnEnrolment } from './enrolment/own-enrolment.ts';
 import type { Mirror } from './mirror/mirror.ts';
-import type { Announcements } from './peer-gateways/announcements.ts';
+import type { FleetNetwork } from './peer-gateways/announcements.ts';
 import { GatewayRegistration } from './peer-gateways/gateway-registration.ts';
 import type { PeerBook } from './peer-gateways/peer-book.ts';
 import { ProgressRelay } from './reports/progress-relay.ts';
@@ -38,7 +38,7 @@ interface SiteServicesDeps {
   book: PeerBook;
   wanLimits: WanLimits;
   siteNode: SiteNode | undefined;
-  announcements: Announcements | undefined;
+  fleetNetwork: FleetNetwork | undefined;
   now: () => number;
   log: Log;
 }
@@ -151,9 +151,9 @@ function openPresence(
 }
 
 function openRegistration(
-  { book, announcements, now, log }: SiteServicesDeps,
+  { book, fleetNetwork, now, log }: SiteServicesDeps,
   { upstreams, isEnrolled }: { upstreams: SiteUpstreams; isEnrolled: () => boolean },
 ): GatewayRegistration {
-  const fleetAddresses = (): string[] => announcements?.addresses() ?? [];
+  const fleetAddresses = (): string[] => fleetNetwork?.addresses() ?? [];
   return new GatewayRegistration({ upstreams, isEnrolled, fleetAddresses, book, now, log });
 }

@@ -8,7 +8,7 @@ import { emptied, isPublished, KnownCounts, leadershipOf, openDatabase } from '.
 import { openStores } from './adapters/embedded/stores.ts';
 import { Tables } from './adapters/embedded/tables.ts';
 import { openFleetNode } from './adapters/fleet-node.ts';
-import { listen, type RunningServer } from './adapters/http-server.ts';
+import { appListener, listen, type RunningServer } from './adapters/http-server.ts';
 import { composeDelta, makeDelta } from './deltas/maker/index.ts';
 import { EventLog } from './events/event-log.ts';
 import { loggingEndings } from './endings.ts';
@@ -90,6 +90,7 @@ export async function startOrigin(
     );
     endings.add('the fleet', () => services.close());
     endings.add('looking for damage', () => services.stop());
+    await fleetNode?.serve(appListener(services.app));
     const server = await listen(services.app, { ...settings.listen, tls: ownCertificate?.pair });
     endings.add('the server', () => server.close(SHUTDOWN_GRACE_MS));
     // Requests that wait are answered first: the server closes once none does.

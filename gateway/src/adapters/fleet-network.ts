@@ -1,23 +1,33 @@
+import { lruCache } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
 import { tellableAddresses } from '@sitecast/shared/api';
 import { requireFleetKey } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { FleetNode } from '@sitecast/shared/swarm';
+import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
 import pLimit from 'p-limit';
 import { sleep, withJitter } from '@sitecast/shared/async';
 import { idOf, type PeerBook, peersToDial } from '../peer-gateways/peer-book.ts';
-import type { Announcements } from '../peer-gateways/announcements.ts';
+import { createGatewayServer } from '../http/server.ts';
+import { claimedVersion, type FleetNeighbours, type Source } from '../mirror/sources.ts';
+import type { FleetNetwork } from '../peer-gateways/announcements.ts';
 import type { Log } from '@sitecast/shared/log';
 import type { GatewaySettings } from '../settings.ts';
 
 /** How often it checks whether there are enough connections. */
 const DIAL_EVERY_MS = 30_000;
+/** Of neighbours whose connections are kept in mind. */
+const MAX_KEPT_SOURCES = 64;
+/** A neighbour that sends nothing for so long, or takes so long for a file (an index of 64 MiB at 2 Mbit/s takes 270 s), is left for the next. */
+const NEIGHBOUR_TIMEOUTS = { idleTimeoutMs: 5000, timeoutMs: 5 * 60_000 };
 
 interface FleetNetworkOptions {
   settings: Pick<GatewaySettings, 'gossipListen' | 'gossipPeer' | 'gossipAnnounce' | 'mdns' | 'fleetKeyFile'>;
   identity: Identity;
   /** Gateways to dial besides those of the settings. Those that multicast DNS discovers are added. */
   book: PeerBook;
+  /** Is called with the length of each file that came from a neighbour. */
+  onBytes: (kind: 'metadata' | 'targets', lengthBytes: number) => void;
   now: () => number;
   log: Log;
   signal: AbortSignal;
@@ -27,12 +37,13 @@ interface FleetNetworkOptions {
  * Joins the fleet's network, if the settings say so. libp2p is not loaded otherwise.
  * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, SITECAST_KEY_PERMISSIONS, and whatever keeps it from listening
  */
-export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Announcements | undefined> {
-  const { settings, identity, book, now, log, signal } = options;
+export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<FleetNetwork | undefined> {
+  const { settings, identity, book, onBytes, now, log, signal } = options;
   const { gossipListen = [], gossipPeer = [], gossipAnnounce = [], mdns = false, fleetKeyFile } = settings;
   if (gossipListen.length === 0 && gossipPeer.length === 0) return undefined;
   const fleetKey = await requireFleetKey(fleetKeyFile);
-  const { announcementOf, createFleetNode, judge } = await import('@sitecast/shared/swarm');
+  const swarm = await import('@sitecast/shared/swarm');
+  const { announcementOf, createFleetNode, judge, repositoryOnly, serveHttpStreams } = swarm;
   // Gateways from the settings and from the origin have connections reserved, however many others connect.
   const named = new Set(gossipPeer.map(idOf));
   const node = await createFleetNode({
@@ -59,21 +70,65 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<An
     get dropped() {
       return node.gate.dropped;
     },
+    neighbours: neighboursOf(node, swarm, onBytes),
     listen: ({ trusted, verify, onNewer }) => {
-      const verdictOn = judge({ trusted, now, verify, onNewerRoot: onNewer });
+      let claimsRoot = false;
+      const verdictOn = judge({ trusted, now, verify, onNewerRoot: () => (claimsRoot = true) });
       node.gossip.onAnnouncement((announcement, from) => {
+        claimsRoot = false;
         const verdict = verdictOn(announcement);
-        if (verdict === 'accept') onNewer();
+        const { timestamp, files } = announcement;
+        if (verdict === 'accept') {
+          const all = new Map([...files, ['timestamp.json', timestamp] as const]);
+          onNewer({ from, version: claimedVersion(timestamp), files: all });
+        } else if (claimsRoot) onNewer({ from, version: undefined, files: new Map() });
         if (verdict === 'reject') log.warn({ peer: from }, 'a neighbour announced what is refused');
         return verdict;
       });
     },
+    serve: listener => serveHttpStreams(node, createGatewayServer(repositoryOnly(listener))),
     announce: async ({ rootVersion, timestamp, files }) => {
       await node.gossip.announce(announcementOf(rootVersion, timestamp, files));
     },
     close: async () => {
       await node.close();
       await dialling;
+    },
+  };
+}
+
+/** Files over the connections that gossip goes over. */
+function neighboursOf(
+  node: FleetNode,
+  { connectionsToPeer, urlOfPeer }: typeof import('@sitecast/shared/swarm'),
+  onBytes: FleetNetworkOptions['onBytes'],
+): FleetNeighbours {
+  const sources = lruCache<string, Source>({ max: MAX_KEPT_SOURCES });
+  const open = (id: string): Source => {
+    const url = urlOfPeer(id);
+    const connections = connectionsToPeer(node, id);
+    const fetcher = (kind: 'metadata' | 'targets'): MetadataFetcher => {
+      const http = new HttpFetcher(`${url}/${kind}`, { connections, ...NEIGHBOUR_TIMEOUTS });
+      return {
+        fetch: async (path, options) => {
+          const bytes = await http.fetch(path, options);
+          onBytes(kind, bytes?.length ?? 0);
+          return bytes;
+        },
+      };
+    };
+    return { url, metadata: fetcher('metadata'), targets: fetcher('targets') };
+  };
+  return {
+    ids: () =>
+      node.gossip.neighbours
+        .filter(({ score }) => score >= 0)
+        .sort((one, other) => other.score - one.score)
+        .map(({ id }) => id),
+    source: id => {
+      const source = sources.get(id) ?? open(id);
+      sources.set(id, source);
+      return source;
     },
   };
 }

@@ -1,4 +1,4 @@
-import { createServer, type Server } from 'node:http';
+import { createServer, type RequestListener, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
 import { oneAtATime, SharedConnections } from '@sitecast/shared/http-guards';
 import type { GatewayApp } from './app.ts';
@@ -26,15 +26,8 @@ export function sharedConnections(): SharedConnections {
   return new SharedConnections({ max: MAX_CONNECTIONS, maxPerAddress: MAX_CONNECTIONS_PER_ADDRESS });
 }
 
-/** Starts to listen. @throws the system's EADDRINUSE, EACCES … */
-export async function listen(
-  app: GatewayApp,
-  handleChunk: ChunkHandler,
-  { host, port, connections }: { host: string; port: number; connections: SharedConnections },
-): Promise<ListeningServer> {
-  const listener = getRequestListener((request, env) => app.fetch(request, env), {
-    overrideGlobalObjects: false,
-  });
+/** A server with this gateway's limits on heads, bodies and silence. It doesn't listen yet. */
+export function createGatewayServer(listener: RequestListener): Server {
   const server = createServer(
     {
       headersTimeout: HEADERS_TIMEOUT_MS,
@@ -44,12 +37,30 @@ export async function listen(
       maxHeaderSize: MAX_HEADERS_BYTES,
       noDelay: true,
     },
-    oneAtATime((request, response) => {
-      if (!handleChunk(request, response)) void listener(request, response);
-    }),
+    oneAtATime(listener),
   );
-  connections.guard(server);
   server.timeout = IDLE_TIMEOUT_MS;
+  return server;
+}
+
+export function appListener(app: GatewayApp): RequestListener {
+  const listener = getRequestListener((request, env) => app.fetch(request, env), {
+    overrideGlobalObjects: false,
+  });
+  return (request, response) => void listener(request, response);
+}
+
+/** Starts to listen. @throws the system's EADDRINUSE, EACCES … */
+export async function listen(
+  app: GatewayApp,
+  handleChunk: ChunkHandler,
+  { host, port, connections }: { host: string; port: number; connections: SharedConnections },
+): Promise<ListeningServer> {
+  const listener = appListener(app);
+  const server = createGatewayServer((request, response) => {
+    if (!handleChunk(request, response)) listener(request, response);
+  });
+  connections.guard(server);
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen({ host, port }, () => {

@@ -2,6 +2,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
 import type { Upstream } from '../upstream/upstream.ts';
+import type { News } from './sources.ts';
 import type { Synchroniser } from './synchroniser.ts';
 
 /** The wait that a long poll asks for, in seconds. */
@@ -17,6 +18,8 @@ const FREE_ROUNDS = 2;
 const MAX_HASTE_PAUSE_MS = 30_000;
 /** How often an upstream without long polls is asked, and how often the first is tried again while another is followed. */
 const POLL_MS = 30_000;
+/** How often a claim that there is a newer root leads to a round. */
+const CLAIM_EVERY_MS = 60_000;
 
 /** The hint of errors that have none. */
 const UNREACHED_HINT =
@@ -42,7 +45,12 @@ export class Follower {
   #rounds = 0;
   /** Failed rounds in a row. */
   #failures = 0;
-  #hasNews = false;
+  /** The newest that has been announced since the last round began. */
+  #news: News | undefined;
+  /** The upstream whose changes are waited for; undefined while none answers. */
+  #upstream: Pick<Upstream, 'url' | 'waitForChange'> | undefined;
+  /** When the last claim of a newer root was followed. */
+  #claimedMs = Number.NEGATIVE_INFINITY;
   #interrupt: AbortController | undefined;
   /** When a round last ended well, milliseconds since 1970; undefined before the first. */
   lastContactMs: number | undefined;
@@ -51,31 +59,51 @@ export class Follower {
     this.#deps = deps;
   }
 
-  /** Ends the wait: another gateway has announced something newer. */
-  wake(): void {
-    this.#hasNews = true;
+  /** Another gateway has announced something newer: it ends the wait, and attempts at upstreams that did not answer lately. */
+  wake(news: News): void {
+    if (!isNewer(news, this.#news)) return;
+    if (news.version === undefined) {
+      // Nothing proves it: any member can send it, as often as it wants.
+      if (this.#deps.now() - this.#claimedMs < CLAIM_EVERY_MS) return;
+      this.#claimedMs = this.#deps.now();
+    }
+    this.#news = news;
     this.#interrupt?.abort(new Error('there is news'));
   }
 
   /** Returns when the signal comes. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      this.#hasNews = false;
+      const news = this.#news;
+      this.#news = undefined;
       try {
-        const { at, isNew } = await this.#deps.synchroniser.round(signal);
+        const isNew = await this.#round(news, signal);
         this.#backoff.reset();
         this.#noteContact();
         this.#rounds += 1;
         this.lastContactMs = this.#deps.now();
         const beginMs = performance.now();
-        await this.#unlessNews(signal, either => this.#untilChange(at, either));
+        await this.#unlessNews(signal, either => this.#untilChange(either));
         if (isNew || performance.now() - beginMs >= HASTE_MS) this.#haste.reset();
         else if (this.#rounds > FREE_ROUNDS) await sleep(this.#haste.next(), signal);
       } catch (error) {
         if (signal.aborted) return;
-        await this.#afterFailure(error, signal);
+        if (this.#news === undefined) await this.#afterFailure(error, signal);
       }
     }
+  }
+
+  async #round(news: News | undefined, signal: AbortSignal): Promise<boolean> {
+    const { synchroniser, upstreams } = this.#deps;
+    const isUpstreamSilent = this.#upstream === undefined;
+    const round = async (either: AbortSignal): Promise<boolean> => {
+      const { source, isNew } = await synchroniser.round(either, news);
+      const followed = upstreams.find(({ url }) => url === source.url);
+      if (followed !== undefined || news === undefined) this.#upstream = followed;
+      return isNew;
+    };
+    if (news !== undefined || !isUpstreamSilent) return await round(signal);
+    return await this.#interruptible(signal, round);
   }
 
   #noteContact(): void {
@@ -89,6 +117,7 @@ export class Follower {
     const { log } = this.#deps;
     const fields = { waitMs: Math.round(waitMs) };
     this.#failures += 1;
+    this.#upstream = undefined;
     if (error instanceof SitecastError) {
       const { code, message: detail, hint = UNREACHED_HINT } = error;
       log.warn({ ...fields, code, detail, hint }, 'no upstream could be followed');
@@ -98,26 +127,37 @@ export class Follower {
 
   /** Waits for something, at most until `wake` is called. */
   async #unlessNews(signal: AbortSignal, wait: (either: AbortSignal) => Promise<unknown>): Promise<void> {
-    if (this.#hasNews || signal.aborted) return;
+    if (this.#news !== undefined || signal.aborted) return;
+    try {
+      await this.#interruptible(signal, wait);
+    } catch (error) {
+      if (this.#news === undefined || signal.aborted) throw error;
+    }
+  }
+
+  /** @param act its signal comes when `wake` is called, too */
+  async #interruptible<T>(signal: AbortSignal, act: (either: AbortSignal) => Promise<T>): Promise<T> {
     const interrupt = new AbortController();
     const stop = (): void => interrupt.abort(signal.reason);
     signal.addEventListener('abort', stop, { once: true });
     this.#interrupt = interrupt;
     try {
-      await wait(interrupt.signal);
-    } catch (error) {
-      if (!this.#hasNews || signal.aborted) throw error;
+      return await act(interrupt.signal);
     } finally {
       this.#interrupt = undefined;
       signal.removeEventListener('abort', stop);
     }
   }
 
-  async #untilChange(at: number, signal: AbortSignal): Promise<void> {
+  async #untilChange(signal: AbortSignal): Promise<void> {
     const { upstreams, now, pollMs = POLL_MS } = this.#deps;
-    const upstream = upstreams[at];
-    if (!upstream) return;
-    const waitS = at === 0 ? WAIT_S : Math.min(WAIT_S, Math.ceil(pollMs / 1000));
+    const upstream = this.#upstream;
+    if (!upstream) {
+      await sleep(withJitter(pollMs), signal);
+      return;
+    }
+    const isFirst = upstream === upstreams[0];
+    const waitS = isFirst ? WAIT_S : Math.min(WAIT_S, Math.ceil(pollMs / 1000));
     for (;;) {
       const beginMs = now();
       const before = this.#etags.get(upstream.url);
@@ -128,7 +168,13 @@ export class Follower {
       this.lastContactMs = now();
       const doesWait = etag !== undefined && now() - beginMs >= LEAST_WAIT_MS;
       if (!doesWait && !(await sleep(withJitter(pollMs), signal))) return;
-      if (etag === undefined || at > 0) return;
+      if (etag === undefined || !isFirst) return;
     }
   }
+}
+
+/** What is verified goes before the mere claim that there is a newer root. */
+function isNewer(news: News, than: News | undefined): boolean {
+  if (than === undefined) return true;
+  return news.version !== undefined && (than.version === undefined || news.version > than.version);
 }

@@ -14,13 +14,14 @@ import {
 import type { MirrorStore } from './mirror-store.ts';
 import { rebuildIndexes } from './rebuilt-indexes.ts';
 import type { RootHistory } from './root-history.ts';
+import type { News, Source, Sources } from './sources.ts';
 import type { TargetFiles } from './target-files.ts';
 
 interface SynchroniserDeps {
   client: TufClient;
   /** The client's fetcher, which is pointed at one upstream after the other. */
   switchable: SwitchableFetcher;
-  upstreams: readonly { url: string; metadata: MetadataFetcher }[];
+  sources: Sources;
   mirror: Mirror;
   store: MirrorStore;
   targets: TargetFiles;
@@ -49,7 +50,7 @@ export class SwitchableFetcher implements MetadataFetcher {
   }
 }
 
-/** Updates the mirror from an upstream. One round at a time. */
+/** Updates the mirror from a source. One round at a time. */
 export class Synchroniser {
   readonly #deps: SynchroniserDeps;
   #hasAllRoots = false;
@@ -80,31 +81,37 @@ export class Synchroniser {
   }
 
   /**
-   * Asks the upstreams in turn until one of them gives a whole set.
-   * @returns that upstream's index, and whether another set is served now
-   * @throws the last upstream's error
+   * Asks the sources in turn until one of them gives a whole set.
+   * @param news what has been announced: those who have it are asked first
+   * @returns the source, and whether another set is served now
+   * @throws the last source's error
    */
-  async round(signal: AbortSignal): Promise<{ at: number; isNew: boolean }> {
-    let last: unknown;
-    for (const [at, upstream] of this.#deps.upstreams.entries()) {
+  async round(signal: AbortSignal, news?: News): Promise<{ source: Source; isNew: boolean }> {
+    const { sources } = this.#deps;
+    let last: unknown = nobodyToAsk();
+    for await (const source of sources.forRound(news, signal)) {
       try {
-        const isNew = await this.#follow(upstream.metadata, signal);
-        this.#logged.delete(upstream.url);
-        return { at, isNew };
+        const isNew = await this.#follow(source, signal);
+        this.#logged.delete(source.url);
+        return { source, isNew };
       } catch (error) {
         signal.throwIfAborted();
         if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
-        this.#note(upstream.url, error);
+        sources.failed(source, error);
+        this.#note(source.url, error);
         last = error;
       }
     }
     throw last;
   }
 
-  async #follow(fetcher: MetadataFetcher, signal: AbortSignal): Promise<boolean> {
-    const { client, switchable, store, mirror, targets, roots, verify, isRun } = this.#deps;
+  async #follow(source: Source, signal: AbortSignal): Promise<boolean> {
+    const { client, switchable, sources, store, mirror, targets, roots, verify, isRun } = this.#deps;
+    const fetcher = source.metadata;
     switchable.current = fetcher;
     await client.refresh({ signal });
+    // What the set needs comes from there first.
+    sources.follow(source);
     const root = client.trusted.root;
     if (!this.#hasAllRoots || !mirror.hasRoot(root.signed.version))
       this.#hasAllRoots = await roots.complete({ version: root.signed.version, bytes: root.bytes }, fetcher);
@@ -124,7 +131,7 @@ export class Synchroniser {
     await rebuildIndexes(needed, set.targets, { files: targets, isRun });
     await targets.ensure(needed);
     await store.saveSet(files);
-    await this.#swap(set, { isStored: false });
+    await this.#swap(set, { isStored: false, from: source.url });
     return true;
   }
 
@@ -141,7 +148,10 @@ export class Synchroniser {
     );
   }
 
-  async #swap(verified: Omit<MirrorSet, 'rollouts'>, about: { isStored: boolean }): Promise<void> {
+  async #swap(
+    verified: Omit<MirrorSet, 'rollouts'>,
+    about: { isStored: boolean; from?: string },
+  ): Promise<void> {
     const { mirror, targets, beforeSwap, afterSwap, log } = this.#deps;
     const rollouts = await readRollouts(verified.targets, target => targets.local(target));
     const set = { ...verified, rollouts };
@@ -152,7 +162,7 @@ export class Synchroniser {
     mirror.swap(set, isComplete);
     afterSwap(set, about);
     const versions = Object.fromEntries(set.roles.map(({ role, version }) => [role, version]));
-    log.info({ versions, isComplete }, 'a new set is served');
+    log.info({ versions, isComplete, from: about.from }, 'a new set is served');
     const kept = new Set([...needed, ...deltaFiles(set.targets, rollouts)].map(({ name }) => name));
     await targets.collect(
       path => mirror.target(path) !== undefined,
@@ -178,4 +188,12 @@ export class Synchroniser {
     }
     this.#logged.set(url, error.code);
   }
+}
+
+function nobodyToAsk(): SitecastError {
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_UPSTREAM_UNREACHABLE',
+    'there is neither an upstream nor a neighbour to ask',
+  );
 }

@@ -1,9 +1,10 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { checkTarget, type FoundTarget, type MetadataFetcher, targetPath } from '@sitecast/shared/trust';
+import { checkTarget, type FoundTarget, targetPath } from '@sitecast/shared/trust';
 import { lruCache } from '@sitecast/shared/bounded';
 import pLimit from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorStore } from './mirror-store.ts';
+import type { Sources } from './sources.ts';
 
 /** Bound of the target files in memory. */
 const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
@@ -18,8 +19,7 @@ const MAX_REMEMBERED_FAILURES = 10_000;
 
 interface TargetFilesDeps {
   store: MirrorStore;
-  /** In the order in which they are asked. */
-  upstreams: readonly { url: string; targets: MetadataFetcher }[];
+  sources: Pick<Sources, 'inOrder'>;
   log: Log;
   onRefused: (url: string, error: SitecastError) => void;
 }
@@ -49,7 +49,7 @@ export class TargetFiles {
   }
 
   /**
-   * The file from here or from the first upstream that has it. It is fetched once, however many requests ask for it.
+   * The file from here or from the first source that has it. It is fetched once, however many requests ask for it.
    * @throws SITECAST_TARGET_UNAVAILABLE (unreachable), SITECAST_NO_SPACE
    */
   async get(target: FoundTarget): Promise<Uint8Array> {
@@ -111,11 +111,11 @@ export class TargetFiles {
   }
 
   async #fetch(path: string, target: FoundTarget): Promise<Uint8Array> {
-    const { upstreams, log, onRefused } = this.#deps;
+    const { sources, log, onRefused } = this.#deps;
     const maxBytes = target.file.length;
     if (maxBytes > MAX_TARGET_BYTES) throw unavailable(target);
     let last: unknown;
-    for (const { url, targets } of upstreams) {
+    for (const { url, targets } of sources.inOrder()) {
       try {
         const bytes = await targets.fetch(path, { maxBytes });
         if (bytes === undefined) continue;

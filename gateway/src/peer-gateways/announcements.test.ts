@@ -2,7 +2,7 @@ import { TestRepository } from '@sitecast/shared/trust/testing';
 import { expect, it } from 'vitest';
 import { type MirrorSet, verifySet } from '../mirror/mirror-set.ts';
 import { memoryLog } from '../testing/harness.ts';
-import { type Announcements, announceSets } from './announcements.ts';
+import { announceSets, type FleetNetwork } from './announcements.ts';
 
 function setOf(repository: TestRepository): MirrorSet {
   const roles = ['timestamp', 'snapshot', 'targets', 'rollouts'];
@@ -16,19 +16,11 @@ it('announces what a timestamp changes: only itself, where nothing else has chan
   await repository.publish('rollouts');
   await repository.publishWithSnapshot('targets');
   const announced: string[][] = [];
-  const announce: Announcements['announce'] = async ({ timestamp, files }) => {
+  const announce: FleetNetwork['announce'] = async ({ timestamp, files }) => {
     expect(Buffer.from(timestamp).equals(repository.bytesOf('timestamp'))).toBe(true);
     announced.push([...files.keys()].map(name => name.replace(/^\d+\./, '')).sort());
   };
-  const announcements = {
-    announce,
-    addresses: () => [],
-    connections: 0,
-    dropped: 0,
-    listen: () => {},
-    close: async () => {},
-  };
-  const follow = announceSets(announcements, memoryLog());
+  const follow = announceSets({ announce }, memoryLog());
   // At its start it announces nothing, because the others know the set already.
   follow(setOf(repository));
   await repository.publishWithSnapshot('rollouts');

@@ -1,7 +1,9 @@
+import type { RequestListener } from 'node:http';
 import type { TrustedNow } from '@sitecast/shared/swarm';
 import type { VerifySignature } from '@sitecast/shared/trust';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
+import type { FleetNeighbours, News } from '../mirror/sources.ts';
 
 /** A new set, as a gateway announces it to others. */
 interface SetAnnouncement {
@@ -11,25 +13,32 @@ interface SetAnnouncement {
   files: ReadonlyMap<string, Uint8Array>;
 }
 
-/** The fleet's network, as far as a gateway needs it. Without it, changes come by long poll alone. */
-export interface Announcements {
+/** The fleet's network, as far as a gateway needs it. Without it, changes come by long poll alone, and files over HTTP alone. */
+export interface FleetNetwork {
   /** Multiaddresses at which other gateways reach this one there. */
   addresses(): string[];
   /** Connected gateways, the origin included. */
   readonly connections: number;
   /** Connections that were ended or refused since the start because others needed their places. */
   readonly dropped: number;
+  readonly neighbours: FleetNeighbours;
   /**
-   * @param listener `onNewer` is called when others announce a newer set that is rightly signed, or a newer root;
+   * @param listener `onNewer` is called when others announce a newer set that is rightly signed, or claim a newer root;
    *   `verify` checks one signature
    */
-  listen(listener: { trusted: () => TrustedNow; verify: VerifySignature; onNewer: () => void }): void;
+  listen(listener: {
+    trusted: () => TrustedNow;
+    verify: VerifySignature;
+    onNewer: (news: News) => void;
+  }): void;
+  /** Gives the repository's files to others over their connections. */
+  serve(listener: RequestListener): Promise<void>;
   announce(announcement: SetAnnouncement): Promise<void>;
   close(): Promise<void>;
 }
 
 /** Announces each set that is served from now on. An announcement that a neighbour knows already goes no further. */
-export function announceSets(announcements: Announcements, log: Log): (set: MirrorSet) => void {
+export function announceSets(network: Pick<FleetNetwork, 'announce'>, log: Log): (set: MirrorSet) => void {
   let last: MirrorSet | undefined;
   return set => {
     const before = last;
@@ -41,7 +50,7 @@ export function announceSets(announcements: Announcements, log: Log): (set: Mirr
     if (['root', 'timestamp'].every(role => before && versionOf(before, role) === versionOf(set, role)))
       return;
     const files = filesSince(before, set);
-    announcements.announce({ rootVersion, timestamp, files }).catch((error: unknown) => {
+    network.announce({ rootVersion, timestamp, files }).catch((error: unknown) => {
       log.warn({ err: error }, 'the other gateways could not be told of a new set');
     });
   };

@@ -1,3 +1,4 @@
+import type { RequestListener } from 'node:http';
 import { join } from 'node:path';
 import { tellableAddresses } from '@sitecast/shared/api';
 import { requireFleetKey } from '@sitecast/shared/fleet';
@@ -9,6 +10,7 @@ import type { Committed } from '../repository/committed.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { GossipSettings } from '../settings.ts';
 import type { After } from '../upkeep.ts';
+import { createUnboundServer } from './http-server.ts';
 
 /** The origin is the centre of a star: sites that can't reach each other are all connected here. */
 const MAX_CONNECTIONS = 2000;
@@ -30,6 +32,8 @@ interface FleetNodeDeps {
 /** The origin's place in the fleet's network. */
 export interface OriginFleetNode {
   addresses(): string[];
+  /** Gives the repository's files to gateways over their connections here. */
+  serve(listener: RequestListener): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -41,7 +45,9 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
   const { gossip, directory, repository, now, after, log } = deps;
   if (gossip.listen.length === 0) return undefined;
   const fleetKey = await requireFleetKey(gossip.fleetKeyFile);
-  const { announcementOf, createFleetNode, judge } = await import('@sitecast/shared/swarm');
+  const { announcementOf, createFleetNode, judge, repositoryOnly, serveHttpStreams } = await import(
+    '@sitecast/shared/swarm'
+  );
   const identity = await Identity.open(join(directory, 'fleet'), { warn: message => log.warn({}, message) });
   const { listen, announce } = gossip;
   const node = await createFleetNode({
@@ -92,6 +98,7 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
   tellLogged();
   return {
     addresses: () => tellableAddresses(node.addresses),
+    serve: listener => serveHttpStreams(node, createUnboundServer(repositoryOnly(listener))),
     close: async () => {
       stopListening();
       cancel();

@@ -1,4 +1,4 @@
-import { createServer, type Server, STATUS_CODES } from 'node:http';
+import { createServer, type RequestListener, type Server, STATUS_CODES } from 'node:http';
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
@@ -37,28 +37,23 @@ export interface RunningServer {
   close(graceMs: number): Promise<void>;
 }
 
-/** Serves the app. Every limit that node has for a request stands here. */
+// Every limit that node has for a request stands here.
+const LIMITS = {
+  maxHeaderSize: MAX_HEADER_BYTES,
+  headersTimeout: MAX_HEADERS_TIME_MS,
+  // The body has closer limits of its own, which know its length: this one is the last resort.
+  requestTimeout: MAX_HEADERS_TIME_MS + maxBodyTimeMs(MAX_TARGET_FILE_BYTES, BODY_PACE),
+  keepAliveTimeout: KEEP_ALIVE_MS,
+  connectionsCheckingInterval: TIMEOUT_CHECK_MS,
+};
+
+/** Serves the app. */
 export async function listen(app: OriginApp, { host, port, tls }: ListenOptions): Promise<RunningServer> {
-  const limits = {
-    maxHeaderSize: MAX_HEADER_BYTES,
-    headersTimeout: MAX_HEADERS_TIME_MS,
-    // The body has closer limits of its own, which know its length: this one is the last resort.
-    requestTimeout: MAX_HEADERS_TIME_MS + maxBodyTimeMs(MAX_TARGET_FILE_BYTES, BODY_PACE),
-    keepAliveTimeout: KEEP_ALIVE_MS,
-    connectionsCheckingInterval: TIMEOUT_CHECK_MS,
-  };
-  const server = tls ? createTlsServer({ ...limits, ...tls, minVersion: 'TLSv1.2' }) : createServer(limits);
-  server.maxHeadersCount = MAX_HEADERS;
+  const server = tls ? createTlsServer({ ...LIMITS, ...tls, minVersion: 'TLSv1.2' }) : createServer(LIMITS);
   server.maxConnections = MAX_CONNECTIONS;
   // Without TLS it's a proxy on whose address all connections come, or loopback.
   if (tls) new SharedConnections(CONNECTIONS).guard(server);
-  const listener = getRequestListener(app.fetch, { errorHandler: () => malformedRequest() });
-  const answer: typeof listener = (incoming, outgoing) => listener(incoming, outgoing);
-  const inTurn = oneAtATime((incoming, outgoing) => void answer(incoming, outgoing));
-  server.on('request', inTurn);
-  // A client that asks before it sends a body is told to go on only once its token was found good.
-  server.on('checkContinue', inTurn);
-  server.on('clientError', refuseMalformed);
+  answerBy(appListener(app), server);
 
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
@@ -74,6 +69,27 @@ export async function listen(app: OriginApp, { host, port, tls }: ListenOptions)
     },
     close: graceMs => close(server, graceMs),
   };
+}
+
+/** A server with the same limits that doesn't listen: its connections come another way. */
+export function createUnboundServer(listener: RequestListener): Server {
+  const server = createServer(LIMITS);
+  answerBy(listener, server);
+  return server;
+}
+
+export function appListener(app: OriginApp): RequestListener {
+  const listener = getRequestListener(app.fetch, { errorHandler: () => malformedRequest() });
+  return (incoming, outgoing) => void listener(incoming, outgoing);
+}
+
+function answerBy(listener: RequestListener, server: Server): void {
+  server.maxHeadersCount = MAX_HEADERS;
+  const inTurn = oneAtATime(listener);
+  server.on('request', inTurn);
+  // A client that asks before it sends a body is told to go on only once its token was found good.
+  server.on('checkContinue', inTurn);
+  server.on('clientError', refuseMalformed);
 }
 
 async function close(server: Server, graceMs: number): Promise<void> {

@@ -18,6 +18,8 @@ export {
   type NodeOptions,
   type SwarmNode,
 } from './node.ts';
+export { connectionsToPeer, serveHttpStreams, urlOfPeer } from './http/http-streams.ts';
+export { repositoryOnly } from './http/repository-only.ts';
 export { MAX_NEIGHBOURS, Neighbours } from './neighbours.ts';
 export { ChunkServer, type ChunkServerOptions } from './chunks/chunk-server.ts';
 export { HaveMap, ImageHoldings } from './chunks/holdings.ts';
