@@ -15,7 +15,7 @@ import { PeerBookFile } from './adapters/peer-book-file.ts';
 import { DiskFrames } from './adapters/disk-frames.ts';
 import { DiskMirror } from './adapters/disk-mirror.ts';
 import { joinFleetNetwork } from './adapters/fleet-network.ts';
-import { HELD_ONLY, HttpUpstream, MAY_FETCH } from './adapters/http-upstream.ts';
+import { HELD_ONLY, HttpUpstream, type HttpUpstreamOptions, MAY_FETCH } from './adapters/http-upstream.ts';
 import { httpPeerGateways } from './adapters/http-peer-gateway.ts';
 import { openSiteNode } from './adapters/site-node.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/fetch-queue.ts';
@@ -36,6 +36,9 @@ const CHUNK_STORE = {
   silenceMs: 15_000,
   deadlineMs: 60_000,
 };
+
+/** A neighbour that sends nothing for so long is left for the next. A file may take long: an index of 64 MiB takes 270 s at 2 Mbit/s. */
+const NEIGHBOUR_TIMEOUTS = { idleTimeoutMs: 5000, timeoutMs: 5 * 60_000 };
 
 /** A chunk of 1 MiB at the least rate, shared by two gateways and what they fetch for each other. */
 const PACED_DEADLINE_MS = 110_000;
@@ -155,7 +158,7 @@ async function openAdapters(settings: GatewaySettings, options: AdapterOptions):
         settings,
         identity,
         book,
-        onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
+        upstream: (url, connections) => openNeighbour(url, { connections, metrics, identity, now, signal }),
         now,
         log,
         signal,
@@ -205,6 +208,26 @@ function openUpstreams(
         },
       }),
   );
+}
+
+/** A member of the fleet's network as an upstream. */
+function openNeighbour(
+  url: string,
+  {
+    metrics,
+    ...common
+  }: Pick<HttpUpstreamOptions, 'connections' | 'identity' | 'now' | 'signal'> & { metrics: Metrics },
+): HttpUpstream {
+  const { connections: via } = common;
+  return new HttpUpstream({
+    ...common,
+    ...NEIGHBOUR_TIMEOUTS,
+    url,
+    isOrigin: false,
+    chunks: new HttpStore(`${url}/chunks`, { ...CHUNK_STORE, ...(via && { via }), headers: HELD_ONLY }),
+    onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
+    onSent: lengthBytes => metrics.sentUpstream(lengthBytes),
+  });
 }
 
 async function openTrust(data: string): Promise<DirectoryMetadataStore> {

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
-import { HttpClient } from '@sitecast/shared/outbound';
+import { signRequest } from '@sitecast/shared/http-signature';
+import { HttpClient, readBounded } from '@sitecast/shared/outbound';
 import {
   connectionsToPeer,
   createFleetNode,
@@ -19,6 +20,7 @@ import {
   GatewayHarness,
   removeTemporaryDirectories,
   temporaryDirectory,
+  TestDevice,
   type TestGateway,
   until,
 } from './testing/harness.ts';
@@ -163,5 +165,62 @@ describe('a gateway without a way to the origin', () => {
     ];
     for (const [path, request] of refused) expect([path, await statusOf(path, request)]).toEqual([path, 404]);
     expect((await gateway.get('metrics')).status).toBe(200);
+  });
+
+  it('joins, lets devices in and passes reports on through a neighbour, which keeps none of them', async () => {
+    const origin = await published();
+    const { address, gateway: neighbour } = await connected(origin);
+    const gateway = await cutOff(origin, [address]);
+    await follows(gateway, origin);
+    await gateway.untilEnrolled();
+    const device = new TestDevice();
+    const enrolled = await device.post(`${gateway.url}/site/v1/enrolments`, {
+      envelope: await device.enrolment(),
+    });
+    expect(enrolled).toMatchObject({ status: 200, json: { assignment: expect.anything() } });
+    await device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] });
+    await until(() => origin.records.reports.some(({ id }) => id === device.id), 'the report at the origin');
+    expect(await neighbour.metric('sitecast_outbox_reports')).toBe(0);
+    await until(async () => (await gateway.metric('sitecast_outbox_reports')) === 0, 'it is acknowledged');
+  });
+
+  it('passes on what a neighbour has signed itself, a bounded amount of it, and to the origin alone', async () => {
+    const origin = await published();
+    const { address } = await connected(origin);
+    const { node } = await member(() => undefined);
+    const peer = await node.dial(address);
+    const url = urlOfPeer(peer);
+    const client = new HttpClient(url, {
+      connections: connectionsToPeer(node, peer),
+      code: 'SITECAST_UPSTREAM_UNREACHABLE',
+    });
+    const ask = (path: string, headers: Record<string, string>, body?: Buffer) =>
+      client.exchange(path, { method: body ? 'POST' : 'GET', headers, body }, async answer => {
+        const json = JSON.parse(String(await readBounded(answer.body, 65_536)));
+        return [answer.status, json.code];
+      });
+    const device = new TestDevice();
+    const body = Buffer.from(JSON.stringify({ reports: [await device.report()] }));
+    const path = '/site/v1/reports';
+    const headers = await signRequest({ method: 'POST', url: url + path, body }, device.identity, Date.now());
+    const type = { 'content-type': 'application/json' };
+    const before = origin.count('/site/v1/reports');
+    expect(await ask(path, { ...type, ...headers }, body)).toEqual([503, 'SITECAST_RELAY_REFUSED']);
+    expect(await ask(path, type, body)).toEqual([503, 'SITECAST_RELAY_REFUSED']);
+    expect(await ask('/site/v1/leases', { ...type, ...headers }, body)).toEqual([
+      503,
+      'SITECAST_NOT_RELAYED',
+    ]);
+    expect(await ask('/site/v1/assignments/..%2f..', {})).toEqual([503, 'SITECAST_NOT_RELAYED']);
+    const long = Buffer.alloc(1024 * 1024 + 1, 32);
+    expect(await ask(path, { ...type, 'signature-input': `x=();keyid="${node.id}"` }, long)).toEqual([
+      413,
+      'SITECAST_BODY_TOO_LARGE',
+    ]);
+    expect(origin.count('/site/v1/reports')).toBe(before);
+    const flood = Array.from({ length: 300 }, () => ask(`/site/v1/assignments/${device.id}`, {}));
+    const answers = await Promise.all(flood);
+    expect(answers.filter(([, code]) => code === 'SITECAST_RELAY_BUSY').length).toBeGreaterThan(50);
+    expect(answers.filter(([status]) => status === 404).length).toBeGreaterThan(50);
   });
 });

@@ -17,7 +17,7 @@ import { pinRoot } from './enrolment/pinned-root.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
 import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
 import { Metrics, type MetricsSource } from './http/metrics.ts';
-import { appListener } from './http/server.ts';
+import { fleetListener } from './http/fleet-listener.ts';
 import { Follower } from './mirror/follower.ts';
 import { Mirror } from './mirror/mirror.ts';
 import type { MirrorSet } from './mirror/mirror-set.ts';
@@ -33,6 +33,7 @@ import { type PeerGatewayClient, PeerGateways } from './peer-gateways/peer-gatew
 import { type GatewaySettings, parseUpstreamUrl } from './settings.ts';
 import { openSiteServices, type SiteServices } from './site-services.ts';
 import { runTasks, type Task } from './tasks.ts';
+import { SiteUpstreams } from './upstream/site-upstreams.ts';
 import type { Upstream } from './upstream/upstream.ts';
 import { WanLimits } from './wan/wan-limits.ts';
 
@@ -139,7 +140,9 @@ export async function openServices(
     now,
     log,
   });
-  await outside.fleetNetwork?.serve(appListener(app));
+  const origin = new SiteUpstreams(outside.upstreams.filter(({ isOrigin }) => isOrigin));
+  const isRevoked = (id: string): boolean => revocations.has(id);
+  await outside.fleetNetwork?.serve(fleetListener(app, { origin, isRevoked, now, log }));
   const onAnswer = (status: number, sentBytes: number): void => metrics.chunkAnswered(status, sentBytes);
   const handleChunk = chunkHandler({ chunks: chunks.pipeline, onAnswer, hosts: connections.hosts, log });
   metrics.watch(metricsSource(adapters, outside, { repository, site, chunks, follower }));

@@ -19,7 +19,7 @@ import { ProgressRelay } from './reports/progress-relay.ts';
 import { ReportQueue } from './reports/report-queue.ts';
 import { ReportReceiver } from './reports/report-receiver.ts';
 import { ReportSender } from './reports/report-sender.ts';
-import { SiteUpstreams } from './upstream/site-upstreams.ts';
+import { type SiteServer, SiteUpstreams } from './upstream/site-upstreams.ts';
 import type { Upstream } from './upstream/upstream.ts';
 import type { WanLimits } from './wan/wan-limits.ts';
 
@@ -48,7 +48,8 @@ export type SiteServices = Awaited<ReturnType<typeof openSiteServices>>;
 /** What the devices of the site and the origin say to each other. */
 export async function openSiteServices(deps: SiteServicesDeps) {
   const { identity, records, mirror, devices, revocations, wanLimits, now, log } = deps;
-  const upstreams = new SiteUpstreams(deps.upstreams);
+  const neighbours = neighboursOf(deps);
+  const upstreams = new SiteUpstreams(deps.upstreams, neighbours);
   const signers = (): RoleSigners | undefined => mirror.current?.rolloutsSigners;
   const { assignments, acknowledgements } = await openDocuments(deps, upstreams, signers);
   const own = new OwnEnrolment({
@@ -88,7 +89,7 @@ export async function openSiteServices(deps: SiteServicesDeps) {
     leases,
     queue,
     tracker: new Tracker({ ...ofSite, assignmentOf, onAnnounced: peer => deps.siteNode?.reserve(peer) }),
-    presence: openPresence(deps, { heard, leases, isEnrolled }),
+    presence: openPresence(deps, { heard, leases, isEnrolled, neighbours }),
     registration: openRegistration(deps, { upstreams, isEnrolled }),
     reports: new ReportReceiver({
       queue,
@@ -106,6 +107,11 @@ export async function openSiteServices(deps: SiteServicesDeps) {
       for await (const assignment of assignments.all()) devices.note(assignment);
     },
   };
+}
+
+/** Gateways that pass this one's requests on, the best first. */
+function neighboursOf({ fleetNetwork }: SiteServicesDeps): () => SiteServer[] {
+  return () => fleetNetwork?.neighbours.ids().map(id => fleetNetwork.neighbours.source(id)) ?? [];
 }
 
 async function openDocuments(
@@ -143,10 +149,18 @@ function knownOrAskedFor(assignments: RelayedDocuments<Assignment>, log: Log) {
 /** Only the origin counts whom a gateway hears: another gateway in its place would know nothing of it. */
 function openPresence(
   { upstreams, now, log }: SiteServicesDeps,
-  about: { heard: HeardDevices; leases: Leases; isEnrolled: () => boolean },
+  {
+    neighbours,
+    ...about
+  }: {
+    heard: HeardDevices;
+    leases: Leases;
+    isEnrolled: () => boolean;
+    neighbours: () => SiteServer[];
+  },
 ): PresenceReporter {
   const origins = upstreams.filter(({ isOrigin }) => isOrigin);
-  const toOrigin = new SiteUpstreams(origins.length > 0 ? origins : upstreams);
+  const toOrigin = new SiteUpstreams(origins.length > 0 ? origins : upstreams, neighbours);
   return new PresenceReporter({ ...about, upstreams: toOrigin, now, log });
 }
 

@@ -3,31 +3,28 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { tellableAddresses } from '@sitecast/shared/api';
 import { requireFleetKey } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
+import type { Connections } from '@sitecast/shared/outbound';
 import type { FleetNode } from '@sitecast/shared/swarm';
-import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
 import pLimit from 'p-limit';
 import { sleep, withJitter } from '@sitecast/shared/async';
 import { idOf, type PeerBook, peersToDial } from '../peer-gateways/peer-book.ts';
 import { createGatewayServer } from '../http/server.ts';
-import { claimedVersion, type FleetNeighbours, type Source } from '../mirror/sources.ts';
-import type { FleetNetwork } from '../peer-gateways/announcements.ts';
+import { claimedVersion, type FleetNeighbours } from '../mirror/sources.ts';
+import type { FleetNetwork, Neighbour } from '../peer-gateways/announcements.ts';
 import type { Log } from '@sitecast/shared/log';
 import type { GatewaySettings } from '../settings.ts';
 
 /** How often it checks whether there are enough connections. */
 const DIAL_EVERY_MS = 30_000;
-/** Of neighbours whose connections are kept in mind. */
-const MAX_KEPT_SOURCES = 64;
-/** A neighbour that sends nothing for so long, or takes so long for a file (an index of 64 MiB at 2 Mbit/s takes 270 s), is left for the next. */
-const NEIGHBOUR_TIMEOUTS = { idleTimeoutMs: 5000, timeoutMs: 5 * 60_000 };
+const MAX_KEPT_NEIGHBOURS = 64;
 
 interface FleetNetworkOptions {
   settings: Pick<GatewaySettings, 'gossipListen' | 'gossipPeer' | 'gossipAnnounce' | 'mdns' | 'fleetKeyFile'>;
   identity: Identity;
   /** Gateways to dial besides those of the settings. Those that multicast DNS discovers are added. */
   book: PeerBook;
-  /** Is called with the length of each file that came from a neighbour. */
-  onBytes: (kind: 'metadata' | 'targets', lengthBytes: number) => void;
+  /** Speaks to a neighbour. */
+  upstream: (url: string, connections: Connections) => Neighbour;
   now: () => number;
   log: Log;
   signal: AbortSignal;
@@ -38,12 +35,12 @@ interface FleetNetworkOptions {
  * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, SITECAST_KEY_PERMISSIONS, and whatever keeps it from listening
  */
 export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<FleetNetwork | undefined> {
-  const { settings, identity, book, onBytes, now, log, signal } = options;
+  const { settings, identity, book, upstream, now, log, signal } = options;
   const { gossipListen = [], gossipPeer = [], gossipAnnounce = [], mdns = false, fleetKeyFile } = settings;
   if (gossipListen.length === 0 && gossipPeer.length === 0) return undefined;
   const fleetKey = await requireFleetKey(fleetKeyFile);
   const swarm = await import('@sitecast/shared/swarm');
-  const { announcementOf, createFleetNode, judge, repositoryOnly, serveHttpStreams } = swarm;
+  const { announcementOf, createFleetNode, judge, peerOf, serveHttpStreams } = swarm;
   // Gateways from the settings and from the origin have connections reserved, however many others connect.
   const named = new Set(gossipPeer.map(idOf));
   const node = await createFleetNode({
@@ -70,7 +67,7 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
     get dropped() {
       return node.gate.dropped;
     },
-    neighbours: neighboursOf(node, swarm, onBytes),
+    neighbours: neighboursOf(node, swarm, upstream),
     listen: ({ trusted, verify, onNewer }) => {
       let claimsRoot = false;
       const verdictOn = judge({ trusted, now, verify, onNewerRoot: () => (claimsRoot = true) });
@@ -86,7 +83,13 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
         return verdict;
       });
     },
-    serve: listener => serveHttpStreams(node, createGatewayServer(repositoryOnly(listener))),
+    serve: async listener => {
+      const server = createGatewayServer((request, response) => {
+        const neighbour = peerOf(request.socket);
+        if (neighbour !== undefined) listener(request, response, neighbour);
+      });
+      await serveHttpStreams(node, server);
+    },
     announce: async ({ rootVersion, timestamp, files }) => {
       await node.gossip.announce(announcementOf(rootVersion, timestamp, files));
     },
@@ -97,28 +100,13 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
   };
 }
 
-/** Files over the connections that gossip goes over. */
+/** Members that this node is connected with, over the connections that gossip goes over. */
 function neighboursOf(
   node: FleetNode,
   { connectionsToPeer, urlOfPeer }: typeof import('@sitecast/shared/swarm'),
-  onBytes: FleetNetworkOptions['onBytes'],
-): FleetNeighbours {
-  const sources = lruCache<string, Source>({ max: MAX_KEPT_SOURCES });
-  const open = (id: string): Source => {
-    const url = urlOfPeer(id);
-    const connections = connectionsToPeer(node, id);
-    const fetcher = (kind: 'metadata' | 'targets'): MetadataFetcher => {
-      const http = new HttpFetcher(`${url}/${kind}`, { connections, ...NEIGHBOUR_TIMEOUTS });
-      return {
-        fetch: async (path, options) => {
-          const bytes = await http.fetch(path, options);
-          onBytes(kind, bytes?.length ?? 0);
-          return bytes;
-        },
-      };
-    };
-    return { url, metadata: fetcher('metadata'), targets: fetcher('targets') };
-  };
+  upstream: (url: string, connections: Connections) => Neighbour,
+): FleetNeighbours<Neighbour> {
+  const opened = lruCache<string, Neighbour>({ max: MAX_KEPT_NEIGHBOURS });
   return {
     ids: () =>
       node.gossip.neighbours
@@ -126,9 +114,9 @@ function neighboursOf(
         .sort((one, other) => other.score - one.score)
         .map(({ id }) => id),
     source: id => {
-      const source = sources.get(id) ?? open(id);
-      sources.set(id, source);
-      return source;
+      const neighbour = opened.get(id) ?? upstream(urlOfPeer(id), connectionsToPeer(node, id));
+      opened.set(id, neighbour);
+      return neighbour;
     },
   };
 }

@@ -3,7 +3,13 @@ import type { Identity } from '@sitecast/shared/identity';
 import type { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
 import { SiteClient } from '@sitecast/shared/upstream';
-import type { Upstream, UpstreamAnswer } from '../upstream/upstream.ts';
+import {
+  type ForwardedAnswer,
+  type ForwardedRequest,
+  pickHeaders,
+  type Upstream,
+  type UpstreamAnswer,
+} from '../upstream/upstream.ts';
 
 /** Says that a request comes from a gateway: another one passes it on to no third; a chunk it may fetch from the origin. */
 export const MAY_FETCH = { 'sitecast-forwarded': '1' };
@@ -11,6 +17,8 @@ export const MAY_FETCH = { 'sitecast-forwarded': '1' };
 export const HELD_ONLY = { 'sitecast-forwarded': '2' };
 /** The longest timestamp. */
 const MAX_TIMESTAMP_BYTES = 16 * 1024;
+/** Headers of an answer that the gateway gets whose request was passed on. */
+const RETURNED = ['content-type', 'date', 'retry-after'];
 const ANSWER_TIMEOUT_MS = 15_000;
 /** How much longer than asked for a long poll may take. */
 const WAIT_GRACE_MS = 10_000;
@@ -95,6 +103,18 @@ export class HttpUpstream implements Upstream {
         ? await this.#client.get(path, request)
         : await this.#client.post(path, Buffer.from(JSON.stringify(body)), request);
     return { status, json };
+  }
+
+  async forward(request: ForwardedRequest): Promise<ForwardedAnswer> {
+    const { signal, onBytes, onSent } = this.#options;
+    const answer = await this.#client.forward({
+      ...request,
+      signal,
+      onAnswer: lengthBytes => onBytes('site', lengthBytes),
+      ...(onSent && { onSend: onSent }),
+    });
+    const headers = pickHeaders(RETURNED, name => answer.headers[name]?.toString());
+    return { status: answer.status, headers, body: answer.body };
   }
 
   #fetcher(kind: 'metadata' | 'targets'): MetadataFetcher {

@@ -22,10 +22,10 @@ export interface News {
 }
 
 /** Members of the fleet's network that this gateway is connected with. */
-export interface FleetNeighbours {
+export interface FleetNeighbours<N extends Source = Source> {
   /** Those that may give files over their connection, the best first. */
   ids(): readonly string[];
-  source(id: string): Source;
+  source(id: string): N;
 }
 
 /** Neighbours that are asked beside the one that announced, and the ones that are asked at one time for the newest timestamp. */

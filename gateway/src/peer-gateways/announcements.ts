@@ -1,9 +1,10 @@
-import type { RequestListener } from 'node:http';
 import type { TrustedNow } from '@sitecast/shared/swarm';
 import type { VerifySignature } from '@sitecast/shared/trust';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
+import type { NeighbourListener } from '../http/fleet-listener.ts';
 import type { FleetNeighbours, News } from '../mirror/sources.ts';
+import type { Upstream } from '../upstream/upstream.ts';
 
 /** A new set, as a gateway announces it to others. */
 interface SetAnnouncement {
@@ -13,6 +14,9 @@ interface SetAnnouncement {
   files: ReadonlyMap<string, Uint8Array>;
 }
 
+/** A member of the fleet's network, over the connection that gossip goes over. */
+export type Neighbour = Omit<Upstream, 'waitForChange'>;
+
 /** The fleet's network, as far as a gateway needs it. Without it, changes come by long poll alone, and files over HTTP alone. */
 export interface FleetNetwork {
   /** Multiaddresses at which other gateways reach this one there. */
@@ -21,7 +25,7 @@ export interface FleetNetwork {
   readonly connections: number;
   /** Connections that were ended or refused since the start because others needed their places. */
   readonly dropped: number;
-  readonly neighbours: FleetNeighbours;
+  readonly neighbours: FleetNeighbours<Neighbour>;
   /**
    * @param listener `onNewer` is called when others announce a newer set that is rightly signed, or claim a newer root;
    *   `verify` checks one signature
@@ -31,8 +35,8 @@ export interface FleetNetwork {
     verify: VerifySignature;
     onNewer: (news: News) => void;
   }): void;
-  /** Gives the repository's files to others over their connections. */
-  serve(listener: RequestListener): Promise<void>;
+  /** Answers what others send over their connections. */
+  serve(listener: NeighbourListener): Promise<void>;
   announce(announcement: SetAnnouncement): Promise<void>;
   close(): Promise<void>;
 }

@@ -1,29 +1,56 @@
+import { lruCache } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Upstream, UpstreamAnswer } from './upstream.ts';
+import type { ForwardedAnswer, ForwardedRequest, Upstream, UpstreamAnswer } from './upstream.ts';
 
-/** The upstreams, in their order, for requests of the site API: the first that can answer does. */
+/** How long an upstream that can't be reached comes after the neighbours, which would each wait for it otherwise. */
+const REST_MS = 60_000;
+const MAX_RESTING = 1000;
+/** Neighbours that are tried for one request. */
+const MAX_NEIGHBOURS = 3;
+
+/** Where requests of the site API go. */
+export type SiteServer = Pick<Upstream, 'url' | 'ask' | 'forward'>;
+
+/** The upstreams, in their order, for requests of the site API, then neighbours: the first that can answer does. */
 export class SiteUpstreams {
-  readonly #upstreams: readonly Upstream[];
+  readonly #upstreams: readonly SiteServer[];
+  readonly #neighbours: () => readonly SiteServer[];
+  readonly #resting = lruCache<string, true>({ max: MAX_RESTING, ttl: REST_MS });
 
-  constructor(upstreams: readonly Upstream[]) {
+  /** @param neighbours gateways that pass a request on to the origin, the best first */
+  constructor(upstreams: readonly SiteServer[], neighbours: () => readonly SiteServer[] = () => []) {
     this.#upstreams = upstreams;
+    this.#neighbours = neighbours;
   }
 
   /**
    * @returns the first answer that isn't "not me" (a status of 500 or more)
    * @throws SITECAST_UPSTREAM_UNREACHABLE where none has one; `data.hasFailed`: one of them was reached, and failed at this (500)
    */
-  async ask(path: string, body?: unknown): Promise<UpstreamAnswer> {
+  ask(path: string, body?: unknown): Promise<UpstreamAnswer> {
+    return this.#first(server => server.ask(path, body));
+  }
+
+  /** Passes on a request that a neighbour has signed. @throws as `ask` */
+  forward(request: ForwardedRequest): Promise<ForwardedAnswer> {
+    return this.#first(server => server.forward(request));
+  }
+
+  async #first<T extends { status: number }>(ask: (server: SiteServer) => Promise<T>): Promise<T> {
     let last: unknown;
     let hasFailed = false;
-    for (const upstream of this.#upstreams) {
+    for (const server of this.#inOrder()) {
       try {
-        const answer = await upstream.ask(path, body);
-        if (answer.status < 500) return answer;
+        const answer = await ask(server);
+        if (answer.status < 500) {
+          this.#resting.delete(server.url);
+          return answer;
+        }
         hasFailed ||= answer.status === 500;
-        last = new Error(`${upstream.url} answered with status ${answer.status}`);
+        last = new Error(`${server.url} answered with status ${answer.status}`);
       } catch (error) {
         if (!(error instanceof SitecastError)) throw error;
+        this.#resting.set(server.url, true);
         last = error;
       }
     }
@@ -37,5 +64,15 @@ export class SiteUpstreams {
         hint: 'It is tried again later; the gateway serves what it has until then.',
       },
     );
+  }
+
+  /** Those that rest come last: they may be the only ones. */
+  #inOrder(): SiteServer[] {
+    const neighbours = this.#neighbours();
+    if (neighbours.length === 0) return [...this.#upstreams];
+    const all = [...this.#upstreams, ...neighbours];
+    const isResting = ({ url }: SiteServer): boolean => this.#resting.has(url);
+    const awake = all.filter(server => !isResting(server));
+    return [...awake, ...all.filter(isResting)].slice(0, this.#upstreams.length + MAX_NEIGHBOURS);
   }
 }

@@ -33,4 +33,36 @@ export interface Upstream {
    * @throws SITECAST_UPSTREAM_UNREACHABLE where no answer came
    */
   ask(path: string, body?: unknown): Promise<UpstreamAnswer>;
+  /**
+   * A request of the site API that another gateway has made.
+   * @throws SITECAST_UPSTREAM_UNREACHABLE where no answer came
+   */
+  forward(request: ForwardedRequest): Promise<ForwardedAnswer>;
+}
+
+/** A request of the site API on its way through a neighbour. */
+export interface ForwardedRequest {
+  readonly method: 'GET' | 'POST';
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: Uint8Array | undefined;
+}
+
+export interface ForwardedAnswer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: Uint8Array;
+}
+
+/** Those of the headers that are there. */
+export function pickHeaders(
+  names: readonly string[],
+  valueOf: (name: string) => string | undefined,
+): Record<string, string> {
+  return Object.fromEntries(
+    names.flatMap(name => {
+      const value = valueOf(name);
+      return value === undefined ? [] : [[name, value]];
+    }),
+  );
 }

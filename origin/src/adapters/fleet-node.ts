@@ -2,6 +2,7 @@ import type { RequestListener } from 'node:http';
 import { join } from 'node:path';
 import { tellableAddresses } from '@sitecast/shared/api';
 import { requireFleetKey } from '@sitecast/shared/fleet';
+import { repositoryOnly } from '@sitecast/shared/http-guards';
 import { Identity } from '@sitecast/shared/identity';
 import { metadataPath } from '@sitecast/shared/trust';
 import type { Registry } from '../fleet/registry.ts';
@@ -45,9 +46,7 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
   const { gossip, directory, repository, now, after, log } = deps;
   if (gossip.listen.length === 0) return undefined;
   const fleetKey = await requireFleetKey(gossip.fleetKeyFile);
-  const { announcementOf, createFleetNode, judge, repositoryOnly, serveHttpStreams } = await import(
-    '@sitecast/shared/swarm'
-  );
+  const { announcementOf, createFleetNode, judge, serveHttpStreams } = await import('@sitecast/shared/swarm');
   const identity = await Identity.open(join(directory, 'fleet'), { warn: message => log.warn({}, message) });
   const { listen, announce } = gossip;
   const node = await createFleetNode({
@@ -98,13 +97,20 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
   tellLogged();
   return {
     addresses: () => tellableAddresses(node.addresses),
-    serve: listener => serveHttpStreams(node, createUnboundServer(repositoryOnly(listener))),
+    serve: listener => serveHttpStreams(node, createUnboundServer(forGateways(listener))),
     close: async () => {
       stopListening();
       cancel();
       await node.close();
     },
   };
+}
+
+/** The repository's files, and what gateways ask in their own names, as over HTTP: the origin verifies who has signed it. */
+function forGateways(listener: RequestListener): RequestListener {
+  const files = repositoryOnly(listener);
+  return (request, response) =>
+    request.url?.startsWith('/site/v1/') === true ? listener(request, response) : files(request, response);
 }
 
 /**

@@ -6,6 +6,8 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { FairPool, NamedHosts, senderOf } from '../bounded/index.ts';
 
+export { repositoryOnly } from './repository-only.ts';
+
 type Listener = (request: IncomingMessage, response: ServerResponse) => void;
 
 /**

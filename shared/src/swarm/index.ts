@@ -18,8 +18,7 @@ export {
   type NodeOptions,
   type SwarmNode,
 } from './node.ts';
-export { connectionsToPeer, serveHttpStreams, urlOfPeer } from './http/http-streams.ts';
-export { repositoryOnly } from './http/repository-only.ts';
+export { connectionsToPeer, peerOf, serveHttpStreams, urlOfPeer } from './http/http-streams.ts';
 export { MAX_NEIGHBOURS, Neighbours } from './neighbours.ts';
 export { ChunkServer, type ChunkServerOptions } from './chunks/chunk-server.ts';
 export { HaveMap, ImageHoldings } from './chunks/holdings.ts';

@@ -42,6 +42,13 @@ export interface SiteAnswer {
   lengthBytes: number;
 }
 
+/** An answer as it came. */
+interface RawAnswer {
+  status: number;
+  headers: IncomingHttpHeaders;
+  body: Buffer;
+}
+
 export interface SiteRequest {
   headers?: Readonly<Record<string, string>>;
   signal?: AbortSignal | undefined;
@@ -93,6 +100,25 @@ export class SiteClient {
     return await this.#post(path, body, request);
   }
 
+  /**
+   * Sends a request that somebody else has signed, as it is.
+   * @throws this client's code where no answer came, or too long a one
+   */
+  async forward({
+    method,
+    path,
+    headers,
+    body,
+    ...limits
+  }: Pick<SiteRequest, 'signal' | 'onSend' | 'onAnswer'> & {
+    method: 'GET' | 'POST';
+    path: string;
+    headers: Readonly<Record<string, string>>;
+    body: Uint8Array | undefined;
+  }): Promise<RawAnswer> {
+    return await this.#exchange(path, { ...limits, method, headers, body });
+  }
+
   /** The error for an answer that came and is of no use. */
   unusable(path: string, why: string): Error {
     return this.#http.unusable(path, why);
@@ -112,10 +138,15 @@ export class SiteClient {
     return signRequest({ method, url: this.url + path, body }, identity, now() + this.#clockOffsetMs);
   }
 
-  #ask(
+  async #ask(path: string, request: SiteRequest & HttpRequest): Promise<SiteAnswer> {
+    const { status, headers, body } = await this.#exchange(path, request);
+    return { status, headers, json: jsonIn(body), lengthBytes: body.length };
+  }
+
+  #exchange(
     path: string,
     { maxBytes = MAX_ANSWER_BYTES, onSend, onAnswer, ...request }: SiteRequest & HttpRequest,
-  ): Promise<SiteAnswer> {
+  ): Promise<RawAnswer> {
     const { timeoutMs } = this.#options;
     if (request.body) onSend?.(request.body.length);
     return this.#http.exchange(path, { timeoutMs, ...request }, async answer => {
@@ -123,12 +154,7 @@ export class SiteClient {
       const body = await readBounded(answer.body, maxBytes);
       if (!body) throw this.#http.unusable(path, `it sends more than ${maxBytes} bytes`);
       onAnswer?.(body.length);
-      return {
-        status: answer.status,
-        headers: answer.headers,
-        json: jsonIn(body),
-        lengthBytes: body.length,
-      };
+      return { status: answer.status, headers: answer.headers, body };
     });
   }
 }

@@ -1,0 +1,31 @@
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import { getRequestListener } from '@hono/node-server';
+import { repositoryOnly } from '@sitecast/shared/http-guards';
+import type { GatewayApp } from './app.ts';
+import { appListener } from './server.ts';
+import { neighbourRelay, type NeighbourRelayDeps } from '../peer-gateways/neighbour-relay.ts';
+
+/** What a neighbour of the fleet's network sends over its connection. */
+export type NeighbourListener = (
+  request: IncomingMessage,
+  response: ServerResponse,
+  neighbour: string,
+) => void;
+
+/** Gives neighbours the files of the repository, and passes on what they ask the origin. */
+export function fleetListener(app: GatewayApp, deps: NeighbourRelayDeps): NeighbourListener {
+  const files: RequestListener = repositoryOnly(appListener(app));
+  const senders = new WeakMap<IncomingMessage, string>();
+  const relay = neighbourRelay(deps, ({ incoming }) => incoming && senders.get(incoming));
+  const relayed = getRequestListener((request, env) => relay.fetch(request, env), {
+    overrideGlobalObjects: false,
+  });
+  return (request, response, neighbour) => {
+    if (request.url?.startsWith('/site/v1/') !== true) {
+      files(request, response);
+      return;
+    }
+    senders.set(request, neighbour);
+    void relayed(request, response);
+  };
+}

@@ -1,0 +1,104 @@
+import type { HttpBindings } from '@hono/node-server';
+import { FairPool, TokenBuckets } from '@sitecast/shared/bounded';
+import { SitecastError } from '@sitecast/shared/errors';
+import { isId } from '@sitecast/shared/identity';
+import type { Log } from '@sitecast/shared/log';
+import { Hono } from 'hono';
+import { asSitecastError, problemResponse } from '../http/problem.ts';
+import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
+import { pickHeaders } from '../upstream/upstream.ts';
+
+// Every machine with the fleet's key can send this, a stolen gateway among them. The worst it sends: requests without end, the longest bodies,
+// requests that others have signed. So a request must be signed in the name of the neighbour itself, each neighbour has a rate, few requests
+// are worked on at one time, and each is read whole, within a bound, before anything is sent on. The origin verifies the signature. What the
+// neighbour is answered is what the origin answers: nothing is kept, and no answer is trusted here.
+
+/** What gateways ask the origin: each of it they sign themselves, or anyone may read. */
+const POSTS = /^\/site\/v1\/(?:reports|progress|presence|enrolments|gateways)$/;
+const DOCUMENTS = /^\/site\/v1\/(?:assignments|acknowledgements)\/([A-Za-z0-9]{1,128})$/;
+const SIGNER = /^[^;]*;(?:.*;)?keyid="([A-Za-z0-9]{1,128})"(?:;|$)/;
+/** Headers of a signed request; none else is passed on. */
+const PASSED = ['content-type', 'content-digest', 'signature', 'signature-input'];
+
+/** The longest body. */
+const MAX_BODY_BYTES = 1024 * 1024;
+/** Requests of one neighbour, and of all, that are worked on at one time. */
+const MAX_REQUESTS_PER_NEIGHBOUR = 2;
+const MAX_REQUESTS = 8;
+/** A gateway with news sends a few requests a second, and has hundreds of them to make up for when it was away. */
+const REQUESTS = { perS: 2, burst: 200 };
+/** The bytes of a neighbour, on average 256 MiB a day: reports of some ten thousand devices. */
+const BYTES = { perS: 3000, burst: 16 * MAX_BODY_BYTES };
+
+export interface NeighbourRelayDeps {
+  /** The origin alone: a request goes over one neighbour at most. */
+  origin: Pick<SiteUpstreams, 'forward'>;
+  isRevoked: (id: string) => boolean;
+  now: () => number;
+  log: Log;
+}
+
+interface RelayEnv {
+  Bindings: Partial<HttpBindings>;
+}
+
+/**
+ * Passes requests of the site API on to the origin, for neighbours that can't reach it.
+ * @param neighbourOf id of the neighbour at the other end of a request's connection
+ */
+export function neighbourRelay(
+  { origin, isRevoked, now, log }: NeighbourRelayDeps,
+  neighbourOf: (bindings: RelayEnv['Bindings']) => string | undefined,
+): Hono<RelayEnv> {
+  const places = new FairPool({
+    max: MAX_REQUESTS,
+    maxPerOwner: MAX_REQUESTS_PER_NEIGHBOUR,
+    sparesEquals: true,
+  });
+  const requests = new TokenBuckets({ ...REQUESTS, now });
+  const bytes = new TokenBuckets({ ...BYTES, now });
+  const app = new Hono<RelayEnv>();
+  app.onError(error => problemResponse(asSitecastError(error)));
+  app.all('/site/v1/*', async c => {
+    const { method, path } = c.req;
+    const id = neighbourOf(c.env);
+    const isPost = method === 'POST' && POSTS.test(path);
+    const isDocument = method === 'GET' && isId(DOCUMENTS.exec(path)?.[1] ?? '');
+    if (id === undefined || !(isPost || isDocument)) throw notRelayed();
+    if (isRevoked(id)) throw refused('this gateway was revoked');
+    if (isPost && SIGNER.exec(c.req.header('signature-input') ?? '')?.[1] !== id)
+      throw refused('a neighbour passes on what a gateway has signed itself');
+    const lengthBytes = isPost ? Number(c.req.header('content-length') ?? Number.NaN) : 0;
+    if (!(lengthBytes <= MAX_BODY_BYTES))
+      throw new SitecastError('tooLarge', 'SITECAST_BODY_TOO_LARGE', `at most ${MAX_BODY_BYTES} bytes`);
+    if (!requests.take(id) || !bytes.take(id, lengthBytes)) throw busy();
+    const place = places.lease(id, 1, () => c.env.incoming?.destroy());
+    if (place === undefined) throw busy();
+    try {
+      // Node ends the request where its body is longer than it said, or takes too long.
+      const body = isPost ? new Uint8Array(await c.req.arrayBuffer()) : undefined;
+      const headers = pickHeaders(PASSED, name => c.req.header(name));
+      const answer = await origin.forward({ method: isPost ? 'POST' : 'GET', path, headers, body });
+      log.debug({ neighbour: id, path, status: answer.status }, 'a neighbour asked the origin through here');
+      bytes.take(id, Math.min(answer.body.length, bytes.of(id).tokens));
+      return new Response(Buffer.from(answer.body), { status: answer.status, headers: answer.headers });
+    } finally {
+      place.release();
+    }
+  });
+  app.notFound(() => problemResponse(notRelayed()));
+  return app;
+}
+
+// Each is "not me" for the gateway that asks: it tries another way.
+function notRelayed(): SitecastError {
+  return new SitecastError('unreachable', 'SITECAST_NOT_RELAYED', 'this is not passed on to the origin');
+}
+
+function busy(): SitecastError {
+  return new SitecastError('unreachable', 'SITECAST_RELAY_BUSY', 'this gateway passes on no more for now');
+}
+
+function refused(why: string): SitecastError {
+  return new SitecastError('unreachable', 'SITECAST_RELAY_REFUSED', why);
+}
