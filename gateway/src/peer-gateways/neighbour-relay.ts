@@ -22,9 +22,9 @@ const PASSED = ['content-type', 'content-digest', 'signature', 'signature-input'
 
 /** The longest body. */
 const MAX_BODY_BYTES = 1024 * 1024;
-/** Requests of one neighbour, and of all, that are worked on at one time. */
-const MAX_REQUESTS_PER_NEIGHBOUR = 2;
-const MAX_REQUESTS = 8;
+/** Requests of one neighbour, as many as it has streams, and of all, that are worked on at one time. */
+const MAX_REQUESTS_PER_NEIGHBOUR = 8;
+const MAX_REQUESTS = 64;
 /** A gateway with news sends a few requests a second, and has hundreds of them to make up for when it was away. */
 const REQUESTS = { perS: 2, burst: 200 };
 /** The bytes of a neighbour, on average 256 MiB a day: reports of some ten thousand devices. */
@@ -77,6 +77,8 @@ export function neighbourRelay(
     try {
       // Node ends the request where its body is longer than it said, or takes too long.
       const body = isPost ? new Uint8Array(await c.req.arrayBuffer()) : undefined;
+      // From now on nobody can hold it up, so its place isn't taken for others.
+      place.keep();
       const headers = pickHeaders(PASSED, name => c.req.header(name));
       const answer = await origin.forward({ method: isPost ? 'POST' : 'GET', path, headers, body });
       log.debug({ neighbour: id, path, status: answer.status }, 'a neighbour asked the origin through here');

@@ -35,7 +35,7 @@ export class HttpStore implements ChunkStore {
   readonly #http: HttpClient;
 
   /**
-   * @param base `http:` or `https:`, such as `http://gateway:7401/chunks`
+   * @param base `http:`, `https:` or `libp2p:`, such as `http://gateway:7401/chunks`
    * @throws SITECAST_STORE_URL
    */
   constructor(base: string, options: HttpStoreOptions = {}) {
@@ -101,9 +101,12 @@ export class HttpStore implements ChunkStore {
   }
 }
 
+/** The last one with connections of its own (`Connections.through`). */
+const PROTOCOLS = ['http:', 'https:', 'libp2p:'];
+
 function parseBase(base: string): URL {
   const url = URL.canParse(base) ? new URL(base) : undefined;
-  if (url === undefined || (url.protocol !== 'http:' && url.protocol !== 'https:'))
+  if (url === undefined || !PROTOCOLS.includes(url.protocol))
     throw new SitecastError('badInput', 'SITECAST_STORE_URL', `not the URL of a chunk store: ${base}`, {
       hint: 'It begins with http:// or https://.',
     });
