@@ -140,9 +140,7 @@ export async function openServices(
     now,
     log,
   });
-  const origin = new SiteUpstreams(outside.upstreams.filter(({ isOrigin }) => isOrigin));
-  const isRevoked = (id: string): boolean => revocations.has(id);
-  await outside.fleetNetwork?.serve(fleetListener(app, { origin, isRevoked, now, log }));
+  await serveNeighbours(app, adapters, outside);
   const onAnswer = (status: number, sentBytes: number): void => metrics.chunkAnswered(status, sentBytes);
   const handleChunk = chunkHandler({ chunks: chunks.pipeline, onAnswer, hosts: connections.hosts, log });
   metrics.watch(metricsSource(adapters, outside, { repository, site, chunks, follower }));
@@ -163,6 +161,17 @@ export async function openServices(
     run: (urls, stop) => runTasks(tasksWith(urls), { log, signal: stop }),
     flush: () => chunks.disk.flush(),
   };
+}
+
+/** Gives neighbours of the fleet's network what they may have. */
+async function serveNeighbours(
+  app: GatewayApp,
+  { now, log }: Adapters,
+  { fleetNetwork, upstreams, revocations }: Outside,
+): Promise<void> {
+  const origin = new SiteUpstreams(upstreams.filter(({ isOrigin }) => isOrigin));
+  const isRevoked = (id: string): boolean => revocations.has(id);
+  await fleetNetwork?.serve(fleetListener(app, { origin, isRevoked, now, log }));
 }
 
 type Outside = Awaited<ReturnType<typeof openOutside>>;

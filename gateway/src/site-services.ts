@@ -48,8 +48,7 @@ export type SiteServices = Awaited<ReturnType<typeof openSiteServices>>;
 /** What the devices of the site and the origin say to each other. */
 export async function openSiteServices(deps: SiteServicesDeps) {
   const { identity, records, mirror, devices, revocations, wanLimits, now, log } = deps;
-  const neighbours = neighboursOf(deps);
-  const upstreams = new SiteUpstreams(deps.upstreams, neighbours);
+  const upstreams = new SiteUpstreams(deps.upstreams, neighboursOf(deps));
   const signers = (): RoleSigners | undefined => mirror.current?.rolloutsSigners;
   const { assignments, acknowledgements } = await openDocuments(deps, upstreams, signers);
   const own = new OwnEnrolment({
@@ -89,7 +88,7 @@ export async function openSiteServices(deps: SiteServicesDeps) {
     leases,
     queue,
     tracker: new Tracker({ ...ofSite, assignmentOf, onAnnounced: peer => deps.siteNode?.reserve(peer) }),
-    presence: openPresence(deps, { heard, leases, isEnrolled, neighbours }),
+    presence: openPresence(deps, { heard, leases, isEnrolled }),
     registration: openRegistration(deps, { upstreams, isEnrolled }),
     reports: new ReportReceiver({
       queue,
@@ -148,19 +147,12 @@ function knownOrAskedFor(assignments: RelayedDocuments<Assignment>, log: Log) {
 
 /** Only the origin counts whom a gateway hears: another gateway in its place would know nothing of it. */
 function openPresence(
-  { upstreams, now, log }: SiteServicesDeps,
-  {
-    neighbours,
-    ...about
-  }: {
-    heard: HeardDevices;
-    leases: Leases;
-    isEnrolled: () => boolean;
-    neighbours: () => SiteServer[];
-  },
+  deps: SiteServicesDeps,
+  about: { heard: HeardDevices; leases: Leases; isEnrolled: () => boolean },
 ): PresenceReporter {
+  const { upstreams, now, log } = deps;
   const origins = upstreams.filter(({ isOrigin }) => isOrigin);
-  const toOrigin = new SiteUpstreams(origins.length > 0 ? origins : upstreams, neighbours);
+  const toOrigin = new SiteUpstreams(origins.length > 0 ? origins : upstreams, neighboursOf(deps));
   return new PresenceReporter({ ...about, upstreams: toOrigin, now, log });
 }
 

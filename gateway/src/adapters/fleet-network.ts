@@ -4,7 +4,7 @@ import { tellableAddresses } from '@sitecast/shared/api';
 import { requireFleetKey } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { Connections } from '@sitecast/shared/outbound';
-import type { FleetNode } from '@sitecast/shared/swarm';
+import type { AnnouncementHandler, FleetNode, judge as judgeAnnouncements } from '@sitecast/shared/swarm';
 import pLimit from 'p-limit';
 import { sleep, withJitter } from '@sitecast/shared/async';
 import { idOf, type PeerBook, peersToDial } from '../peer-gateways/peer-book.ts';
@@ -17,6 +17,13 @@ import type { GatewaySettings } from '../settings.ts';
 /** How often it checks whether there are enough connections. */
 const DIAL_EVERY_MS = 30_000;
 const MAX_KEPT_NEIGHBOURS = 64;
+
+// Of the module that is loaded only where a gateway joins the network.
+type Judge = typeof judgeAnnouncements;
+interface StreamConnections {
+  connectionsToPeer: (node: FleetNode, id: string) => Connections;
+  urlOfPeer: (id: string) => string;
+}
 
 interface FleetNetworkOptions {
   settings: Pick<GatewaySettings, 'gossipListen' | 'gossipPeer' | 'gossipAnnounce' | 'mdns' | 'fleetKeyFile'>;
@@ -68,21 +75,7 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
       return node.gate.dropped;
     },
     neighbours: neighboursOf(node, swarm, upstream),
-    listen: ({ trusted, verify, onNewer }) => {
-      let claimsRoot = false;
-      const verdictOn = judge({ trusted, now, verify, onNewerRoot: () => (claimsRoot = true) });
-      node.gossip.onAnnouncement((announcement, from) => {
-        claimsRoot = false;
-        const verdict = verdictOn(announcement);
-        const { timestamp, files } = announcement;
-        if (verdict === 'accept') {
-          const all = new Map([...files, ['timestamp.json', timestamp] as const]);
-          onNewer({ from, version: claimedVersion(timestamp), files: all });
-        } else if (claimsRoot) onNewer({ from, version: undefined, files: new Map() });
-        if (verdict === 'reject') log.warn({ peer: from }, 'a neighbour announced what is refused');
-        return verdict;
-      });
-    },
+    listen: listener => node.gossip.onAnnouncement(announcementHandler(listener, { judge, now, log })),
     serve: async listener => {
       const server = createGatewayServer((request, response) => {
         const neighbour = peerOf(request.socket);
@@ -100,10 +93,33 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
   };
 }
 
+/** Judges what others announce, and tells of what is news. */
+function announcementHandler(
+  { trusted, verify, onNewer }: Parameters<FleetNetwork['listen']>[0],
+  { judge, now, log }: Pick<FleetNetworkOptions, 'now' | 'log'> & { judge: Judge },
+): AnnouncementHandler {
+  let claimsRoot = false;
+  const onNewerRoot = (): void => {
+    claimsRoot = true;
+  };
+  const verdictOn = judge({ trusted, now, verify, onNewerRoot });
+  return (announcement, from) => {
+    claimsRoot = false;
+    const verdict = verdictOn(announcement);
+    const { timestamp, files } = announcement;
+    if (verdict === 'accept') {
+      const all = new Map([...files, ['timestamp.json', timestamp] as const]);
+      onNewer({ from, version: claimedVersion(timestamp), files: all });
+    } else if (claimsRoot) onNewer({ from, version: undefined, files: new Map() });
+    if (verdict === 'reject') log.warn({ peer: from }, 'a neighbour announced what is refused');
+    return verdict;
+  };
+}
+
 /** Members that this node is connected with, over the connections that gossip goes over. */
 function neighboursOf(
   node: FleetNode,
-  { connectionsToPeer, urlOfPeer }: typeof import('@sitecast/shared/swarm'),
+  { connectionsToPeer, urlOfPeer }: StreamConnections,
   upstream: (url: string, connections: Connections) => Neighbour,
 ): FleetNeighbours<Neighbour> {
   const opened = lruCache<string, Neighbour>({ max: MAX_KEPT_NEIGHBOURS });

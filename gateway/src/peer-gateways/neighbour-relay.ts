@@ -3,7 +3,7 @@ import { FairPool, TokenBuckets } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
 import { isId } from '@sitecast/shared/identity';
 import type { Log } from '@sitecast/shared/log';
-import { Hono } from 'hono';
+import { Hono, type HonoRequest } from 'hono';
 import { asSitecastError, problemResponse } from '../http/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import { pickHeaders } from '../upstream/upstream.ts';
@@ -60,27 +60,19 @@ export function neighbourRelay(
   const app = new Hono<RelayEnv>();
   app.onError(error => problemResponse(asSitecastError(error)));
   app.all('/site/v1/*', async c => {
-    const { method, path } = c.req;
-    const id = neighbourOf(c.env);
-    const isPost = method === 'POST' && POSTS.test(path);
-    const isDocument = method === 'GET' && isId(DOCUMENTS.exec(path)?.[1] ?? '');
-    if (id === undefined || !(isPost || isDocument)) throw notRelayed();
+    const { id, method, lengthBytes } = demandOwn(c.req, neighbourOf(c.env));
     if (isRevoked(id)) throw refused('this gateway was revoked');
-    if (isPost && SIGNER.exec(c.req.header('signature-input') ?? '')?.[1] !== id)
-      throw refused('a neighbour passes on what a gateway has signed itself');
-    const lengthBytes = isPost ? Number(c.req.header('content-length') ?? Number.NaN) : 0;
-    if (!(lengthBytes <= MAX_BODY_BYTES))
-      throw new SitecastError('tooLarge', 'SITECAST_BODY_TOO_LARGE', `at most ${MAX_BODY_BYTES} bytes`);
     if (!requests.take(id) || !bytes.take(id, lengthBytes)) throw busy();
     const place = places.lease(id, 1, () => c.env.incoming?.destroy());
     if (place === undefined) throw busy();
     try {
       // Node ends the request where its body is longer than it said, or takes too long.
-      const body = isPost ? new Uint8Array(await c.req.arrayBuffer()) : undefined;
+      const body = method === 'POST' ? new Uint8Array(await c.req.arrayBuffer()) : undefined;
       // From now on nobody can hold it up, so its place isn't taken for others.
       place.keep();
       const headers = pickHeaders(PASSED, name => c.req.header(name));
-      const answer = await origin.forward({ method: isPost ? 'POST' : 'GET', path, headers, body });
+      const { path } = c.req;
+      const answer = await origin.forward({ method, path, headers, body });
       log.debug({ neighbour: id, path, status: answer.status }, 'a neighbour asked the origin through here');
       bytes.take(id, Math.min(answer.body.length, bytes.of(id).tokens));
       return new Response(Buffer.from(answer.body), { status: answer.status, headers: answer.headers });
@@ -90,6 +82,23 @@ export function neighbourRelay(
   });
   app.notFound(() => problemResponse(notRelayed()));
   return app;
+}
+
+/** Checks that a request is one that gateways make, of the neighbour itself, and not too long. */
+function demandOwn(
+  request: Pick<HonoRequest, 'method' | 'path' | 'header'>,
+  id: string | undefined,
+): { id: string; method: 'GET' | 'POST'; lengthBytes: number } {
+  const { method, path } = request;
+  const isDocument = method === 'GET' && isId(DOCUMENTS.exec(path)?.[1] ?? '');
+  if (id !== undefined && isDocument) return { id, method: 'GET', lengthBytes: 0 };
+  if (id === undefined || method !== 'POST' || !POSTS.test(path)) throw notRelayed();
+  if (SIGNER.exec(request.header('signature-input') ?? '')?.[1] !== id)
+    throw refused('a neighbour passes on what a gateway has signed itself');
+  const lengthBytes = Number(request.header('content-length') ?? Number.NaN);
+  if (!(lengthBytes <= MAX_BODY_BYTES))
+    throw new SitecastError('tooLarge', 'SITECAST_BODY_TOO_LARGE', `at most ${MAX_BODY_BYTES} bytes`);
+  return { id, method, lengthBytes };
 }
 
 // Each is "not me" for the gateway that asks: it tries another way.

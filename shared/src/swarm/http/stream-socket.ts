@@ -1,7 +1,10 @@
 import { Duplex } from 'node:stream';
+import { callbackify } from 'node:util';
 import type { Stream } from '@libp2p/interface';
 import { Uint8ArrayList } from 'uint8arraylist';
 import { isFull, MAX_UNSENT_BYTES, roomToWrite } from '../stream-room.ts';
+
+type Done = (error?: Error | null) => void;
 
 /** Time for what was written to be taken over by the muxer when the socket ends. */
 const FINISH_MS = 20_000;
@@ -32,54 +35,38 @@ export class StreamSocket extends Duplex {
     } else this.#take(stream);
   }
 
-  override _construct(done: (error?: Error | null) => void): void {
+  override _construct(done: Done): void {
     if (this.#opening === undefined) {
       done();
       return;
     }
-    this.#opening.then(
-      stream => {
-        if (this.destroyed) {
-          stream.abort(new Error('the socket was destroyed'));
-          done();
-          return;
-        }
-        this.#take(stream);
-        this.connecting = false;
-        done();
-        this.emit('connect');
-      },
-      (error: unknown) => done(error instanceof Error ? error : new Error(String(error))),
-    );
+    const opened = callbackify(() => this.#opened(this.#opening));
+    opened(error => {
+      done(error);
+      if (!this.connecting) this.emit('connect');
+    });
   }
 
   override _read(): void {
     if (this.#stream?.readStatus === 'paused') this.#stream.resume();
   }
 
-  override _write(bytes: Uint8Array, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
-    this.#send(bytes).then(() => done(), done);
+  override _write(bytes: Uint8Array, _encoding: BufferEncoding, done: Done): void {
+    callbackify(() => this.#send(bytes))(done);
   }
 
-  override _writev(pieces: { chunk: Uint8Array }[], done: (error?: Error | null) => void): void {
-    this.#send(new Uint8ArrayList(...pieces.map(({ chunk }) => chunk))).then(() => done(), done);
+  override _writev(pieces: { chunk: Uint8Array }[], done: Done): void {
+    const bytes = new Uint8ArrayList(...pieces.map(({ chunk }) => chunk));
+    callbackify(() => this.#send(bytes))(done);
   }
 
-  override _final(done: (error?: Error | null) => void): void {
-    const closing = this.#stream?.close({ signal: AbortSignal.timeout(FINISH_MS) }) ?? Promise.resolve();
-    closing.then(() => done(), done);
+  override _final(done: Done): void {
+    callbackify(() => this.#closeWriting())(done);
   }
 
-  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+  override _destroy(error: Error | null, done: Done): void {
     clearTimeout(this.#idleTimer);
-    const reason = error ?? new Error('the socket was destroyed');
-    const stream = this.#stream;
-    if (stream === undefined) this.#opening?.then(opened => opened.abort(reason)).catch(() => undefined);
-    // After an answer with `Connection: close` the other side ends its half once it has read ours, and a reset at once would overtake what it
-    // hasn't read. A stream that stays half closed would count in the muxer's limit, so it is reset some time later.
-    else if (error === null && this.writableFinished)
-      setTimeout(() => reset(stream, reason), LINGER_MS).unref();
-    else reset(stream, reason);
+    this.#reset(error);
     done(error);
   }
 
@@ -119,6 +106,32 @@ export class StreamSocket extends Duplex {
   }
   unref(): this {
     return this;
+  }
+
+  async #opened(opening: Promise<Stream> | undefined): Promise<void> {
+    const stream = await opening;
+    if (stream === undefined) return;
+    if (this.destroyed) {
+      stream.abort(new Error('the socket was destroyed'));
+      return;
+    }
+    this.#take(stream);
+    this.connecting = false;
+  }
+
+  async #closeWriting(): Promise<void> {
+    await this.#stream?.close({ signal: AbortSignal.timeout(FINISH_MS) });
+  }
+
+  #reset(error: Error | null): void {
+    const reason = error ?? new Error('the socket was destroyed');
+    const stream = this.#stream;
+    // One that is still being opened is aborted as soon as it is: see `#opened`.
+    if (stream === undefined) return;
+    // After an answer with `Connection: close` the other side ends its half once it has read ours, and a reset at once would overtake what it
+    // hasn't read. A stream that stays half closed would count in the muxer's limit, so it is reset some time later.
+    if (error === null && this.writableFinished) setTimeout(() => reset(stream, reason), LINGER_MS).unref();
+    else reset(stream, reason);
   }
 
   #take(stream: Stream): void {
