@@ -131,7 +131,10 @@ describe('HTTP over libp2p streams', () => {
     for (const text of ['GET / HT', '\x16\x03\x01 this is TLS\r\n\r\n', '']) {
       const stream = await connection?.newStream(HTTP_PROTOCOL);
       if (text !== '') stream?.send(Buffer.from(text));
-      await until(() => stream?.readableEnded !== false || stream.status !== 'open', `${text} ends`);
+      await until(
+        () => stream === undefined || stream.readableEnded || stream.status !== 'open',
+        `${text} ends`,
+      );
       expect(openStreams(here, id)).toBeLessThan(2);
       stream?.abort(new Error('done'));
     }
