@@ -5,7 +5,7 @@ import {
   sameChunkId,
   sha256,
 } from '@sitecast/shared/content';
-import type { PlacedWindow } from '@sitecast/shared/delta';
+import { isWorthFetching, patchChunkBytes, patchChunksOf, type PlacedWindow } from '@sitecast/shared/delta';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Slot, SlotReader, SlotWriter, WindowApplier } from '../ports.ts';
 import { MAX_DEATHS, type Spending } from '../state/spending.ts';
@@ -70,12 +70,13 @@ export class WindowFiller {
     const { sha256: recipe } = fill.delta;
     const deaths = spending.deathsOf(recipe);
     if (deaths >= MAX_DEATHS) throw deadly(deaths);
+    demandWorth(fill);
     const reader = await readerOf(fill.booted);
     if (!reader) return;
     try {
       const maxBatchBytes = deaths > 0 ? 0 : Math.min(MAX_KEPT_BYTES, await this.#roomBytes());
       let done = 0;
-      for (const batch of batchesOf(fill.windows, maxBatchBytes)) {
+      for (const batch of batchesOf(fill.patchIndex, fill.windows, maxBatchBytes)) {
         const usable = await this.#withRightBase(fill, reader, batch);
         await this.#keepFrom(fill, done);
         done += batch.length;
@@ -164,8 +165,8 @@ export class WindowFiller {
 
   /** Lets go of all patches but those of the windows that come now, as far as an earlier start may have fetched them. */
   async #keepFrom({ patchIndex, windows }: WindowFill, first: number): Promise<void> {
-    const [ahead = []] = batchesOf(windows.slice(first), MAX_KEPT_BYTES);
-    const needed = new Set(ahead.flatMap(window => patchChunksOf(patchIndex, window)));
+    const [ahead = []] = batchesOf(patchIndex, windows.slice(first), MAX_KEPT_BYTES);
+    const needed = new Set(ahead.flatMap(window => neededChunks(patchIndex, window)));
     await this.#deps.patches.keepOnly([...needed].map(at => patchIndex.idAt(at)));
   }
 
@@ -197,7 +198,7 @@ export class WindowFiller {
   async #fetchPatches(fill: WindowFill, windows: readonly PlacedWindow[]): Promise<void> {
     const { patches } = this.#deps;
     const { patchIndex, fetch, onKept, signal } = fill;
-    const needed = windows.flatMap(window => patchChunksOf(patchIndex, window));
+    const needed = windows.flatMap(window => neededChunks(patchIndex, window));
     // Each chunk once: patches may repeat one, too.
     const wanted = [...new Set(needed.map(at => patchIndex.find(patchIndex.idAt(at)) ?? at))];
     const absent: number[] = [];
@@ -249,7 +250,7 @@ export class WindowFiller {
   /** The window's patch in the applier's memory, chunk by chunk. */
   async #patchOf(patchIndex: ChunkIndex, { patchOffset, patchLength }: PlacedWindow): Promise<Uint8Array> {
     const patch = this.#deps.applier.patchMemory(patchLength);
-    for (const at of patchChunksOf(patchIndex, { patchOffset, patchLength })) {
+    for (const at of neededChunks(patchIndex, { patchOffset, patchLength })) {
       const chunk = await this.#deps.patches.get(patchIndex.idAt(at));
       if (chunk?.length !== patchIndex.lengthOf(at)) {
         const message = "a patch can't be read back from the data directory";
@@ -260,6 +261,20 @@ export class WindowFiller {
     }
     return patch;
   }
+}
+
+/**
+ * The plan goes by the lengths of patches; what is fetched are the chunks that they lie in.
+ * @throws DeltaUnusable where these are far longer, and longer than what they give
+ */
+function demandWorth({ patchIndex, windows, index, missing }: WindowFill): void {
+  const bytes = patchChunkBytes(patchIndex, windows);
+  const given = windows.flatMap(window => chunksOf(window).filter(at => missing.has(at)));
+  const givenBytes = given.reduce((sum, at) => sum + index.lengthOf(at), 0);
+  const patchBytes = windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
+  if (isWorthFetching({ bytes, patchBytes, givenBytes })) return;
+  const message = `the patches lie in ${bytes} bytes of chunks, and give ${givenBytes}`;
+  throw new DeltaUnusable('SITECAST_PATCH_TOO_LARGE', message, { hasFailed: false });
 }
 
 /** Checks all chunks before the first is written. */
@@ -293,30 +308,29 @@ function chunksOf({ firstChunk, chunkCount }: PlacedWindow): number[] {
 }
 
 /** @throws DeltaUnusable where the patch lies beyond the end */
-function patchChunksOf(
+function neededChunks(
   patchIndex: ChunkIndex,
-  { patchOffset, patchLength }: Pick<PlacedWindow, 'patchOffset' | 'patchLength'>,
+  window: Pick<PlacedWindow, 'patchOffset' | 'patchLength'>,
 ): number[] {
-  const first = patchIndex.chunkAt(patchOffset);
-  const last = patchIndex.chunkAt(patchOffset + patchLength - 1);
-  if (first === undefined || last === undefined)
-    throw new DeltaUnusable('SITECAST_RECIPE_WINDOWS', 'the recipe names patches that do not exist', {
-      hasFailed: true,
-    });
-  return Array.from({ length: last - first + 1 }, (_, at) => first + at);
+  const chunks = patchChunksOf(patchIndex, window);
+  if (chunks !== undefined) return chunks;
+  const message = 'the recipe names patches that do not exist';
+  throw new DeltaUnusable('SITECAST_RECIPE_WINDOWS', message, { hasFailed: true });
 }
 
-/** @param maxBytes of the patches of one batch, unless it is a single window */
-function* batchesOf(windows: readonly PlacedWindow[], maxBytes: number): Generator<PlacedWindow[]> {
+/** @param maxBytes of the chunks that the patches of one batch lie in, unless it is a single window */
+function* batchesOf(
+  patchIndex: ChunkIndex,
+  windows: readonly PlacedWindow[],
+  maxBytes: number,
+): Generator<PlacedWindow[]> {
   let batch: PlacedWindow[] = [];
-  let batchBytes = 0;
   for (const window of windows) {
-    if (batch.length > 0 && batchBytes + window.patchLength > maxBytes) {
+    if (batch.length > 0 && patchChunkBytes(patchIndex, [...batch, window]) > maxBytes) {
       yield batch;
-      [batch, batchBytes] = [[], 0];
+      batch = [];
     }
     batch.push(window);
-    batchBytes += window.patchLength;
   }
   if (batch.length > 0) yield batch;
 }

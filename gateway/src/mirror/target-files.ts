@@ -13,8 +13,9 @@ const MAX_TARGET_BYTES = 64 * 1024 * 1024;
 /** Bound of the files on the disk that devices asked for and no rollout needs. */
 const MAX_ON_DEMAND_BYTES = 256 * 1024 * 1024;
 const MAX_FETCHES = 4;
-/** How long a file that no upstream gave is not asked for again. */
-const RETRY_AFTER_MS = 5000;
+/** How long a file that no upstream gave is not asked for again: twice as long each time, for one may be listed that nobody has. */
+const MIN_RETRY_MS = 5000;
+const MAX_RETRY_MS = 10 * 60_000;
 const MAX_REMEMBERED_FAILURES = 10_000;
 
 interface TargetFilesDeps {
@@ -22,6 +23,12 @@ interface TargetFilesDeps {
   sources: Pick<Sources, 'inOrder'>;
   log: Log;
   onRefused: (url: string, error: SitecastError) => void;
+}
+
+interface Failure {
+  retryMs: number;
+  /** On the monotonic clock. */
+  untilMs: number;
 }
 
 /** The mirrored target files. Each has the length and the hash that signed metadata names. */
@@ -33,7 +40,7 @@ export class TargetFiles {
   });
   readonly #reading = new Map<string, Promise<Uint8Array | undefined>>();
   readonly #fetching = new Map<string, Promise<Uint8Array>>();
-  readonly #failed = lruCache<string, true>({ max: MAX_REMEMBERED_FAILURES, ttl: RETRY_AFTER_MS });
+  readonly #failed = lruCache<string, Failure>({ max: MAX_REMEMBERED_FAILURES, ttl: 2 * MAX_RETRY_MS });
   readonly #turn = pLimit(MAX_FETCHES);
 
   constructor(deps: TargetFilesDeps) {
@@ -56,7 +63,7 @@ export class TargetFiles {
     const path = pathOf(target);
     const found = await this.local(target);
     if (found) return found;
-    if (this.#failed.has(path)) throw unavailable(target);
+    if (performance.now() < (this.#failed.get(path)?.untilMs ?? 0)) throw unavailable(target);
     return once(this.#fetching, path, () => this.#turn(() => this.#fetch(path, target)));
   }
 
@@ -64,7 +71,7 @@ export class TargetFiles {
   async ensure(targets: readonly FoundTarget[]): Promise<void> {
     await Promise.all(
       targets.map(target => {
-        this.#failed.delete(pathOf(target));
+        this.#askAgain(pathOf(target));
         return this.get(target);
       }),
     );
@@ -105,8 +112,15 @@ export class TargetFiles {
     return bytes;
   }
 
+  /** Whoever calls has a backoff of its own. */
+  #askAgain(path: string): void {
+    const failure = this.#failed.get(path);
+    if (failure) this.#failed.set(path, { ...failure, untilMs: 0 });
+  }
+
   async #keep(path: string, bytes: Uint8Array): Promise<void> {
     await this.#deps.store.writeTarget(path, bytes);
+    this.#failed.delete(path);
     this.#memory.set(path, bytes);
   }
 
@@ -132,7 +146,8 @@ export class TargetFiles {
         last = error;
       }
     }
-    this.#failed.set(path, true);
+    const retryMs = Math.min(MAX_RETRY_MS, 2 * (this.#failed.get(path)?.retryMs ?? MIN_RETRY_MS / 2));
+    this.#failed.set(path, { retryMs, untilMs: performance.now() + retryMs });
     throw unavailable(target, last);
   }
 }

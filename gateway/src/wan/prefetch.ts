@@ -1,8 +1,8 @@
 import { type ChunkId, ChunkIndex, type ChunkStore, eachId } from '@sitecast/shared/content';
-import { applicableWith, decodeRecipe, RECIPE_FORMAT } from '@sitecast/shared/delta';
+import { applicableWith, decodeRecipe, MAX_RECIPE_BYTES, RECIPE_FORMAT } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import { usesRecipes } from '@sitecast/shared/fleet';
-import { indexTarget, patchIndexTarget, recipeTarget } from '@sitecast/shared/release';
+import { indexTarget, parseTargetName, patchIndexTarget, recipeTarget } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
@@ -215,7 +215,9 @@ export class Prefetch {
         unlessUnreadable(() => decodeRecipe(bytes).encoders),
       );
     }
-    return this.#encoders.get(hash)?.filter(name => isUnheard || ability.encoders.includes(name));
+    const named = this.#encoders.get(hash)?.filter(name => isUnheard || ability.encoders.includes(name));
+    // By their names alone: another order is no other plan.
+    return named && [...new Set(named)].sort();
   }
 
   /** @returns undefined where a file can't be had, or is of a later format: devices of a later version fetch the patches when they ask */
@@ -283,6 +285,9 @@ export class Prefetch {
 
   /** A mirrored file: it is fetched if it isn't here. @returns undefined where it can't be had */
   async #fetched(target: FoundTarget): Promise<Uint8Array | undefined> {
+    // No device takes a longer one.
+    if (parseTargetName(target.name)?.kind === 'recipe' && target.file.length > MAX_RECIPE_BYTES)
+      return undefined;
     try {
       return (await this.#deps.local(target)) ?? (await this.#deps.fetch(target));
     } catch (error) {

@@ -1,5 +1,7 @@
 import { ChunkIdSet, type ChunkIndex, eachId } from '@sitecast/shared/content';
 import {
+  isWorthFetching,
+  patchChunkBytes,
   type PlacedWindow,
   type Recipe,
   type RecipeWindow,
@@ -32,7 +34,8 @@ export function planUpdate(
   delta: HeldDelta | undefined,
   canApply: (window: RecipeWindow) => boolean = () => true,
 ): UpdatePlan {
-  const windows = base && delta ? placedWindows(delta.recipe, base, target).filter(canApply) : [];
+  const windows =
+    base && delta ? worthIt(placedWindows(delta.recipe, base, target).filter(canApply), target, delta) : [];
   const patched = new Uint8Array(target.count);
   for (const { firstChunk, chunkCount } of windows) patched.fill(1, firstChunk, firstChunk + chunkCount);
   const plan: UpdatePlan = { ids: new ChunkIdSet(), bytes: 0 };
@@ -69,6 +72,22 @@ function add(plan: UpdatePlan, id: Uint8Array, lengthBytes: number): void {
   if (plan.ids.has(id)) return;
   plan.ids.add(id);
   plan.bytes += lengthBytes;
+}
+
+/** As devices do: none where the chunks that the patches lie in aren't worth it, or the patches themselves aren't. */
+function worthIt(
+  windows: readonly PlacedWindow[],
+  target: ChunkIndex,
+  { patchIndex }: HeldDelta,
+): readonly PlacedWindow[] {
+  const givenBytes = windows.reduce((sum, window) => sum + lengthOf(window, target), 0);
+  const patchBytes = windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
+  const bytes = patchChunkBytes(patchIndex, windows);
+  return isWorthFetching({ bytes, patchBytes, givenBytes }) && patchBytes <= 2 * givenBytes ? windows : [];
+}
+
+function lengthOf({ firstChunk, chunkCount }: PlacedWindow, target: ChunkIndex): number {
+  return target.endOf(firstChunk + chunkCount - 1) - target.startOf(firstChunk);
 }
 
 /** None where they don't fit: devices refuse them as well. */

@@ -56,3 +56,4 @@ export {
   type Views,
   writeViews,
 } from './views.ts';
+export { isWorthFetching, patchChunkBytes, patchChunksOf } from './patch-chunks.ts';

@@ -140,8 +140,13 @@ async function findBlocks(
 /** Longest LZ4 block that 8 MiB become. */
 const MAX_BLOCK_BYTES = MAX_PIECE_BYTES;
 
+/** Of the image, which are read for one block. */
+const MAX_PROBED_BYTES = 2 * MAX_BLOCK_BYTES;
+
 async function probeAt(source: ByteSource, image: OpenedImage, at: number, prober: Prober) {
   const range = image.rangeAround(at, Math.min(at + 4 + MAX_BLOCK_BYTES, image.openedBytes));
+  // Pieces that are long and open to little: no encoder makes such.
+  if (range.length > MAX_PROBED_BYTES) return undefined;
   const bytes = await source.read(range.offset, range.length);
   return prober.probe(range, bytes, at - image.toOpened(range.offset));
 }

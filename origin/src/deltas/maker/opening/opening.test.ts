@@ -11,6 +11,7 @@ import type { ByteSource } from './byte-source.ts';
 import { openImage, type Prober } from './open-image.ts';
 import { baseLayers, type OpenedImage } from './opened-image.ts';
 import { LZ4_LEGACY_MAGIC, probeBlock, scanPart } from './scan.ts';
+import { readSquashfs } from './squashfs.ts';
 import { openAll, openBaseFor, openTarget } from './window-views.ts';
 
 const KIB = 1024;
@@ -235,4 +236,34 @@ it('survives a squashfs that is altered or cut off anywhere', async context => {
     ),
     { numRuns: 60 },
   );
+});
+
+/** A squashfs that ends with its inode table, of stored metadata blocks of a byte. */
+function shortBlocks(count: number): Buffer {
+  const head = Buffer.alloc(96);
+  const end = head.length + 3 * count;
+  head.writeUInt32LE(0x73717368, 0);
+  head.writeUInt32LE(1, 4);
+  head.writeUInt32LE(131_072, 12);
+  head.writeUInt16LE(1, 20);
+  head.writeUInt16LE(4, 28);
+  const tables = { id: [48, end], inode: [64, head.length], directory: [72, end] } as const;
+  for (const at of [48, 56, 64, 72, 80, 88]) head.writeBigUInt64LE(2n ** 64n - 1n, at);
+  for (const [at, offset] of Object.values(tables)) head.writeBigUInt64LE(BigInt(offset), at);
+  const block = Buffer.of(0x01, 0x80, 0);
+  return Buffer.concat([head, Buffer.concat(Array.from({ length: count }, () => block)), Buffer.alloc(4096)]);
+}
+
+it('reads no table of thousands of short blocks', async () => {
+  let reads = 0;
+  const image = sourceOf(shortBlocks(100_000));
+  const source: ByteSource = {
+    sizeBytes: image.sizeBytes,
+    read: (offset, length) => {
+      reads += 1;
+      return image.read(offset, length);
+    },
+  };
+  await expect(readSquashfs(source)).rejects.toThrow('short metadata blocks');
+  expect(reads).toBeLessThan(100);
 });

@@ -13,6 +13,8 @@ const STORED_METADATA = 0x8000;
 const STORED_BLOCK = 2 ** 24;
 /** Inodes and the table of fragments are read into memory. */
 const MAX_TABLE_BYTES = 64 * 1024 * 1024;
+/** Of tables that are gone through in one go, each of which ends with one. */
+const MAX_SHORT_BLOCKS = 16;
 
 /** A compressed piece as a squashfs' tables name it. Its plain length shows when it's opened. */
 export interface ListedPiece {
@@ -125,6 +127,9 @@ class SquashfsReader {
       throw new NotOpened(`a piece of ${length} bytes at ${offset}`);
     }
     const known = this.#pieces.get(offset);
+    // What doesn't get shorter is stored as it is.
+    if (length > maxPlainLength)
+      throw new NotOpened(`a piece of ${length} bytes for at most ${maxPlainLength}`);
     // Files with the same content share blocks.
     if (known !== undefined && known.length !== length) throw new NotOpened(`two pieces at ${offset}`);
     if (this.#pieces.size === MAX_PIECES) throw new NotOpened(`more than ${MAX_PIECES} pieces`);
@@ -169,11 +174,15 @@ class SquashfsReader {
   /** Metadata blocks one after the other, joined where they're wanted. */
   async #blocks(from: number, to: number, areWanted: boolean): Promise<Uint8Array> {
     const parts: Uint8Array[] = [];
-    let total = 0;
+    let [total, short] = [0, 0];
     for (let at = from; at < to; ) {
       const { plain, end } = await this.#block(at);
       at = end;
       total += plain.length;
+      // Only the last one of a table is: blocks of a byte would cost a thousand times what they hold.
+      if (plain.length < METADATA_BYTES) short += 1;
+      if (short > MAX_SHORT_BLOCKS)
+        throw new NotOpened(`more than ${MAX_SHORT_BLOCKS} short metadata blocks`);
       if (total > MAX_TABLE_BYTES) throw new NotOpened(`a table of more than ${MAX_TABLE_BYTES} bytes`);
       if (areWanted) parts.push(plain);
     }
