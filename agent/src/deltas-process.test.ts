@@ -163,7 +163,10 @@ it('without an encoder (`npm ci --omit=optional`) says so, and plans the windows
   // The first of five windows.
   expect(chunksAsked()).toBe(2);
   const { encoders, recipeFormats } = readDeltaAbility(origin.reports.at(-1)?.inventory) ?? {};
-  expect({ encoders, recipeFormats }).toEqual({ encoders: ['lz4hc-1.9.4'], recipeFormats: [1] });
+  expect({ encoders, recipeFormats }).toEqual({
+    encoders: ['lz4hc-1.9.4', 'liblzma-5.4-ported'],
+    recipeFormats: [1],
+  });
   expect(codes()).not.toContain('SITECAST_PATCH_PIECE');
 });
 
@@ -172,5 +175,5 @@ it('with all encoders applies all windows of the same recipe', async () => {
   expect((await update()).exitCode).toBe(0);
   expect(chunksAsked()).toBe(0);
   const { encoders } = readDeltaAbility(origin.reports.at(-1)?.inventory) ?? {};
-  expect(encoders).toEqual(['zstd-1.5.5-wasm', 'pako-2.2.0', 'lz4hc-1.9.4']);
+  expect(encoders).toEqual(['zstd-1.5.5-wasm', 'pako-2.2.0', 'lz4hc-1.9.4', 'liblzma-5.4-ported']);
 });

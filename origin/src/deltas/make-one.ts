@@ -196,9 +196,10 @@ async function stagePatches(
 ): Promise<number> {
   let frameBytes = 0;
   for (const batch of batchesOf(framesOf(chunks), BATCH_BYTES)) {
+    // Its memory is handed over: afterwards it has no length.
+    frameBytes += batch.length;
     const { error } = await staging.stage(batch.buffer, batch.length);
     if (error) throw error;
-    frameBytes += batch.length;
   }
   return frameBytes - chunks.length * BATCH_HEAD_BYTES;
 }
