@@ -28,7 +28,10 @@ export class SiteUpstreams {
    * @throws SITECAST_UPSTREAM_UNREACHABLE where none has one; `data.hasFailed`: one of them was reached, and failed at this (500)
    */
   ask(path: string, body?: unknown): Promise<UpstreamAnswer> {
-    return this.#first(server => server.ask(path, body));
+    return this.#first(async (server, isNeighbour) => {
+      const answer = await server.ask(path, body);
+      return isNeighbour ? withoutVerdicts(answer) : answer;
+    });
   }
 
   /** Passes on a request that a neighbour has signed. @throws as `ask` */
@@ -36,17 +39,21 @@ export class SiteUpstreams {
     return this.#first(server => server.forward(request));
   }
 
-  async #first<T extends { status: number }>(ask: (server: SiteServer) => Promise<T>): Promise<T> {
+  async #first<T extends { status: number }>(
+    ask: (server: SiteServer, isNeighbour: boolean) => Promise<T>,
+  ): Promise<T> {
     let last: unknown;
     let hasFailed = false;
     for (const server of this.#inOrder()) {
+      const isNeighbour = !this.#upstreams.includes(server);
       try {
-        const answer = await ask(server);
-        if (answer.status < 500) {
+        const answer = await ask(server, isNeighbour);
+        // Any holder of the fleet's key can say "no" in the origin's name: of neighbours only a "yes" counts, whose content is signed.
+        if (answer.status < (isNeighbour ? 300 : 500)) {
           this.#resting.delete(server.url);
           return answer;
         }
-        hasFailed ||= answer.status === 500;
+        hasFailed ||= !isNeighbour && answer.status === 500;
         last = new Error(`${server.url} answered with status ${answer.status}`);
       } catch (error) {
         if (!(error instanceof SitecastError)) throw error;
@@ -75,4 +82,10 @@ export class SiteUpstreams {
     const awake = all.filter(server => !isResting(server));
     return [...awake, ...all.filter(isResting)].slice(0, this.#upstreams.length + MAX_NEIGHBOURS);
   }
+}
+
+/** Reports that a neighbour says are refused stay in the outbox: the origin doesn't sign that. */
+function withoutVerdicts({ status, json }: UpstreamAnswer): UpstreamAnswer {
+  if (typeof json !== 'object' || json === null) return { status, json };
+  return { status, json: { ...json, rejected: [] } };
 }
