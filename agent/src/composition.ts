@@ -36,6 +36,7 @@ import { UpdateAgent } from './update/agent.ts';
 import { Confirmation } from './update/boot-steps.ts';
 import { ChunkFetcher } from './update/chunk-fetcher.ts';
 import { Deltas } from './update/deltas.ts';
+import { FrameSizes } from './update/frame-sizes.ts';
 import { Hooks } from './update/hooks.ts';
 import type { InstallDependencies } from './update/install-steps.ts';
 import { KeptPatches } from './update/kept-patches.ts';
@@ -131,6 +132,7 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
     maxApplyMs: settings.maxApplyMs,
     files,
   });
+  status.set({ transfer: spending.shown });
   const deltas = deltaInventory(settings, ports.applier);
   const facts = (counter: number | undefined) => ({
     ...reportFacts({ trust, stateFile, status, deltas }),
@@ -204,6 +206,7 @@ function connectUpdate(settings: RunSettings, ports: AgentPorts, opened: Opened)
     releases,
     ...filling,
     spending,
+    frameSizes: new FrameSizes(gateways),
     schedule: new Schedule({ clock, trust, stateFile, minActivationIntervalMs, maxFetchBytes, maxBytes }),
     hooks: new Hooks({ product, hooks, hookTimeoutMs, healthTimeoutMs, slots, run, clock, log }),
     leases: new Leases({ gateways, id, clock, log, stop }),

@@ -130,7 +130,7 @@ export class Daemon {
   }
 
   /** Does what another process of the device's owner asks for. */
-  async answer(command: ControlCommand): Promise<unknown> {
+  async answer(command: Exclude<ControlCommand, 'settings'>): Promise<unknown> {
     const { status, stop, confirmation } = this.#deps;
     switch (command) {
       case 'status':

@@ -7,9 +7,10 @@ import type { z } from 'zod';
 import { askDaemon, ControlServer } from './adapters/control-socket.ts';
 import { systemClock } from './adapters/system-clock.ts';
 import type { Daemon } from './daemon.ts';
+import { daemonSettingsSchema, demandSame, type OptionHashes } from './given-options.ts';
 import { logTo, type OpenContext, openOwnedAgent, type OwnedAgent } from './open.ts';
 import type { ControlCommand, Log } from './ports.ts';
-import { type AgentCommands, agentProgram } from './program.ts';
+import { type AgentCommands, agentProgram, type CommandRequest } from './program.ts';
 import type { RunSettings } from './settings.ts';
 import {
   checkResultSchema,
@@ -35,28 +36,24 @@ const PASSING = ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO', 'EMFILE', 'ENFILE', 'ENOMEM
 
 const commands: AgentCommands = {
   run,
-  check: (data, settings) =>
+  check: request =>
+    askDaemonOrOpen(request, { command: 'check', schema: checkResultSchema }, async ({ agent }, signal) => {
+      await agent.start();
+      return agent.check(signal);
+    }),
+  update: request =>
     askDaemonOrOpen(
-      data,
-      { command: 'check', schema: checkResultSchema, settings },
-      async ({ agent }, signal) => {
-        await agent.start();
-        return agent.check(signal);
-      },
-    ),
-  update: (data, settings) =>
-    askDaemonOrOpen(
-      data,
-      { command: 'update', schema: cycleResultSchema, settings, hasPeers: true },
+      request,
+      { command: 'update', schema: cycleResultSchema, hasPeers: true },
       async ({ agent }, signal) => {
         await agent.start();
         return agent.cycle(signal);
       },
     ),
-  confirm: (data, settings) =>
+  confirm: request =>
     askDaemonOrOpen(
-      data,
-      { command: 'confirm', schema: cycleResultSchema, settings },
+      request,
+      { command: 'confirm', schema: cycleResultSchema },
       async ({ agent, confirmation, status }, signal) => {
         confirmation.give();
         await agent.start();
@@ -67,7 +64,7 @@ const commands: AgentCommands = {
   status: readStatus,
 };
 
-async function run(settings: RunSettings): Promise<void> {
+async function run(settings: RunSettings, options: OptionHashes): Promise<void> {
   const daemonLog = openDaemonLog(settings);
   const log = logTo(daemonLog);
   const stop = stopSignal();
@@ -78,7 +75,7 @@ async function run(settings: RunSettings): Promise<void> {
   endInTime(opened, { stop, log });
   let control: ControlServer | undefined;
   try {
-    control = await listenForCommands(settings, opened.daemon, log);
+    control = await listenForCommands(settings, command => answer(opened.daemon, options, command), log);
     log('info', `device ${opened.identity.id}`, { gateways: settings.gateways });
     await opened.daemon.run(stop);
   } finally {
@@ -139,11 +136,11 @@ function endInTime({ boot }: OwnedAgent, { stop, log }: { stop: AbortSignal; log
 /** @returns undefined where the socket can't be made, as on a full disk: the agent works without it */
 async function listenForCommands(
   settings: RunSettings,
-  daemon: Daemon,
+  handle: (command: ControlCommand) => Promise<unknown>,
   log: Log,
 ): Promise<ControlServer | undefined> {
   try {
-    return await ControlServer.listen(resolve(settings.data), command => daemon.answer(command));
+    return await ControlServer.listen(resolve(settings.data), handle);
   } catch (error) {
     if (!isSystemError(error)) throw error;
     log('error', 'no commands can be taken', { err: error });
@@ -151,27 +148,35 @@ async function listenForCommands(
   }
 }
 
-/** Asks the daemon. Where none runs, this process opens the agent itself. */
+async function answer(daemon: Daemon, options: OptionHashes, command: ControlCommand): Promise<unknown> {
+  return command === 'settings' ? { options } : daemon.answer(command);
+}
+
+/**
+ * Asks the daemon. Where none runs, this process opens the agent itself.
+ * @throws SITECAST_DAEMON_SETTINGS where the daemon doesn't go by the options that were given
+ */
 async function askDaemonOrOpen<T>(
-  data: string,
+  { data, settings: settingsOf, given }: CommandRequest,
   ask: {
     command: ControlCommand;
     schema: z.ZodType<T>;
-    settings: () => RunSettings;
     /** Whether the work may fetch an image. */
     hasPeers?: boolean;
   },
   act: (opened: OwnedAgent, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  const answer = await askDaemon(resolve(data), ask.command);
-  if (answer) return ask.schema.parse(answer.result);
+  const directory = resolve(data);
+  if (Object.keys(given).length > 0) await demandSameOptions(directory, given);
+  const answered = await askDaemon(directory, ask.command);
+  if (answered) return ask.schema.parse(answered.result);
   const { hasPeers = false } = ask;
   const done = new AbortController();
   const asked = stopSignal();
   const stop = AbortSignal.any([asked, done.signal]);
   let opened: OwnedAgent | undefined;
   try {
-    const settings = ask.settings();
+    const settings = settingsOf();
     opened = await openOwnedAgent(settings, { hasPeers, stop, daemonLog: openDaemonLog(settings) });
     return await act(opened, stop);
   } catch (error) {
@@ -182,6 +187,19 @@ async function askDaemonOrOpen<T>(
     done.abort();
     await opened?.close();
   }
+}
+
+async function demandSameOptions(directory: string, given: OptionHashes): Promise<void> {
+  let ofDaemon: OptionHashes | undefined;
+  try {
+    const answered = await askDaemon(directory, 'settings');
+    if (!answered) return;
+    ofDaemon = daemonSettingsSchema.parse(answered.result).options;
+  } catch (error) {
+    // One of an earlier version doesn't know that command.
+    if (!(error instanceof SitecastError) || error.code !== 'SITECAST_DAEMON_REFUSED') throw error;
+  }
+  demandSame(given, ofDaemon, directory);
 }
 
 function interrupted(): SitecastError {

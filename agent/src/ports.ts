@@ -1,4 +1,4 @@
-import type { ChunkIndex, ChunkStore } from '@sitecast/shared/content';
+import type { ChunkId, ChunkIndex, ChunkStore } from '@sitecast/shared/content';
 import type { LogFields } from '@sitecast/shared/log';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
 import type { SlotPlace } from './state/agent-state.ts';
@@ -156,6 +156,12 @@ export interface Gateway {
   readonly metadata: MetadataFetcher;
   readonly targets: MetadataFetcher;
   readonly chunks: ChunkStore;
+  /**
+   * How long the frame of a chunk is, as it says.
+   * @returns undefined where it doesn't say
+   * @throws SITECAST_STORE_UNREACHABLE; the reason of `signal`
+   */
+  frameBytes(id: ChunkId, signal: AbortSignal): Promise<number | undefined>;
   /** @param path below the gateway's URL. @throws SITECAST_GATEWAY_UNREACHABLE */
   getJson(path: string, signal?: AbortSignal): Promise<JsonAnswer>;
   /** Signed by this device; repeated with the gateway's time where the device's own is refused. @throws as `getJson` */
@@ -258,7 +264,7 @@ export interface WindowApplier {
 }
 
 /** What other processes of the device's owner ask a running daemon for. */
-export const CONTROL_COMMANDS = ['check', 'update', 'confirm', 'status'] as const;
+export const CONTROL_COMMANDS = ['check', 'update', 'confirm', 'status', 'settings'] as const;
 export type ControlCommand = (typeof CONTROL_COMMANDS)[number];
 
 /** Writes a line to the device's journal. An error that the message doesn't name belongs into `data.err`. */

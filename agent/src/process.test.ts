@@ -131,6 +131,25 @@ it('allows one daemon per data directory, and the other commands connect to it',
   await until('it is completed', hasReported('completed', 1));
 });
 
+it('refuses options beside a daemon that goes by other ones, whatever the command, and does nothing then', async () => {
+  daemon('--max-bytes=1MiB');
+  await until('it has enrolled', () => origin.reports.length > 0);
+  fleet.addRollout(1, { notBefore: new Date(Date.now() + 3_600_000).toISOString(), download: 'window' });
+  await fleet.publishAll();
+  for (const command of ['check', 'update', 'confirm']) {
+    const other = await AgentProcess.run([command, `--data=${data()}`, '--max-bytes=2MiB', '--deltas=on']);
+    expect(other).toMatchObject({ exitCode: 3, stdout: '' });
+    expect(other.stderr).toMatch(
+      /another value of --max-bytes: nothing was done \(SITECAST_DAEMON_SETTINGS\)/,
+    );
+  }
+  // The same ones, as the environment, a configuration file and a copied command line give them.
+  const same = await AgentProcess.run(['update', ...settings(), '--max-bytes=1048576', '--poll=30s'], {
+    SITECAST_MAX_APPLY_TIME: '1m',
+  });
+  expect(same).toMatchObject({ exitCode: 0, stdout: expect.stringContaining('(for notBefore)') });
+});
+
 it('works without a daemon: check, then update, in one process each', async () => {
   fleet.addRollout(1);
   await fleet.publishAll();
@@ -253,7 +272,8 @@ it.skipIf(process.getuid?.() !== 0)(
         // The disk is full, as intended.
       });
       const agent = daemon(`--data=${join(small, 'data')}`);
-      await until('it waits for room', () => agent.stderr.includes('no space left'));
+      await until('it waits for room', () => agent.stderr.includes('no room for'));
+      expect(agent.stderr).toContain(`free on the file system of ${small}`);
       await rm(join(small, 'filler'));
       await until('it has enrolled', () => origin.reports.length > 0);
       expect((await agent.stop()).exitCode).toBe(0);

@@ -1,18 +1,28 @@
 import { type OutputStreams, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
+import { givenOptions, type OptionHashes, optionHashes } from './given-options.ts';
 import { addRunOptions, type RunSettings, runSettings } from './settings.ts';
 import type { CheckResult, CycleResult, Status } from './state/status.ts';
-import { statusText, waysText } from './status-text.ts';
+import { statusText, waysLines } from './status-text.ts';
 
 /** The commands, done by a running daemon or else by this process. */
 export interface AgentCommands {
   /** Until a signal ends it. */
-  run(settings: RunSettings): Promise<void>;
-  check(data: string, settings: () => RunSettings): Promise<CheckResult>;
-  update(data: string, settings: () => RunSettings): Promise<CycleResult>;
-  confirm(data: string, settings: () => RunSettings): Promise<CycleResult>;
+  run(settings: RunSettings, options: OptionHashes): Promise<void>;
+  check(request: CommandRequest): Promise<CheckResult>;
+  update(request: CommandRequest): Promise<CycleResult>;
+  confirm(request: CommandRequest): Promise<CycleResult>;
   /** @throws SITECAST_STATUS_MISSING */
   status(data: string): Promise<{ status: Status; isAlive: boolean }>;
+}
+
+/** What a running daemon is asked to do, or else this process does. */
+export interface CommandRequest {
+  data: string;
+  /** For this process. @throws SITECAST_SETTING_MISSING, SITECAST_SETTING_INVALID */
+  settings: () => RunSettings;
+  /** Options that were typed. A daemon must go by the same ones. */
+  given: OptionHashes;
 }
 
 /** The `sitecast-agent` command. */
@@ -35,6 +45,11 @@ Examples:
   sitecast-agent status --data /var/lib/sitecast-agent
   sitecast-agent update --data /var/lib/sitecast-agent`;
 
+const BESIDE_DAEMON = `
+Beside a daemon (\`sitecast-agent run\`) this only asks the daemon, which goes by the settings that it was started with: another one that is
+given here is refused.
+`;
+
 function addRun(program: SettingsCommand, commands: AgentCommands): void {
   addRunOptions(program.command('run'))
     .description('the daemon: follows its gateways and carries out what rollouts order')
@@ -46,8 +61,8 @@ Examples:
   sitecast-agent run --data ./data --gateway http://127.0.0.1:7401 --root 1.root.json --product camera --hardware rpi4 \\
     --slot-a ./a.img --slot-b ./b.img --health-command '"$SITECAST_SLOT" --version'`,
     )
-    .action(async (options: Record<string, unknown>) => {
-      await commands.run(runSettings(options));
+    .action(async (options: Record<string, unknown>, command: SettingsCommand) => {
+      await commands.run(runSettings(options), optionHashes(command));
     });
 }
 
@@ -55,10 +70,23 @@ function addCheck(program: SettingsCommand, commands: AgentCommands, out: Output
   addRunOptions(program.command('check'))
     .description('asks what there is to do, and does nothing about it')
     .option('--json', 'print it as JSON')
-    .addHelpText('after', '\nExample:\n  sitecast-agent check --data /var/lib/sitecast-agent --json')
-    .action(async (options: Record<string, unknown>) => {
-      const result = await commands.check(dataOf(options), () => runSettings(options));
-      out(options.json === true ? jsonLine(result) : `${plainLine(checkText(result))}\n`);
+    .addHelpText(
+      'after',
+      `
+It tells how the image of an update would come into its slot, and what gateways would send for it. Only signed files are fetched for that.
+  in its place    an earlier try, or an earlier release, has left it there
+  copied          one of the device's own slots holds it, at another place
+  made …          by patches of a delta that the origin has made from the release that runs
+  fetched         as compressed chunks, from gateways or from other devices of the site
+"at most": nothing says how well the chunks are compressed. What other devices give is free; the plan counts it all the same.
+${BESIDE_DAEMON}
+Examples:
+  sitecast-agent check --data /var/lib/sitecast-agent
+  sitecast-agent check --data /var/lib/sitecast-agent --json`,
+    )
+    .action(async (options: Record<string, unknown>, command: SettingsCommand) => {
+      const result = await commands.check(requestOf(options, command));
+      out(options.json === true ? jsonLine(result) : plainLines(checkLines(result)));
       refuseUnreachable(result.rest);
     });
 }
@@ -67,9 +95,15 @@ function addUpdate(program: SettingsCommand, commands: AgentCommands, out: Outpu
   addRunOptions(program.command('update'))
     .description('does what there is to do, now')
     .option('--json', 'print the result as JSON')
-    .addHelpText('after', '\nExample:\n  sitecast-agent update --data /var/lib/sitecast-agent')
-    .action(async (options: Record<string, unknown>) => {
-      print(await commands.update(dataOf(options), () => runSettings(options)), options, out);
+    .addHelpText(
+      'after',
+      `${BESIDE_DAEMON}
+Examples:
+  sitecast-agent update --data /var/lib/sitecast-agent
+  sitecast-agent update --config /etc/sitecast/agent.yaml --max-bytes 50MiB     # where no daemon runs`,
+    )
+    .action(async (options: Record<string, unknown>, command: SettingsCommand) => {
+      print(await commands.update(requestOf(options, command)), options, out);
     });
 }
 
@@ -78,8 +112,8 @@ function addConfirm(program: SettingsCommand, commands: AgentCommands, out: Outp
     .description('says that the slot on trial is good, where --confirm-within asks for that')
     .option('--json', 'print the result as JSON')
     .addHelpText('after', '\nExample:\n  sitecast-agent confirm --data /var/lib/sitecast-agent')
-    .action(async (options: Record<string, unknown>) => {
-      print(await commands.confirm(dataOf(options), () => runSettings(options)), options, out);
+    .action(async (options: Record<string, unknown>, command: SettingsCommand) => {
+      print(await commands.confirm(requestOf(options, command)), options, out);
     });
 }
 
@@ -95,6 +129,10 @@ function addStatus(program: SettingsCommand, commands: AgentCommands, out: Outpu
       const text = statusText(status, { isAlive, nowMs: Date.now() });
       out(options.json === true ? jsonLine({ ...status, isAlive }) : text);
     });
+}
+
+function requestOf(options: Record<string, unknown>, command: SettingsCommand): CommandRequest {
+  return { data: dataOf(options), settings: () => runSettings(options), given: givenOptions(command) };
 }
 
 const jsonLine = (value: unknown): string => `${plainJson(JSON.stringify(value))}\n`;
@@ -127,15 +165,18 @@ function refuseUnreachable({ waitingFor, reason }: CycleResult): void {
   });
 }
 
-function checkText({ rest, booted, available, plan }: CheckResult): string {
+function checkLines({ rest, booted, available, plan }: CheckResult): string[] {
   const running = booted ? `release ${booted.version} runs` : 'no known release runs';
-  if (available) {
-    const what = available.kind === 'rollBack' ? 'to go back to' : 'to be installed';
-    const ways = plan ? `; ${waysText(plan)}` : '';
-    return `${running}; ${what}: ${available.release.version}${ways}${rest.reason ? `; ${restText(rest)}` : ''}`;
-  }
-  return `${running}; ${rest.reason ? restText(rest) : 'nothing to do'}`;
+  if (!available) return [`${running}; ${rest.reason ? restText(rest) : 'nothing to do'}`];
+  const what = available.kind === 'rollBack' ? 'to go back to' : 'to be installed';
+  return [
+    `${running}; ${what}: ${available.release.version}`,
+    ...(plan ? waysLines(plan) : []),
+    ...(rest.reason ? [restText(rest)] : []),
+  ];
 }
+
+const plainLines = (lines: readonly string[]): string => lines.map(line => `${plainLine(line)}\n`).join('');
 
 function restText({ state, waitingFor, reason }: CycleResult): string {
   const what = waitingFor === undefined ? state : `${state} (for ${waitingFor})`;

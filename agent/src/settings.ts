@@ -97,10 +97,10 @@ function addIdentityOptions(command: SettingsCommand): void {
 /** What an update may cost. */
 function addCostOptions(command: SettingsCommand): SettingsCommand {
   return command
-    .option('--max-fetch-bytes <size>', 'an update that would fetch more waits', parseBytes)
+    .option('--max-fetch-bytes <size>', 'an update that would fetch more, uncompressed, waits', parseBytes)
     .option(
       '--max-bytes <size>',
-      'what gateways may send for one release, failed tries and restarts included (what peers give is free); then it waits',
+      'what gateways may send for one release, compressed, failed tries and restarts included (what peers give is free); then it waits',
       parseBytes,
     )
     .addOption(choice('--deltas <which>', 'whether patches are used', ['on', 'signed-only', 'off'], 'on'))

@@ -44,7 +44,27 @@ it('shows how an image comes into its slot, without ways that give nothing, and 
     patches: 2048,
     isEstimate: true,
   };
-  expect(shown({ state: 'downloading', ways: { ...ways, spentBytes: 1024 } })).toContain(
-    'plan       3.0 MiB, as estimated: 2.0 MiB from the booted slot, 1.0 MiB by patches of 2.0 KiB; 1.0 KiB spent until then',
+  const text = shown({ state: 'downloading', ways: { ...ways, files: 1024, spentBytes: 1024 } }).join('\n');
+  expect(text).toContain(`plan       the image of 3.0 MiB, as far as it is known before it is there:
+             2.0 MiB  copied from the slot that runs
+             1.0 MiB  made of the slot that runs, by patches of 2.0 KiB
+           about 3.0 KiB from gateways, or from other devices of the site; gateways have sent 1.0 KiB for it until now, 4.0 KiB in all
+`);
+  const unknown = { ...ways, patched: 0, patches: 0, fetched: 1_048_576, frames: 1_048_576 };
+  expect(shown({ ways: { ...unknown, framesBy: 'plain', spentBytes: 0 } }).join('\n')).toContain(
+    `             1.0 MiB  fetched, compressed to an unknown length
+           at most 1.0 MiB from gateways`,
   );
+});
+
+it('shows what an update was to cost beside what it has cost, and what was not counted as such', () => {
+  const release = { counter: 2, version: '2.0.0' };
+  const slots = { A: slot, B: { ...slot, state: 'verified' as const, release } };
+  const transfer = { counter: 2, plannedBytes: 1_258_291, spentBytes: 1_363_149 };
+  expect(shown({ slots, transfer })).toContain(
+    'bytes      2.0.0 from gateways: planned 1.2 MiB, spent 1.3 MiB',
+  );
+  expect(
+    shown({ slots, transfer: { ...transfer, isPlanAtMost: true, uncountedBytes: 4096 } }).join('\n'),
+  ).toContain('planned at most 1.2 MiB, spent 1.3 MiB (and 4.0 KiB more at most: the agent was killed');
 });

@@ -1,4 +1,5 @@
 import { plainLine } from '@sitecast/shared/command';
+import { formatBytes, transferText } from '@sitecast/shared/text';
 import type { Status, UpdateWays } from './state/status.ts';
 import type { SlotName } from './ports.ts';
 import { SLOT_NAMES } from './ports.ts';
@@ -17,6 +18,7 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
     ...SLOT_NAMES.flatMap(name => slotLines(status, name)),
     ['state', stateLine(status)],
     ...progressLines(status),
+    ...transferLines(status),
     ...failureLines(status, nowMs),
     ...status.barred.map(({ version, reason }) => ['barred', `${version}: ${reason.code}`]),
     [
@@ -66,20 +68,54 @@ function stateLine({ state, waitingFor, message }: Status): string {
   return message === undefined ? what : `${what}: ${message}`;
 }
 
-/** How an image comes into its slot, and what that costs: where there is nothing to say of a way, it is left out. */
-export function waysText(ways: UpdateWays): string {
-  const { image, inPlace, zero, booted, other, patched, patches, fetched, frames, isEstimate, spentBytes } =
-    ways;
-  const parts = [
-    [inPlace, `${size(inPlace)} in place`],
-    [zero, `${size(zero)} of zeros`],
-    [booted, `${size(booted)} from the booted slot`],
-    [other, `${size(other)} from the other slot`],
-    [patched, `${size(patched)} by patches of ${size(patches)}`],
-    [fetched, `${size(fetched)} to fetch as ${size(frames)}`],
-  ].flatMap(([bytes, text = '']) => (bytes === 0 ? [] : [text]));
-  const spent = spentBytes === 0 ? '' : `; ${size(spentBytes)} spent until then`;
-  return `${size(image)}${isEstimate ? ', as estimated' : ''}: ${parts.join(', ')}${spent}`;
+/** How an image comes into its slot, and what that costs, a line each. A way that gives nothing is left out. */
+export function waysLines(ways: UpdateWays): string[] {
+  const { image, inPlace, zero, booted, other, patched, patches, fetched, frames } = ways;
+  const { framesBy, files = 0, spentBytes } = ways;
+  // An agent of an earlier version doesn't say how it knows.
+  const [about, atMost] = framesBy === 'plain' ? ['at most', 'at most '] : ['about', ''];
+  const parts: [number, string][] = [
+    [inPlace, 'in its place in the slot already'],
+    [zero, 'zeros, which nobody sends'],
+    [booted, 'copied from the slot that runs'],
+    [other, 'copied within the slot that is written'],
+    [patched, `made of the slot that runs, by patches of ${formatBytes(patches)}`],
+    [
+      fetched,
+      `fetched, compressed ${framesBy === 'plain' ? 'to an unknown length' : `to about ${formatBytes(frames)}`}`,
+    ],
+  ];
+  const shown = parts
+    .filter(([bytes]) => bytes > 0)
+    .map(([bytes, text]) => [formatBytes(bytes), text] as const);
+  const width = Math.max(0, ...shown.map(([bytes]) => bytes.length));
+  const restBytes = files + patches + frames;
+  const total =
+    restBytes === 0
+      ? 'nothing more from gateways'
+      : `${about} ${formatBytes(restBytes)} from gateways, or from other devices of the site`;
+  const spent =
+    spentBytes === 0
+      ? ''
+      : `; gateways have sent ${formatBytes(spentBytes)} for it until now, ${atMost}${formatBytes(spentBytes + restBytes)} in all`;
+  return [
+    `the image of ${formatBytes(image)}, as far as it is known before it is there:`,
+    ...shown.map(([bytes, text]) => `  ${bytes.padStart(width)}  ${text}`),
+    `${total}${spent}`,
+  ];
+}
+
+/** What the newest update was to cost, and has cost. */
+function transferLines({ transfer, update, slots }: Status): string[][] {
+  if (!transfer) return [];
+  const { counter, uncountedBytes = 0 } = transfer;
+  const releases = [update?.release, ...SLOT_NAMES.map(name => slots[name].release)];
+  const version = releases.find(release => release?.counter === counter)?.version ?? `release ${counter}`;
+  const uncounted =
+    uncountedBytes === 0
+      ? ''
+      : ` (and ${formatBytes(uncountedBytes)} more at most: the agent was killed before it had counted)`;
+  return [['bytes', `${version} from gateways: ${transferText(transfer)}${uncounted}`]];
 }
 
 function progressLines({ progress, plan, ways, update }: Status): string[][] {
@@ -89,14 +125,14 @@ function progressLines({ progress, plan, ways, update }: Status): string[][] {
       'update',
       `${update.kind} ${update.release.version} to slot ${update.target}: ${update.phase}`,
     ]);
-  if (ways) lines.push(['plan', waysText(ways)]);
+  if (ways) lines.push(...waysLines(ways).map((text, at) => [at === 0 ? 'plan' : '', text]));
   else if (plan)
-    lines.push(['plan', `${mebibytes(plan.fetchBytes)} of ${mebibytes(plan.imageBytes)} to fetch`]);
+    lines.push(['plan', `${formatBytes(plan.fetchBytes)} of ${formatBytes(plan.imageBytes)} to fetch`]);
   if (progress && progress.totalBytes > 0) {
     const percent = Math.floor((100 * progress.doneBytes) / progress.totalBytes);
     lines.push([
       'progress',
-      `${percent}% (${mebibytes(progress.doneBytes)} of ${mebibytes(progress.totalBytes)})`,
+      `${percent}% (${formatBytes(progress.doneBytes)} of ${formatBytes(progress.totalBytes)})`,
     ]);
   }
   return lines;
@@ -114,7 +150,7 @@ function failureLines({ lastFailure }: Status, nowMs: number): string[][] {
 function peersLines({ peers }: Status): string[][] {
   if (!peers) return [];
   const { known, receivedBytes, sentBytes } = peers;
-  const exchanged = `${mebibytes(receivedBytes)} from them, ${mebibytes(sentBytes)} to them`;
+  const exchanged = `${formatBytes(receivedBytes)} from them, ${formatBytes(sentBytes)} to them`;
   return [['peers', `${known} known; ${exchanged} since the agent's start`]];
 }
 
@@ -140,7 +176,3 @@ function ago(at: string, nowMs: number): string {
     ? `${Math.round(seconds / 3600)} h ago`
     : `${at} (${Math.round(seconds / 86_400)} days ago)`;
 }
-
-const size = (bytes: number): string =>
-  bytes >= 1_048_576 ? mebibytes(bytes) : `${(bytes / 1024).toFixed(1)} KiB`;
-const mebibytes = (bytes: number): string => `${(bytes / 1_048_576).toFixed(1)} MiB`;

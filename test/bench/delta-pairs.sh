@@ -13,6 +13,9 @@ kernel_old=${KERNEL_OLD:-6.1.0-50-cloud-amd64}
 kernel_new=${KERNEL_NEW:-6.1.0-56-cloud-amd64}
 node_old=${LIBNODE_OLD:-18.20.4+dfsg-1~deb12u2}
 node_new=${LIBNODE_NEW:-18.20.4+dfsg-1~deb12u3}
+# A libzstd whose blocks differ from those of the encoder that agents have.
+zstd_newer=${LIBZSTD_NEWER:-1.5.7+dfsg-1}
+zstd_newer_sha256=${LIBZSTD_NEWER_SHA256:-2f6a2aeacfc925eba8b00ac9139bc4bfccf8cacb09eb93de067074b26948eef9}
 packages=systemd-sysv,udev,openssh-server,openssl,ca-certificates,curl,python3-minimal,iproute2,dbus
 # Of the mirrors that this machine's apt uses, the first one of Debian's security updates, and the first other one.
 mirrors=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | sort -u)
@@ -86,4 +89,18 @@ images rootfs
 for compressor in gzip xz lzo; do
   for side in old new; do squashfs "rootfs-$side" "$out/rootfs-$compressor-$side.squashfs" -comp $compressor; done
 done
+# Compressors that are known, with encoders that agents lack: a strategy of zlib that isn't the usual one, and a newer libzstd.
+for side in old new; do
+  squashfs "rootfs-$side" "$out/rootfs-filtered-$side.squashfs" -comp gzip -Xstrategy filtered
+done
+if [ "$(dpkg --print-architecture)" = amd64 ]; then
+  rm -rf zstd-newer
+  /usr/lib/apt/apt-helper download-file "$mirror/pool/main/libz/libzstd/libzstd1_${zstd_newer}_amd64.deb" \
+    "$work/zstd-newer.deb" "SHA256:$zstd_newer_sha256" >/dev/null
+  dpkg-deb -x zstd-newer.deb zstd-newer
+  for side in old new; do
+    LD_LIBRARY_PATH=$work/zstd-newer/usr/lib/x86_64-linux-gnu \
+      squashfs "rootfs-$side" "$out/rootfs-newer-zstd-$side.squashfs" -comp zstd -Xcompression-level 15
+  done
+fi
 touch "$out/complete"

@@ -24,6 +24,8 @@ const PAIRS = [
   { name: 'rootfs-gzip', extension: 'squashfs' },
   { name: 'rootfs-xz', extension: 'squashfs' },
   { name: 'rootfs-lzo', extension: 'squashfs' },
+  { name: 'rootfs-filtered', extension: 'squashfs' },
+  { name: 'rootfs-newer-zstd', extension: 'squashfs' },
 ];
 
 export const deltaBenchmark: Benchmark = {

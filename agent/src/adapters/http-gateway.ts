@@ -1,4 +1,4 @@
-import { type ChunkStore, HttpStore } from '@sitecast/shared/content';
+import { type ChunkId, HttpStore } from '@sitecast/shared/content';
 import type { Identity } from '@sitecast/shared/identity';
 import type { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
@@ -25,7 +25,7 @@ export class HttpGateway implements Gateway {
   readonly url: string;
   readonly metadata: MetadataFetcher;
   readonly targets: MetadataFetcher;
-  readonly chunks: ChunkStore;
+  readonly chunks: HttpStore;
   readonly #client: SiteClient;
   #etag: string | undefined;
 
@@ -41,6 +41,10 @@ export class HttpGateway implements Gateway {
       connections: maxConnections,
       ...(connections && { via: connections }),
     });
+  }
+
+  frameBytes(id: ChunkId, signal: AbortSignal): Promise<number | undefined> {
+    return this.chunks.frameBytes(id, signal);
   }
 
   async getJson(path: string, signal?: AbortSignal): Promise<JsonAnswer> {

@@ -22,6 +22,7 @@ const gateway: Gateway = {
   metadata: { fetch: nothing },
   targets: { fetch: nothing },
   chunks: { name: 'a gateway', has: nothing, get: nothing },
+  frameBytes: nothing,
   getJson: nothing,
   postJson: nothing,
   waitForChange: nothing,

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { type FileHandle, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { readFileBounded, syncDirectory } from '@sitecast/shared/durable';
+import { readFileBounded, syncDirectory, withRoom } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
   fittingEvent,
@@ -153,7 +153,11 @@ export class ReportChainFile {
     if (this.#isReplaced) await this.#reopen();
     if (this.#isTailSuspect) await this.#handle.truncate(this.#lengthBytes);
     this.#isTailSuspect = true;
-    await this.#files.append(this.#handle, line, 'report');
+    try {
+      await this.#files.append(this.#handle, line, 'report');
+    } catch (error) {
+      throw await withRoom(error, this.#path, line.length);
+    }
     this.#isTailSuspect = false;
     this.#lengthBytes += line.length;
   }

@@ -1,8 +1,10 @@
 import { join } from 'node:path';
 import { readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import type { ReportEvent } from '@sitecast/shared/fleet';
 import { z } from 'zod';
 import { type DurableFiles, durableFiles } from './durable-files.ts';
+import type { Status } from './status.ts';
 
 const SPENDING_FILE = 'spending.json';
 const MAX_SPENDING_BYTES = 64 * 1024;
@@ -12,9 +14,9 @@ export const MAX_FAILED_RECIPES = 2;
 export const MAX_DEATHS = 2;
 /** Recipes that are fetched for one image. After that no new one is: each costs bytes, whether it is of use or not. */
 const MAX_RECIPES = 8;
-/** The note is written ahead of what is spent: by that part of the bound, and that many bytes without a bound. */
+/** The note is written ahead of what is spent: by that part of the bound, and at most that many bytes. */
 const STEPS_OF_BOUND = 64;
-const STEP_BYTES = 16 * 1024 * 1024;
+const STEP_BYTES = 4 * 1024 * 1024;
 const MIN_STEP_BYTES = 64 * 1024;
 /** Likewise for the time of patches, milliseconds: by a part of the bound, and at most that much. */
 const STEPS_OF_APPLYING = 8;
@@ -28,12 +30,16 @@ const spendingSchema = z.looseObject({
   indexSha256: hexId,
   /** Of the release. */
   counter: count.optional(),
-  /** Bytes that came from gateways for it, at most so many. */
+  /** Bytes that came from gateways for it, at most so many: the note goes ahead of them. */
   spentBytes: count,
+  /** Bytes that had been counted when the note was written. Absent in notes of earlier versions. */
+  countedBytes: count.optional(),
   /** CPU time of applied patches, milliseconds. */
   applyMs: count,
-  /** By the plan that its download began with. */
+  /** By the plan that its download began with, what was spent by then among them. */
   plannedBytes: count.optional(),
+  /** The plan knew no lengths of frames: it takes at most that. */
+  isPlanAtMost: z.boolean().optional(),
   failedRecipes: z.array(hexId).max(MAX_FAILED_RECIPES),
   /** SHA-256 of those that were fetched for it. */
   recipes: z.array(hexId).max(MAX_RECIPES).optional(),
@@ -65,7 +71,8 @@ export class OverBound extends Error {
 
 /**
  * What one image has cost this device so far: restarts, failed patches and given-up attempts included. It is kept in a file, so that
- * neither a SIGKILL nor a power cut makes the count smaller: the file is always ahead of what was spent. A file that is lost counts from 0.
+ * neither a SIGKILL nor a power cut makes it exceed a bound: the file is always ahead of what was spent. What was really counted stands beside
+ * that, and is shown. A file that is lost counts from 0.
  */
 export class Spending {
   readonly #path: string;
@@ -73,8 +80,10 @@ export class Spending {
   readonly #maxBytes: number;
   readonly #stepApplyMs: number;
   #noted: Noted | undefined;
-  /** In memory: exact for this process. */
+  /** What was counted. In memory: exact for this process. */
   #spentBytes: number;
+  /** What may have come besides when an earlier process was killed. It counts against the bound. */
+  #uncountedBytes: number;
   #applyMs: number;
   #isApplying = false;
   #inFlightBytes = 0;
@@ -91,7 +100,9 @@ export class Spending {
     this.#maxBytes = maxBytes ?? Number.POSITIVE_INFINITY;
     this.#stepApplyMs = Math.min(MAX_STEP_APPLY_MS, Math.ceil((maxApplyMs ?? Infinity) / STEPS_OF_APPLYING));
     this.#noted = noted && withDeath(noted);
-    this.#spentBytes = noted?.spentBytes ?? 0;
+    const { spentBytes = 0, countedBytes = spentBytes } = noted ?? {};
+    this.#spentBytes = Math.min(spentBytes, countedBytes);
+    this.#uncountedBytes = spentBytes - this.#spentBytes;
     this.#applyMs = noted?.applyMs ?? 0;
   }
 
@@ -103,8 +114,21 @@ export class Spending {
     return new Spending(path, files, { ...bounds, noted: await read(path) });
   }
 
+  /** As far as they were counted. */
   get spentBytes(): number {
     return this.#spentBytes;
+  }
+  /** What may have come besides, when an agent was killed in the middle. */
+  get uncountedBytes(): number {
+    return this.#uncountedBytes;
+  }
+  /** For the status. @returns undefined where nothing was begun */
+  get shown(): Status['transfer'] {
+    const { counter } = this.#noted ?? {};
+    const transfer = this.transferOf(counter);
+    if (counter === undefined || !transfer) return undefined;
+    const uncountedBytes = this.#uncountedBytes;
+    return { counter, ...transfer, ...(uncountedBytes > 0 && { uncountedBytes }) };
   }
   get applyMs(): number {
     return this.#applyMs;
@@ -126,14 +150,18 @@ export class Spending {
   }
   /** Infinite without a bound. */
   get leftBytes(): number {
-    return Math.max(0, this.#maxBytes - this.#spentBytes);
+    return Math.max(0, this.#maxBytes - this.#spentBytes - this.#uncountedBytes);
   }
 
   /** For reports. @returns undefined where nothing is known of that release */
-  transferOf(counter: number | undefined): { plannedBytes?: number; spentBytes: number } | undefined {
+  transferOf(counter: number | undefined): ReportEvent['transfer'] {
     if (!this.#noted || counter === undefined || this.#noted.counter !== counter) return undefined;
-    const { plannedBytes } = this.#noted;
-    return { ...(plannedBytes !== undefined && { plannedBytes }), spentBytes: this.#spentBytes };
+    const { plannedBytes, isPlanAtMost } = this.#noted;
+    return {
+      ...(plannedBytes !== undefined && { plannedBytes }),
+      ...(isPlanAtMost === true && { isPlanAtMost }),
+      spentBytes: this.#spentBytes,
+    };
   }
 
   /** What is spent from now on is for this image. Another one before it is forgotten. */
@@ -148,6 +176,7 @@ export class Spending {
       failedRecipes: [],
     };
     this.#spentBytes = 0;
+    this.#uncountedBytes = 0;
     this.#applyMs = 0;
   }
 
@@ -172,13 +201,13 @@ export class Spending {
 
   /** Waits until so many bytes may be asked for. @throws OverBound where they would exceed the bound */
   async #admit(lengthBytes: number): Promise<void> {
-    while (this.#spentBytes + this.#inFlightBytes + lengthBytes > this.#maxBytes) {
+    while (this.#reservedBytes + lengthBytes > this.#maxBytes) {
       if (this.#inFlightBytes === 0) throw new OverBound(`${this.#spentBytes} bytes are spent`);
       await new Promise<void>(resolve => this.#settled.push(resolve));
     }
     this.#inFlightBytes += lengthBytes;
     try {
-      await this.#cover(this.#spentBytes + this.#inFlightBytes);
+      await this.#cover(this.#reservedBytes);
     } catch (error) {
       this.#inFlightBytes -= lengthBytes;
       for (const resolve of this.#settled.splice(0)) resolve();
@@ -186,9 +215,14 @@ export class Spending {
     }
   }
 
-  /** Durable once it returns. */
-  async notePlan(plannedBytes: number): Promise<void> {
-    await this.#change({ plannedBytes });
+  /** Spent, and what may be by now. */
+  get #reservedBytes(): number {
+    return this.#spentBytes + this.#uncountedBytes + this.#inFlightBytes;
+  }
+
+  /** Durable once it returns. @param isAtMost it may take less */
+  async notePlan(plannedBytes: number, isAtMost: boolean): Promise<void> {
+    await this.#change({ plannedBytes, isPlanAtMost: isAtMost });
   }
 
   /** Durable once it returns. */
@@ -272,17 +306,18 @@ export class Spending {
     while (this.#noted && !covers()) {
       const step = Math.max(MIN_STEP_BYTES, Math.min(STEP_BYTES, this.#maxBytes / STEPS_OF_BOUND));
       await this.#write(() => {
-        const needed = this.#spentBytes + this.#inFlightBytes;
-        return covers()
-          ? undefined
-          : { spentBytes: Math.ceil(Math.max(needed, Math.min(needed + step, this.#maxBytes))) };
+        const needed = this.#reservedBytes;
+        if (covers()) return undefined;
+        const spentBytes = Math.ceil(Math.max(needed, Math.min(needed + step, this.#maxBytes)));
+        return { spentBytes, countedBytes: this.#spentBytes };
       });
     }
   }
 
   #change(changes: Partial<Noted>): Promise<void> {
     return this.#write(() => ({
-      spentBytes: this.#spentBytes + this.#inFlightBytes,
+      spentBytes: this.#reservedBytes,
+      countedBytes: this.#spentBytes,
       ...(this.#isApplying ? {} : { applyMs: this.#applyMs }),
       ...changes,
     }));

@@ -22,7 +22,7 @@ const shownSlotSchema = slotRecordSchema.extend({
 
 /**
  * How the image of an update comes into its slot, bytes: lengths of the image by their source, then what comes over the network.
- * `frames` is estimated; what slots hold is known only once it is read.
+ * What slots hold is known only once it is read.
  */
 const updateWaysSchema = z.looseObject({
   image: z.number(),
@@ -33,7 +33,12 @@ const updateWaysSchema = z.looseObject({
   patched: z.number(),
   fetched: z.number(),
   patches: z.number(),
+  /** Compressed chunks: as the recipe says, as some of them are long, or at most their plain length. */
   frames: z.number(),
+  /** Absent: from an agent of an earlier version. */
+  framesBy: z.enum(['recipe', 'sample', 'plain']).optional().catch(undefined),
+  /** Signed files that are still to come. */
+  files: z.number().optional(),
   isEstimate: z.boolean(),
   /** Spent on this release until the plan was made. */
   spentBytes: z.number(),
@@ -65,6 +70,17 @@ export const statusSchema = z.looseObject({
   /** Bytes of the update in progress: already right in the slot, and to be fetched. */
   plan: z.strictObject({ imageBytes: z.number(), rightBytes: z.number(), fetchBytes: z.number() }).optional(),
   ways: updateWaysSchema.optional(),
+  /** What the release of the newest update was to cost, and has cost: bytes that gateways have sent for it. */
+  transfer: z
+    .looseObject({
+      counter: z.int(),
+      plannedBytes: z.number().optional(),
+      isPlanAtMost: z.boolean().optional(),
+      spentBytes: z.number(),
+      /** What may have come besides when the agent was killed. */
+      uncountedBytes: z.number().optional(),
+    })
+    .optional(),
   booted: z.enum(SLOT_NAMES).optional(),
   slots: z.strictObject({ A: shownSlotSchema, B: shownSlotSchema }),
   update: updateSchema.nullable(),

@@ -60,7 +60,7 @@ export async function publishTestDelta(fleet: FleetRepository, delta: TestDelta)
     from: releaseOf(from, base.index),
     to: releaseOf(to, target.index),
     encoders: delta.encoder === undefined ? [] : [delta.encoder],
-    restFrameBytes: 0,
+    restFrameBytes: restFrameBytes(delta),
   };
   const indexes = { base: base.index, target: target.index };
   const recipe = (patchIndex: Uint8Array) =>
@@ -68,6 +68,15 @@ export async function publishTestDelta(fleet: FleetRepository, delta: TestDelta)
   const { patchChunkBytes = 5000, role } = delta;
   await fleet.publishDelta({ product: 'camera', from, to }, recipe, patches, patchChunkBytes, role);
   return patches.length;
+}
+
+/** Of the chunks that neither the base nor a window gives. */
+function restFrameBytes({ base, target, firsts, chunkCount }: TestDelta): number {
+  const isInWindow = (at: number) => firsts.some(first => at >= first && at < first + chunkCount);
+  return target.chunks.reduce((sum, chunk, at) => {
+    const isGiven = isInWindow(at) || base.index.find(target.index.idAt(at)) !== undefined;
+    return isGiven ? sum : sum + chunk.frame().length;
+  }, 0);
 }
 
 function sha256(bytes: Uint8Array): string {

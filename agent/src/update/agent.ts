@@ -125,13 +125,13 @@ export class UpdateAgent {
     try {
       const result = await work();
       await reporter.flush();
-      status.set({ storageProblem: reporter.problem });
+      status.set({ storageProblem: reporter.problem ?? storageProblemIn(result) });
       if (result.state === 'clockSuspect') await reporter.report('clockSuspect', { reason: result.reason });
       return result;
     } catch (error) {
       const result = error === signal.reason ? undefined : resultOf(error);
       if (!result) throw error;
-      if (result.waitingFor === 'space') status.set({ storageProblem: result.reason?.message });
+      status.set({ storageProblem: storageProblemIn(result) ?? reporter.problem });
       return result;
     }
   }
@@ -146,7 +146,7 @@ export class UpdateAgent {
   show(result: CycleResult): void {
     const { state, reason, waitingFor } = result;
     const { slotWatch, status, stateFile } = this.#deps;
-    const { stateChanges, clock } = this.#deps.update;
+    const { stateChanges, clock, spending } = this.#deps.update;
     stateChanges.cycleEnd(result);
     const { update, barred, lastFailure } = stateFile.current;
     status.set({
@@ -155,6 +155,7 @@ export class UpdateAgent {
       message: reason?.message,
       waitingFor,
       progress: undefined,
+      transfer: spending.shown,
       // A plan that waits for something is still shown.
       ...(update || state === 'waiting' ? {} : { plan: undefined, ways: undefined }),
       update,
@@ -163,4 +164,10 @@ export class UpdateAgent {
       slots: slotWatch.shown,
     });
   }
+}
+
+/** What is wrong with the data directory. A full slot has a code of its own. */
+function storageProblemIn({ waitingFor, reason }: CycleResult): string | undefined {
+  const isOfData = waitingFor === 'space' && reason?.code.startsWith('SITECAST_SYSTEM_') === true;
+  return isOfData ? reason.message : undefined;
 }

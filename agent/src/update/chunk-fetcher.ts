@@ -4,6 +4,7 @@ import {
   FRAME_OVERHEAD_BYTES,
   MAX_CHUNK_BYTES,
 } from '@sitecast/shared/content';
+import { formatBytes } from '@sitecast/shared/text';
 import type { SiteExchange } from '../peers/site-exchange.ts';
 import type { AgentClock, HeldImage, PeerFetch, SlotName } from '../ports.ts';
 import { OverBound, type Spending } from '../state/spending.ts';
@@ -153,7 +154,7 @@ export class ChunkFetcher {
   }
 }
 
-function allSpent({ spentBytes }: Spending): Error {
-  const message = `gateways have sent ${spentBytes} bytes for this release, and what is left of --max-bytes isn't enough for the next chunk`;
+function allSpent({ spentBytes, leftBytes }: Spending): Error {
+  const message = `gateways have sent ${formatBytes(spentBytes)} for this release, and the ${formatBytes(leftBytes)} that are left of --max-bytes may not be enough for the next chunk: to go on, start the agent with a higher --max-bytes`;
   return postponed('approval', { code: 'SITECAST_BYTES_SPENT', message });
 }

@@ -18,7 +18,7 @@ export function timeUsedUp(cause?: unknown): DeltaUnusable {
 }
 
 export function notKept(why: string, cause?: unknown): DeltaUnusable {
-  const message = `patches can't be kept in the data directory: ${why}`;
+  const message = `patches can't be kept in the data directory, so chunks are fetched instead: ${why}`;
   return new DeltaUnusable('SITECAST_PATCHES_NOT_KEPT', message, { hasFailed: false, cause });
 }
 

@@ -43,7 +43,7 @@ interface DeltasDependencies {
   mode: DeltaMode;
   /** CPU time that applying patches may take for one image, milliseconds. */
   maxApplyMs: number;
-  trust: Pick<Trust, 'document'>;
+  trust: Pick<Trust, 'document' | 'absentBytes'>;
   contents: Pick<SlotContents, 'booted'>;
   stateFile: Pick<StateFile, 'current'>;
   spending: Spending;
@@ -156,6 +156,16 @@ export class Deltas {
     } catch (error) {
       this.#tell('the index of the patches', error, signal);
       return undefined;
+    }
+  }
+
+  /** What the index of the patches is still to cost. @throws the reason of `signal` */
+  async patchIndexBytes({ name }: Pick<Delta, 'name'>, signal: AbortSignal): Promise<number> {
+    try {
+      return (await this.#deps.trust.absentBytes(patchIndexTarget(name), signal)) ?? 0;
+    } catch (error) {
+      this.#tell('the index of the patches', error, signal);
+      return 0;
     }
   }
 

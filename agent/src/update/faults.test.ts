@@ -299,10 +299,16 @@ describe.skipIf(!isRoot)('a full or read-only file system (needs root for a tmpf
       // The disk is full, as intended.
     });
     expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'space' });
-    expect(harness.device.parts.status.current.storageProblem).toContain('ENOSPC');
+    expect(harness.device.parts.status.current).toMatchObject({
+      waitingFor: 'space',
+      storageProblem: expect.stringMatching(
+        /^no room for \S+\/small\/data\/\S+: it takes [\d.]+ K?i?B, and 0 B are free on the file system of \S+\/small\/data\S* \(ENOSPC\)/,
+      ),
+    });
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B' });
     rmSync(join(path, 'filler'));
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(harness.device.parts.status.current.storageProblem).toBeUndefined();
     expect(told().filter(({ state }) => state === 'completed')).toHaveLength(2);
   });
 

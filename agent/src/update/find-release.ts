@@ -4,7 +4,8 @@ import { otherSlot, type SlotName } from '../ports.ts';
 import type { Reason } from '../state/agent-state.ts';
 import type { CycleResult, UpdateWays } from '../state/status.ts';
 import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
-import { checkCosts, type InstallDependencies, waysOf } from './install-steps.ts';
+import { checkedCosts } from './costs.ts';
+import type { InstallDependencies } from './install-steps.ts';
 import { asObjection, type Release } from './releases.ts';
 import { CycleEnd } from './result.ts';
 import type { UpdateContext } from './update-checker.ts';
@@ -69,23 +70,24 @@ export async function plannedWays(
 ): Promise<{ plan?: UpdateWays; wait?: CycleResult }> {
   const { choice, facts } = context;
   const [order] = choice.orders;
-  const { releases, filler, spending } = deps;
+  const { releases, filler } = deps;
   if (!order) return {};
-  let plan: UpdateWays | undefined;
+  const found: { plan?: UpdateWays } = {};
   try {
     const manifest = await releases.manifestOf(order, signal);
     if (objectionTo(order, manifest, facts)) return {};
     const release = await loadRelease(deps, order, { manifest, booted: facts.booted, signal });
-    const { bytes } = (await filler.plan(otherSlot(facts.booted), release, signal)).plan;
-    plan = waysOf(bytes, spending);
-    checkCosts(deps, { release, context }, bytes);
-    return { plan };
+    const planned = await filler.plan(otherSlot(facts.booted), release, signal);
+    await checkedCosts(deps, { release, context, signal }, planned, ways => {
+      found.plan = ways;
+    });
+    return found;
   } catch (error) {
     signal.throwIfAborted();
     // The update itself gets the same error, and reports it.
     if (!(error instanceof SitecastError) && !(error instanceof CycleEnd)) throw error;
     const isWaiting = error instanceof CycleEnd && error.result.state === 'waiting';
-    return { ...(plan && { plan }), ...(isWaiting && { wait: error.result }) };
+    return { ...found, ...(isWaiting && { wait: error.result }) };
   }
 }
 

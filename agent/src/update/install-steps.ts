@@ -1,19 +1,20 @@
-import type { PlanBytes } from '@sitecast/shared/delta';
 import { isSystemError } from '@sitecast/shared/errors';
 import { plural } from '@sitecast/shared/text';
 import type { BootControl, BootState, Log, SlotName } from '../ports.ts';
 import type { StateChangeLogger } from '../reports/state-change-logger.ts';
 import { isSameUpdate, type Reason, type Update } from '../state/agent-state.ts';
 import type { Spending } from '../state/spending.ts';
-import type { CycleResult, UpdateWays } from '../state/status.ts';
+import type { CycleResult } from '../state/status.ts';
 import { type JudgeDependencies, TRIAL_BOOTS } from './boot-steps.ts';
 import { objectionTo, type Order } from './choose.ts';
+import { checkedCosts, totalBytes } from './costs.ts';
 import type { Deltas } from './deltas.ts';
+import type { FrameSizes } from './frame-sizes.ts';
 import type { Hooks } from './hooks.ts';
 import type { Leases } from './leases.ts';
 import type { Release, Releases } from './releases.ts';
 import { CycleEnd, failed, postponed, resultOfAttempt, superseded } from './result.ts';
-import type { Schedule } from './schedule.ts';
+import type { Costs, Schedule } from './schedule.ts';
 import type { SlotContents } from './slot-contents.ts';
 import type { FillPlan, SlotFiller } from './slot-filler.ts';
 import * as become from './transitions.ts';
@@ -34,6 +35,7 @@ export interface InstallDependencies extends JudgeDependencies {
   deltas: Deltas;
   contents: Pick<SlotContents, 'withHash'>;
   spending: Spending;
+  frameSizes: FrameSizes;
   schedule: Schedule;
   filler: SlotFiller;
   hooks: Pick<Hooks, 'run' | 'ask' | 'has'>;
@@ -89,8 +91,11 @@ export async function holdsReturn(
  * the rest.
  * @throws CycleEnd (`waiting`) where the order's terms, the owner or a hook say "not now", or it would cost too much; SITECAST_SLOT_MISSING
  */
-export async function plan(deps: InstallDependencies, attempt: Attempt): Promise<FillPlan> {
-  const { filler, status, hooks, spending } = deps;
+export async function plan(
+  deps: InstallDependencies,
+  attempt: Attempt,
+): Promise<{ planned: FillPlan; costs: Costs }> {
+  const { filler, status, hooks } = deps;
   const { release, target, signal } = attempt;
   const { order } = release;
   status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
@@ -98,42 +103,24 @@ export async function plan(deps: InstallDependencies, attempt: Attempt): Promise
   const { bytes } = planned.plan;
   status.set({
     plan: { imageBytes: bytes.image, rightBytes: bytes.inPlace, fetchBytes: bytes.fetched },
-    ways: waysOf(bytes, spending),
   });
-  checkCosts(deps, attempt, bytes);
+  const costs = await checkedCosts(deps, attempt, planned, ways => status.set({ ways }));
   await hooks.ask('pre-download', { slot: target, release: order.release }, signal);
-  return planned;
-}
-
-/** @throws CycleEnd (`waiting`) where the plan costs more than it may, or deltas are still made and the device pays for bytes */
-export function checkCosts(
-  { schedule, deltas, spending }: Pick<InstallDependencies, 'schedule' | 'deltas' | 'spending'>,
-  { release: { order, delta }, context }: Pick<Attempt, 'release' | 'context'>,
-  { fetched, patches: patchBytes, frames: frameBytes }: PlanBytes,
-): void {
-  const { booted, rollouts } = context.facts;
-  const isWorthWaiting = fetched > 0 && !delta && deltas.mayBeMade(booted, order.release.counter);
-  if (isWorthWaiting) schedule.checkDeltas(rollouts, order);
-  const { spentBytes } = spending;
-  schedule.checkSize(order, { fetchBytes: fetched + patchBytes, patchBytes, frameBytes, spentBytes });
-}
-
-/** For the status, and for `check`. */
-export function waysOf(bytes: PlanBytes, { spentBytes }: Pick<Spending, 'spentBytes'>): UpdateWays {
-  return { ...bytes, isEstimate: true, spentBytes };
+  return { planned, costs };
 }
 
 /** Writes what is missing to the slot, and makes it durable. No boot chooses the slot from before the first byte. */
 export async function fetch(
   { filler, stateFile, boot, reporter, stateChanges, spending, clock }: InstallDependencies,
   { release, target, signal }: Attempt,
-  planned: FillPlan,
+  { planned, costs }: { planned: FillPlan; costs: Costs },
 ): Promise<void> {
   const { order, index } = release;
   const writer = await filler.open(target);
   try {
     const { bytes } = planned.plan;
-    if (spending.plannedBytes === undefined) await spending.notePlan(bytes.patches + bytes.frames);
+    if (spending.plannedBytes === undefined)
+      await spending.notePlan(totalBytes(costs, spending), costs.framesBy === 'plain');
     // Once an attempt: a download that was cut off and goes on is the same one.
     await reporter.report('downloading', order, true);
     const copiedBytes = bytes.booted + bytes.other;

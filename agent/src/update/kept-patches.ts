@@ -21,7 +21,7 @@ const FULL_FOR_MS = 60 * 60_000;
 /** Chunks of patches, kept durably until what they make is durable in the slot: a power cut makes no patch come twice. */
 export class KeptPatches {
   readonly #data: string;
-  readonly #directory: string;
+  readonly directory: string;
   readonly #files: Pick<DurableFiles, 'replace'>;
   /** On the monotonic clock. */
   #fullUntilMs = Number.NEGATIVE_INFINITY;
@@ -29,7 +29,7 @@ export class KeptPatches {
   /** @param data the agent's own directory */
   constructor(data: string, files: Pick<DurableFiles, 'replace'>) {
     this.#data = data;
-    this.#directory = join(data, PATCHES_DIRECTORY);
+    this.directory = join(data, PATCHES_DIRECTORY);
     this.#files = files;
   }
 
@@ -52,7 +52,7 @@ export class KeptPatches {
   /** To hand them out. */
   get store(): ChunkStore {
     const store: ChunkStore = {
-      name: this.#directory,
+      name: this.directory,
       has: async id => (await this.get(id)) !== undefined,
       get: async id => {
         const bytes = await this.get(id);
@@ -78,7 +78,7 @@ export class KeptPatches {
   /** Durable once it returns. */
   async put(id: ChunkId, bytes: Uint8Array): Promise<void> {
     try {
-      await makeDirectory(this.#directory, 0o700);
+      await makeDirectory(this.directory, 0o700);
       await this.#files.replace(this.#pathOf(id), bytes, 0o600);
     } catch (error) {
       if (isSystemError(error)) this.#fullUntilMs = performance.now() + FULL_FOR_MS;
@@ -90,12 +90,12 @@ export class KeptPatches {
   async keepOnly(ids: readonly ChunkId[]): Promise<void> {
     const kept = new Set(ids.map(chunkIdToHex));
     for (const name of await this.#names())
-      if (!kept.has(name)) await rm(join(this.#directory, name), { recursive: true, force: true });
+      if (!kept.has(name)) await rm(join(this.directory, name), { recursive: true, force: true });
   }
 
   async #names(): Promise<string[]> {
     try {
-      return await readdir(this.#directory);
+      return await readdir(this.directory);
     } catch (error) {
       if (isSystemError(error, 'ENOENT')) return [];
       throw error;
@@ -103,6 +103,6 @@ export class KeptPatches {
   }
 
   #pathOf(id: ChunkId): string {
-    return join(this.#directory, chunkIdToHex(id));
+    return join(this.directory, chunkIdToHex(id));
   }
 }

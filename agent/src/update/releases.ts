@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
+import { formatBytes } from '@sitecast/shared/text';
 import {
   indexTarget,
   manifestTarget,
@@ -123,7 +124,7 @@ export function asObjection(error: unknown): { objection: Reason } {
 }
 
 function indexTooLarge({ version, index }: ReleaseManifest, leftBytes: number): CycleEnd {
-  const message = `the index of ${version} has ${index.lengthBytes} bytes, more than the ${leftBytes} that are left of --max-bytes`;
+  const message = `the index of ${version} has ${formatBytes(index.lengthBytes)}, and ${formatBytes(leftBytes)} are left of --max-bytes: to allow it, start the agent with a higher --max-bytes`;
   return postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
 }
 

@@ -1,3 +1,4 @@
+import { FullDiskError } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError, systemCodeOf } from '@sitecast/shared/errors';
 import type { Reason } from '../state/agent-state.ts';
 import type { CycleResult } from '../state/status.ts';
@@ -65,7 +66,10 @@ export function resultOfAttempt(error: unknown, signal: AbortSignal): CycleResul
 
 function waitOf(error: unknown): CycleResult | undefined {
   if (isSystemError(error, 'ENOSPC', 'EDQUOT', 'EROFS', 'EIO')) {
-    const message = `the data directory can't be written: ${error.message}`;
+    const message =
+      error instanceof FullDiskError
+        ? `${error.message}: it goes on by itself once there is room`
+        : `the data directory can't be written: ${error.message}`;
     return {
       state: 'waiting',
       waitingFor: 'space',

@@ -1,14 +1,17 @@
+import { formatBytes } from '@sitecast/shared/text';
 import { isOpen, localTimeOf, parseWindow, type Rollout, type RolloutsFile } from '@sitecast/shared/fleet';
 import type { Clock } from '@sitecast/shared/trust';
 import type { AgentClock } from '../ports.ts';
+import type { Spending } from '../state/spending.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { Trust } from '../upstream/trust.ts';
 import type { Order } from './choose.ts';
-import { postponed } from './result.ts';
+import { type CycleEnd, postponed } from './result.ts';
 
 /** Milliseconds: the age up to which a timestamp counts as new, and vouches for the local clock. The origin renews it hourly. */
 const VOUCHING_MS = 2 * 3_600_000;
 const MINUTE_MS = 60_000;
+const MIB = 1024 * 1024;
 const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
 
 /** All facts that decide whether a verified slot may be activated now. */
@@ -112,15 +115,16 @@ interface ScheduleDependencies {
   maxBytes: number | undefined;
 }
 
-/** In bytes. */
-interface PlannedCosts {
-  /** Plain bytes of what is fetched, and patches. */
-  fetchBytes: number;
-  patchBytes: number;
-  /** Frames of what is fetched: estimated. */
-  frameBytes: number;
-  /** Spent on the release until now. */
-  spentBytes: number;
+/** What an update still takes over the network, bytes. What peers will give counts as if gateways gave it. */
+export interface Costs {
+  patches: number;
+  /** Signed files that lead to the patches. What was fetched for the plan itself is spent by now. */
+  files: number;
+  /** Compressed chunks: by the recipe, by the lengths of some, or their plain length. */
+  frames: number;
+  framesBy: 'recipe' | 'sample' | 'plain';
+  /** What the chunks surely take. */
+  leastFrames: number;
 }
 
 /** When an order may be followed, by the rollout's terms and this device's own. */
@@ -140,18 +144,31 @@ export class Schedule {
     waitFor(downloadWait({ nowMs: clock.now(), clock: trust.clock(), isSynchronised, rollout }));
   }
 
-  /** @throws CycleEnd (`waiting`) where this device's owner has to approve of a download of that size first */
-  checkSize({ release }: Order, { fetchBytes, patchBytes, frameBytes, spentBytes }: PlannedCosts): void {
+  /**
+   * @param fetchBytes plain bytes of what is fetched, and patches
+   * @throws CycleEnd (`waiting`) where this device's owner has to approve of a download of that size first: where it surely takes more
+   *   than is left of the bound. One that may fit begins, and ends at the bound at the latest.
+   */
+  checkSize(
+    { release }: Order,
+    { patches, files, frames, leastFrames }: Costs,
+    { fetchBytes, spending }: { fetchBytes: number; spending: Pick<Spending, 'spentBytes' | 'leftBytes'> },
+  ): void {
     const { maxFetchBytes, maxBytes } = this.#deps;
-    if (maxFetchBytes !== undefined && fetchBytes > maxFetchBytes) {
-      const message = `${release.version} takes ${fetchBytes} bytes, more than --max-fetch-bytes`;
-      throw postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
-    }
-    const plannedBytes = patchBytes + frameBytes;
-    if (maxBytes === undefined || plannedBytes === 0 || spentBytes + plannedBytes <= maxBytes) return;
-    const spent = spentBytes === 0 ? '' : ` after the ${spentBytes} that they have sent`;
-    const message = `${release.version} takes about ${plannedBytes} bytes from gateways${spent}, more than --max-bytes (${maxBytes})`;
-    throw postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
+    if (maxFetchBytes !== undefined && fetchBytes > maxFetchBytes)
+      throw tooLarge(
+        `${release.version} fetches ${formatBytes(fetchBytes)}, uncompressed, and --max-fetch-bytes allows ${formatBytes(maxFetchBytes)}`,
+        allowing('--max-fetch-bytes', fetchBytes),
+      );
+    const neededBytes = patches + files + leastFrames;
+    if (maxBytes === undefined || neededBytes === 0 || neededBytes <= spending.leftBytes) return;
+    const { spentBytes } = spending;
+    const plannedBytes = patches + files + frames;
+    const spent = spentBytes === 0 ? '' : `, after ${formatBytes(spentBytes)} that they have sent for it`;
+    throw tooLarge(
+      `${release.version} takes about ${formatBytes(plannedBytes)} from gateways${spent}; --max-bytes allows ${formatBytes(maxBytes)} for a release`,
+      allowing('--max-bytes', maxBytes - spending.leftBytes + plannedBytes),
+    );
   }
 
   /**
@@ -166,7 +183,7 @@ export class Schedule {
     const leftMs = Date.parse(deltasBy) - clock.now();
     // By a clock that is wrong it might wait for years.
     if (state === 'behind' || state === 'suspect' || !(leftMs > 0)) return;
-    const message = `${order.release.version} waits for its deltas, until ${deltasBy} at the latest`;
+    const message = `the origin still makes deltas to ${order.release.version}, which save bytes: waits for them until ${deltasBy} at the latest; with --deltas off it begins with chunks at once`;
     const reason = { code: 'SITECAST_WAITING_DELTAS', message };
     throw postponed('deltas', reason, Math.min(leftMs, MINUTE_MS));
   }
@@ -191,6 +208,17 @@ export class Schedule {
       }),
     );
   }
+}
+
+/** @param remedy what allows it */
+function tooLarge(what: string, remedy: string): CycleEnd {
+  return postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message: `${what}: ${remedy}` });
+}
+
+/** What the device's owner does to allow so many bytes. */
+function allowing(option: string, bytes: number): string {
+  const [unit, name] = bytes < MIB ? [1024, 'KiB'] : [MIB, 'MiB'];
+  return `to allow it, start the agent with ${option} ${Math.ceil(bytes / unit)}${name} or more`;
 }
 
 /** @throws CycleEnd (`waiting`) where there is something to wait for */

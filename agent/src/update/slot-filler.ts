@@ -44,7 +44,7 @@ interface SlotFillerDependencies {
   windows: WindowFiller;
   /** The encoders that recipes may need, by their names. */
   encoders: readonly string[];
-  spending: Pick<Spending, 'flush'>;
+  spending: Pick<Spending, 'flush' | 'shown'>;
   clock: AgentClock;
   status: StatusBoard;
   reporter: Reporter;
@@ -59,6 +59,8 @@ export interface FillPlan {
   other: ChunkIndex | undefined;
   /** Of the recipe; empty: no recipe. */
   windows: readonly PlacedWindow[];
+  /** A recipe says how long the frames of chunks are. */
+  hasFrameBytes: boolean;
 }
 
 interface Fill extends FillPlan {
@@ -132,7 +134,8 @@ export class SlotFiller {
       ? (delta?.base ?? (await contents.booted(otherSlot(target), { worthBytes, signal })))
       : undefined;
     const other = isNeeded ? await contents.last(target) : undefined;
-    const windows = (delta && deltas.windowsOf(delta, index)) ?? [];
+    const placed = delta && deltas.windowsOf(delta, index);
+    const windows = placed ?? [];
     const kept = delta ? await this.#keptOf(delta, windows, signal) : undefined;
     const isApplicable = applicableWith(delta?.recipe.encoders ?? [], encoders);
     const plan = planUpdate({
@@ -142,9 +145,9 @@ export class SlotFiller {
       other,
       windows: windows.map((window, at) => ({ ...window, keptBytes: kept?.[at] ?? 0 })),
       canApply: at => isApplicable(windows[at] ?? { encoderBits: 0 }),
-      restFrameBytes: delta?.recipe.restFrameBytes,
+      restFrameBytes: placed && delta.recipe.restFrameBytes,
     });
-    return { missing, plan, booted, other, windows };
+    return { missing, plan, booted, other, windows, hasFrameBytes: placed !== undefined };
   }
 
   /** What an earlier start has fetched of each window's patch: that costs nothing any more. @throws the reason of `signal` */
@@ -321,12 +324,13 @@ export class SlotFiller {
   }
 
   #showProgress(order: Order, progress: Progress, writtenBytes: number): void {
-    const { status, exchange } = this.#deps;
+    const { status, exchange, spending } = this.#deps;
     progress.doneBytes += writtenBytes;
     const { doneBytes, totalBytes } = progress;
     status.set({
       state: 'downloading',
       progress: { doneBytes, totalBytes },
+      transfer: spending.shown,
       ...(exchange ? { peers: { ...exchange.counts } } : {}),
       message: `fetching ${order.release.version}`,
     });

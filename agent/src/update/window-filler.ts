@@ -7,6 +7,7 @@ import {
 } from '@sitecast/shared/content';
 import { isWorthFetching, patchChunkBytes, patchChunksOf, type PlacedWindow } from '@sitecast/shared/delta';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { formatBytes } from '@sitecast/shared/text';
 import type { Slot, SlotReader, SlotWriter, WindowApplier } from '../ports.ts';
 import { MAX_DEATHS, type Spending } from '../state/spending.ts';
 import { DeltaUnusable, deadly, notKept, timeUsedUp } from './delta-unusable.ts';
@@ -207,8 +208,11 @@ export class WindowFiller {
       else absent.push(at);
     }
     const absentBytes = absent.reduce((sum, at) => sum + patchIndex.lengthOf(at), 0);
-    if (absentBytes > (await this.#roomBytes()))
-      throw notKept(`${absentBytes} bytes of patches don't fit into it`);
+    const freeBytes = await patches.freeBytes();
+    if (absentBytes + RESERVED_BYTES > freeBytes)
+      throw notKept(
+        `they take ${formatBytes(absentBytes)}, beside ${formatBytes(RESERVED_BYTES)} for the agent's other files, and ${formatBytes(freeBytes)} are free in ${patches.directory}`,
+      );
     const deliver = async (at: number, plain: Uint8Array) => {
       await patches.put(patchIndex.idAt(at), plain);
       onKept(at);

@@ -13,6 +13,7 @@ const named = (url: string): Gateway => {
     metadata: fetcher,
     targets: fetcher,
     chunks,
+    frameBytes: unused,
     getJson: unused,
     postJson: unused,
     waitForChange: unused,

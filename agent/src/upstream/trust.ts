@@ -154,6 +154,21 @@ export class Trust {
     return this.#turn(() => this.#document(name, signal, options));
   }
 
+  /**
+   * What fetching a target would cost, bytes.
+   * @returns 0 where it is here; undefined where the repository lists no such target
+   * @throws as `document`
+   */
+  absentBytes(name: string, signal?: AbortSignal): Promise<number | undefined> {
+    return this.#turn(async () => {
+      const found = await this.#gateways.eachRepository(
+        () => this.#client.findTarget(name, { signal }),
+        signal,
+      );
+      return found && ((await this.#stored(found)) ? 0 : found.file.length);
+    });
+  }
+
   async #document(
     name: string,
     signal: AbortSignal | undefined,

@@ -1,6 +1,8 @@
 import { plainJson, plainLine } from '@sitecast/shared/command';
 import stringWidth from 'string-width';
 
+export { formatBytes } from '@sitecast/shared/text';
+
 /**
  * What a command prints: results to standard output, further messages for people to standard error. Each given text becomes one
  * line, whatever characters it holds: a table escapes its cells first.
@@ -46,20 +48,6 @@ export function widthOf(line: string): number {
 
 const PLAIN_LINE = /^[ -~]*$/;
 const MARKS = /[\p{Mn}\p{Me}]/gu;
-
-const UNITS = ['KiB', 'MiB', 'GiB', 'TiB'];
-
-export function formatBytes(bytes: number): string {
-  if (bytes < 1024) return `${bytes} B`;
-  let value = bytes;
-  let unit = '';
-  for (const next of UNITS) {
-    value /= 1024;
-    unit = next;
-    if (value < 1024) break;
-  }
-  return `${value < 10 ? value.toFixed(1) : Math.round(value).toString()} ${unit}`;
-}
 
 /** Left-aligned columns under their headings, one line per row. */
 export function table(headings: readonly string[], rows: readonly (readonly string[])[]): string[] {

@@ -3,6 +3,13 @@ import { z } from 'zod';
 
 const reasonSchema = z.object({ code: z.string(), message: z.string() });
 
+const transferSchema = z.object({
+  plannedBytes: z.int().exactOptional(),
+  /** It takes at most that. */
+  isPlanAtMost: z.literal(true).exactOptional(),
+  spentBytes: z.int(),
+});
+
 /** How far a device has got with one rollout, by its newest report about it. */
 export const outcomeSchema = z.object({
   attempt: z.int(),
@@ -15,6 +22,8 @@ export const outcomeSchema = z.object({
   reason: reasonSchema.exactOptional(),
   /** The device was `completed` once in this attempt: only a failure or a way back undoes that. */
   hasCompleted: z.literal(true).exactOptional(),
+  /** What the update was to cost the device over the network, and has cost; bytes. */
+  transfer: transferSchema.exactOptional(),
   /** What the device failed with in this attempt. Later reports don't take it back. */
   failure: reasonSchema.exactOptional(),
 });
@@ -45,6 +54,7 @@ export function outcomeAfter(
     startedAt,
     ...(reason && { reason: textOf(reason) }),
     ...stillCompleted(current, state),
+    ...transferAfter(current, report),
     ...(failure && { failure }),
   };
 }
@@ -52,6 +62,19 @@ export function outcomeAfter(
 function stillCompleted(before: Outcome | undefined, state: Outcome['state']): Pick<Outcome, 'hasCompleted'> {
   const had = before !== undefined && hasCompletedOnce(before) && !isFailure(state);
   return had || state === 'completed' ? { hasCompleted: true } : {};
+}
+
+/** A report that would have been too large comes without it, and one about nothing that was fetched says nothing of it. */
+function transferAfter(before: Outcome | undefined, { transfer }: Report): Pick<Outcome, 'transfer'> {
+  if (!transfer) return before?.transfer ? { transfer: before.transfer } : {};
+  const { plannedBytes, isPlanAtMost, spentBytes } = transfer;
+  return {
+    transfer: {
+      ...(plannedBytes !== undefined && { plannedBytes }),
+      ...(isPlanAtMost === true && { isPlanAtMost }),
+      spentBytes,
+    },
+  };
 }
 
 const textOf = ({ code, message }: NonNullable<Report['reason']>) => ({ code, message });

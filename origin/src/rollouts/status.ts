@@ -80,6 +80,7 @@ export function statusOf(
       ...nameOf(member),
       site: member.site,
       ...unlessRevoked(member, deviceState(rollout, outcome, bootedCounter(status), running)),
+      ...transferOf(rollout, outcome),
       ...lateness(member, overdue, presence),
     };
     total += 1;
@@ -179,6 +180,13 @@ function deviceState(
   if (!current) return { state: booted === rollout.release.counter ? 'completed' : 'pending' };
   const { state, at, reason } = current;
   return { state, at, ...(reason && { reason }) };
+}
+
+function transferOf(
+  { attempt }: RolloutRecord['rollout'],
+  outcome: Outcome | undefined,
+): Pick<RolloutDevice, 'transfer'> {
+  return outcome?.transfer && outcome.attempt === attempt ? { transfer: outcome.transfer } : {};
 }
 
 /** Groups in one answer, and devices that are named of each group. */

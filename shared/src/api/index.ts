@@ -78,6 +78,7 @@ export {
   rollbackProgressSchema,
   ROLLOUT_DEVICE_STATES,
   rolloutActSchema,
+  transferSchema,
   type RolloutDevice,
   type RolloutDeviceState,
   rolloutDryRunSchema,

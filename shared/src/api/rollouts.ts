@@ -180,6 +180,12 @@ const failureGroupSchema = z.object({
 });
 export type FailureGroup = z.infer<typeof failureGroupSchema>;
 
+export const transferSchema = z.object({
+  plannedBytes: z.int().optional(),
+  isPlanAtMost: z.boolean().optional(),
+  spentBytes: z.int(),
+});
+
 const rolloutDeviceSchema = z.object({
   id: z.string(),
   name: z.string().optional(),
@@ -190,6 +196,10 @@ const rolloutDeviceSchema = z.object({
   reason: z.object({ code: z.string(), message: z.string() }).optional(),
   /** Of a running download. */
   progress: z.object({ doneBytes: z.int(), totalBytes: z.int() }).optional(),
+  transfer: described(
+    'What its update was to cost over the network by its plan (with `isPlanAtMost` at most that), and has cost: bytes that gateways sent.',
+    transferSchema.optional(),
+  ),
   /** Past the deadline without a report: the device alone, or its whole site. */
   overdue: openEnum(['silent', 'unreachable']).optional(),
   heard: described('It is overdue, though its gateway hears it.', z.literal(true).optional()),

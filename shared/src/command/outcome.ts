@@ -1,3 +1,4 @@
+import { FullDiskError } from '../durable/index.ts';
 import { type ErrorKind, isSystemError, SitecastError } from '../errors.ts';
 
 /** What the exit code of a Sitecast command means. docs/ERRORS.md and every `--help` show this table. */
@@ -50,6 +51,12 @@ export function describeError(error: unknown): { code: string; message: string; 
     const described = { code: error.code, message: error.message };
     return error.hint === undefined ? described : { ...described, hint: error.hint };
   }
+  if (error instanceof FullDiskError)
+    return {
+      code: `SITECAST_SYSTEM_${error.code}`,
+      message: error.message,
+      hint: 'make room there, then try again',
+    };
   if (isSystemError(error) && error.code !== undefined && error.code in SYSTEM_MESSAGES) {
     const subject =
       error.path ??

@@ -6,6 +6,9 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { readFileBounded, readPipe, readSecretBounded } from './bounded.ts';
+import { describeError } from '../command/index.ts';
+import { isSystemError } from '../errors.ts';
+import { FullDiskError } from './full-disk.ts';
 import { createFileDurably, makeDirectory, removeDurably, writeFileDurably } from './files.ts';
 
 let directory: string;
@@ -31,6 +34,41 @@ it('leaves just the old file when the new one cannot be renamed into place', asy
   await expect(writeFileDurably(path, 'new')).rejects.toThrow(/EISDIR|ENOTEMPTY|EEXIST/);
   expect(await readdir(directory)).toEqual(['taken']);
 });
+
+it.skipIf(process.getuid?.() !== 0)(
+  'says what a file takes, what is free, and where, if the disk is full (needs root for a tmpfs)',
+  async ({ skip }) => {
+    try {
+      await promisify(execFile)('mount', ['-t', 'tmpfs', '-o', 'size=64k,nr_inodes=20', 'tmpfs', directory]);
+    } catch (error) {
+      if (process.env.CI) throw error;
+      skip(`no tmpfs can be mounted here: ${String(error)}`);
+    }
+    try {
+      const path = join(directory, 'state.json');
+      await writeFileDurably(path, 'old');
+      const failed = await writeFileDurably(path, Buffer.alloc(100_000)).catch((error: unknown) => error);
+      expect(failed).toBeInstanceOf(FullDiskError);
+      expect(failed).toMatchObject({ code: 'ENOSPC', path, neededBytes: 100_000, freeBytes: 60 * 1024 });
+      expect(isSystemError(failed, 'ENOSPC')).toBe(true);
+      expect(describeError(failed).message).toBe(
+        `no room for ${path}: it takes 98 KiB, and 60 KiB are free on the file system of ${directory} (ENOSPC)`,
+      );
+      expect(await readFile(path, 'utf8')).toBe('old');
+      for (let at = 0; ; at += 1)
+        try {
+          await writeFile(join(directory, `${at}`), '');
+        } catch {
+          break;
+        }
+      await expect(makeDirectory(join(directory, 'new'))).rejects.toThrow(
+        `and the file system of ${directory} takes no more files (ENOSPC)`,
+      );
+    } finally {
+      await promisify(execFile)('umount', [directory]);
+    }
+  },
+);
 
 it('creates a file once: the second time is an error, and the first bytes stay', async () => {
   const path = join(directory, 'key');

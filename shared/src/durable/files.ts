@@ -2,14 +2,18 @@ import { randomBytes } from 'node:crypto';
 import { link, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { isSystemError } from '../errors.ts';
+import { withRoom } from './full-disk.ts';
 
 /** The name ending of a file that is being written. The owner of a directory may delete such files at start. */
 const PARTIAL_SUFFIX = '.partial';
+/** What most file systems take for a directory. */
+const DIRECTORY_BYTES = 4096;
 
 /**
  * Replaces (or creates) a file so that a power cut leaves the old bytes or the new ones, never a mixture:
  * write aside, fsync, rename, fsync the directory. When it returns, the new bytes survive a power cut.
  * @param mode permission bits of the new file; 0o600 for anything secret
+ * @throws FullDiskError, or another one of the system's
  */
 export async function writeFileDurably(
   path: string,
@@ -59,7 +63,11 @@ async function putInPlace(
     await place(partial);
   } catch (error) {
     await rm(partial, { force: true });
-    throw isSystemError(error) ? namedAs(path, partial, error) : error;
+    throw await withRoom(
+      isSystemError(error) ? namedAs(path, partial, error) : error,
+      path,
+      Buffer.byteLength(bytes),
+    );
   }
   await syncDirectory(dirname(path));
 }
@@ -67,7 +75,9 @@ async function putInPlace(
 /** The error names `path`, because the caller doesn't know the partial file beside it. */
 function namedAs(path: string, partial: string, error: NodeJS.ErrnoException): NodeJS.ErrnoException {
   error.message = error.message.replaceAll(partial, path);
-  if (error.path === partial) error.path = path;
+  // What fails at an open file doesn't name it.
+  if (!error.message.includes(path)) error.message += ` '${path}'`;
+  if (error.path === undefined || error.path === partial) error.path = path;
   return error;
 }
 
@@ -89,7 +99,17 @@ export async function syncDirectory(path: string): Promise<void> {
 
 /** Creates a directory and its parents; each new entry survives a power cut. */
 export async function makeDirectory(path: string, mode = 0o755): Promise<void> {
-  const first = await mkdir(path, { recursive: true, mode });
+  let first: string | undefined;
+  try {
+    first = await mkdir(path, { recursive: true, mode }).catch(async (error: unknown) => {
+      // A recursive one of Node 20 says ENOENT where the system says ENOSPC.
+      if (!isSystemError(error, 'ENOENT')) throw error;
+      await mkdir(path, { mode });
+      return path;
+    });
+  } catch (error) {
+    throw await withRoom(error, path, DIRECTORY_BYTES);
+  }
   if (first === undefined) return;
   for (let created = path; created.length >= first.length; created = join(created, '..')) {
     await syncDirectory(dirname(created));

@@ -68,10 +68,16 @@ export function plainEvent(event: ReportEvent, why: string): ReportEvent {
     ...(rollout && { rollout: { id: rollout.id, attempt: rollout.attempt } }),
     ...(release && { release }),
     ...(booted && { booted: { slot: booted.slot, ...(booted.release && { release: booted.release }) } }),
-    ...(transfer && { transfer: { plannedBytes: transfer.plannedBytes, spentBytes: transfer.spentBytes } }),
+    ...(transfer && { transfer: plainTransfer(transfer) }),
     ...(reason && code && { reason: { code, message: cutText(`${LEFT_OUT}${why}`, MAX_MESSAGE_CHARS) } }),
   };
 }
+
+const plainTransfer = ({ plannedBytes, isPlanAtMost, spentBytes }: NonNullable<Report['transfer']>) => ({
+  ...(plannedBytes !== undefined && { plannedBytes }),
+  ...(isPlanAtMost !== undefined && { isPlanAtMost }),
+  spentBytes,
+});
 
 /** Whether `plainEvent` has nothing left to drop. */
 export function isPlainEvent({ reason, inventory }: ReportEvent): boolean {

@@ -45,6 +45,13 @@ const reasonSchema = z.looseObject({
   message: z.string().max(MAX_MESSAGE_CHARS),
 });
 
+const transferSchema = z.looseObject({
+  plannedBytes: z.int().min(0).optional(),
+  /** True: the plan knew no lengths of compressed chunks, so it takes at most that. */
+  isPlanAtMost: z.boolean().optional(),
+  spentBytes: z.int().min(0),
+});
+
 /** A report as readers of all releases take it. */
 export const reportSchema = z.looseObject({
   format: z.literal('sitecast-report-1'),
@@ -67,13 +74,10 @@ export const reportSchema = z.looseObject({
   booted: z.looseObject({ slot: z.enum(['A', 'B']), release: releaseRefSchema.optional() }).optional(),
   reason: reasonSchema.optional(),
   /**
-   * What the release has cost the device over the network until now, and by the plan that its download began with. Readers of earlier
-   * releases pass over it. A form that isn't known is no reason to refuse a report.
+   * What the release has cost the device over the network until now, and what it was to cost in all by the plan that its download began
+   * with. Readers of earlier releases pass over it. A form that isn't known is no reason to refuse a report.
    */
-  transfer: z
-    .looseObject({ plannedBytes: z.int().min(0).optional(), spentBytes: z.int().min(0) })
-    .optional()
-    .catch(undefined),
+  transfer: transferSchema.optional().catch(undefined),
   inventory: z
     .record(
       z.string().max(MAX_INVENTORY_NAME_CHARS),

@@ -22,6 +22,39 @@ export function plural(count: number, noun: string): string {
   return `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
 }
 
+const UNITS = ['KiB', 'MiB', 'GiB', 'TiB'];
+
+/** `512 B`, `1.2 KiB`, `47 MiB`: the one form in which people read a number of bytes. */
+export function formatBytes(bytes: number): string {
+  if (bytes < 1024) return `${bytes} B`;
+  let value = bytes;
+  let unit = '';
+  for (const next of UNITS) {
+    value /= 1024;
+    unit = next;
+    if (value < 1024) break;
+  }
+  return `${value < 10 ? value.toFixed(1) : Math.round(value).toString()} ${unit}`;
+}
+
+/**
+ * `planned 1.2 MiB, spent 1.3 MiB`: what gateways were to send for an update, and have sent.
+ * @param isPlanAtMost the plan doesn't know how well chunks are compressed
+ */
+export function transferText({
+  plannedBytes,
+  spentBytes,
+  isPlanAtMost = false,
+}: {
+  plannedBytes?: number | undefined;
+  spentBytes: number;
+  isPlanAtMost?: boolean | undefined;
+}): string {
+  const spent = `spent ${formatBytes(spentBytes)}`;
+  if (plannedBytes === undefined) return spent;
+  return `planned ${isPlanAtMost ? 'at most ' : ''}${formatBytes(plannedBytes)}, ${spent}`;
+}
+
 /** The end of a command's output, for use in a sentence; `no output` if there is none. */
 export function outputText(output: string, maxChars: number): string {
   const text = cutTextStart(output.trim(), maxChars).trim();

@@ -1,4 +1,4 @@
-import { plural } from '@sitecast/shared/text';
+import { plural, transferText } from '@sitecast/shared/text';
 import type { Member, MemberDetail } from '../origin/fleet-api.ts';
 import { calledText, facts, field, table } from '../output.ts';
 import { turnLines } from '../presence-view.ts';
@@ -53,6 +53,7 @@ function known(member: MemberDetail): string[] {
     ['tags', formatTags(tags) || undefined],
     ['state', state],
     ...(last ? reportLines(last, member.names) : []),
+    ['bytes', costText(member)],
     ['seen', member.lastSeenAt],
     ['heard', hearingText(member)],
     ['enrolled', member.enrolledAt],
@@ -80,6 +81,12 @@ function reportLines(last: NonNullable<MemberDetail['last']>, names: MemberDetai
     ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${names[via] ?? via}`}`],
     ['metadata', `trusts version ${timestampVersion} of the timestamp`],
   ];
+}
+
+/** What its newest update was to cost, and has cost. */
+function costText({ reports }: MemberDetail): string | undefined {
+  const newest = reports.find(({ report }) => report.transfer)?.report;
+  return newest?.transfer && `${releaseText(newest.release)} from gateways: ${transferText(newest.transfer)}`;
 }
 
 /** Undefined for a waiting or revoked member, and from an origin of an earlier version. */

@@ -39,6 +39,7 @@ export const memberDetailSchema = wire.memberDetailSchema.extend({
         release: releaseSchema,
         rollout: z.looseObject({ id: z.string() }).optional(),
         reason: reasonSchema,
+        transfer: wire.transferSchema.optional().catch(undefined),
       }),
     }),
   ),

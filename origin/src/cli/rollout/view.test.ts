@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { describeFailures, reasonText } from './view.ts';
+import { describeFailures, deviceTable, reasonText } from './view.ts';
 
 const group = {
   code: 'healthFailed',
@@ -49,4 +49,19 @@ it.each([
   ['\n', 'healthFailed'],
 ])('prints a reason without a gap: %j', (message, text) => {
   expect(reasonText({ code: 'healthFailed', message })).toBe(text);
+});
+
+it('shows beside each device what gateways were to send it, and have sent', () => {
+  const device = { site: 'north', state: 'completed' as const };
+  const transfer = { plannedBytes: 1_258_291, spentBytes: 1_363_149 };
+  const [head = '', first = '', second = '', third = ''] = deviceTable([
+    { ...device, id: 'one', transfer },
+    { ...device, id: 'two', transfer: { ...transfer, isPlanAtMost: true } },
+    { ...device, id: 'old' },
+  ]);
+  expect(head).toMatch(/PROGRESS +FROM GATEWAYS +ITS CLOCK/);
+  expect(first).toMatch(/^one .* planned 1\.2 MiB, spent 1\.3 MiB +-/);
+  expect(second).toMatch(/^two .* planned at most 1\.2 MiB, spent 1\.3 MiB +-/);
+  expect(third).toMatch(/^old +north +completed +-$/);
+  expect(deviceTable([{ ...device, id: 'old' }])[0]).not.toContain('FROM GATEWAYS');
 });

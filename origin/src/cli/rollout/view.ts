@@ -1,5 +1,5 @@
 import { formatDurationMs } from '@sitecast/shared/command';
-import { cutText, plural } from '@sitecast/shared/text';
+import { cutText, plural, transferText } from '@sitecast/shared/text';
 import type { DryRun, Figures, Rollout, RolloutStatus } from '../origin/fleet-api.ts';
 import { calledText, field, formatBytes, table } from '../output.ts';
 import { turnLines } from '../presence-view.ts';
@@ -60,16 +60,6 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   const order = [...devices].sort(
     (one, other) => Number(one.state === 'completed') - Number(other.state === 'completed'),
   );
-  const rows = order
-    .slice(0, MAX_SHOWN_DEVICES)
-    .map(({ id, name, site, state, at, reason, progress, overdue, heard }) => [
-      calledText({ id, name }),
-      site,
-      overdue ? `${state}, ${overdue}${heard ? ' (its gateway hears it)' : ''}` : state,
-      progress ? progressText(progress) : '',
-      at ?? '-',
-      reason ? reasonText(reason) : '',
-    ]);
   const lines = [
     headline(status, nowMs),
     `for ${describeMatch(status)}; started ${status.createdAt} by ${field(status.startedBy)}`,
@@ -81,11 +71,26 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
     ...turnLines(status.turns),
     ...describeFailures(status),
   ];
-  if (rows.length > 0)
-    lines.push('', ...table(['DEVICE', 'SITE', 'STATE', 'PROGRESS', 'ITS CLOCK', ''], rows));
+  if (order.length > 0) lines.push('', ...deviceTable(order.slice(0, MAX_SHOWN_DEVICES)));
   if (order.length > MAX_SHOWN_DEVICES)
     lines.push(`… and ${order.length - MAX_SHOWN_DEVICES} more: --json has them all`);
   return lines;
+}
+
+/** A line for each device. What gateways have sent is shown if any device has said it. */
+export function deviceTable(devices: readonly RolloutStatus['devices'][number][]): string[] {
+  const hasCosts = devices.some(({ transfer }) => transfer);
+  const rows = devices.map(({ id, name, site, state, at, reason, progress, transfer, overdue, heard }) => [
+    calledText({ id, name }),
+    site,
+    overdue ? `${state}, ${overdue}${heard ? ' (its gateway hears it)' : ''}` : state,
+    progress ? progressText(progress) : '',
+    ...(hasCosts ? [transfer ? transferText(transfer) : ''] : []),
+    at ?? '-',
+    reason ? reasonText(reason) : '',
+  ]);
+  const costs = hasCosts ? ['FROM GATEWAYS'] : [];
+  return table(['DEVICE', 'SITE', 'STATE', 'PROGRESS', ...costs, 'ITS CLOCK', ''], rows);
 }
 
 /** Agents of 0.1.0 end with a colon where a command printed nothing. */

@@ -61,6 +61,21 @@ export class HttpStore implements ChunkStore {
     });
   }
 
+  /**
+   * How long the chunk's frame is, as the server says (RFC 9110, 8.6).
+   * @returns undefined where it lacks the chunk, or doesn't say
+   * @throws SITECAST_STORE_UNREACHABLE; the reason of `signal`
+   */
+  async frameBytes(id: ChunkId, signal?: AbortSignal): Promise<number | undefined> {
+    return this.#exchange('HEAD', id, signal ? { signal } : {}, async ({ status, headers, body }) => {
+      await readBounded(body, MAX_DISCARDED_BYTES);
+      if (isAbsent(status)) return undefined;
+      this.#demandOk(id, status);
+      const length = headers['content-length'] ?? '';
+      return /^\d{1,9}$/.test(length) ? Number(length) : undefined;
+    });
+  }
+
   async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
     return this.#exchange('GET', id, request, async answer => {
       const { status } = answer;

@@ -139,7 +139,7 @@ export abstract class FakeServer {
     if (isKnown()) response.writeHead(304).end();
     else if (bytes === ENDLESS) sendEndless(response);
     else {
-      this.served.push({ path, lengthBytes: bytes.length });
+      if (request.method !== 'HEAD') this.served.push({ path, lengthBytes: bytes.length });
       sendFile(response, bytes, fault);
     }
   }

@@ -1,0 +1,153 @@
+import { randomBytes } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Spending } from '../state/spending.ts';
+import { waysLines } from '../status-text.ts';
+import { AgentHarness } from '../testing/harness.ts';
+
+// What an update without a recipe is allowed to cost: nothing that is signed says how long compressed chunks are.
+
+const CHUNK_BYTES = 20_000;
+const CHUNKS = 60;
+/** A quarter of each chunk is random. */
+const compressible = () =>
+  Buffer.concat(
+    Array.from({ length: CHUNKS }, () => {
+      const part = randomBytes(CHUNK_BYTES / 4);
+      return Buffer.concat([part, part, part, part]);
+    }),
+  );
+
+let harness: AgentHarness;
+
+beforeEach(async () => {
+  harness = await AgentHarness.open({ images: [randomBytes(CHUNK_BYTES)] });
+  await harness.device.cycle();
+});
+afterEach(async () => {
+  await harness.close();
+});
+
+async function order(image: Buffer, maxBytes: number | undefined): Promise<void> {
+  harness.fleet.addRelease({ counter: 2, image, chunkBytes: CHUNK_BYTES });
+  harness.fleet.addRollout(2);
+  await harness.fleet.publishAll();
+  await harness.device.close();
+  await harness.device.open({ settings: { maxBytes } });
+  harness.gateway.requests.length = 0;
+  harness.gateway.served.length = 0;
+}
+const chunksFetched = () => harness.gateway.count('GET /chunks/');
+const chunksAskedAbout = () => harness.gateway.count('HEAD /chunks/');
+const servedBytes = () =>
+  harness.gateway.served
+    .filter(({ path }) => /\.(cacnk|caibx)$/.test(path))
+    .reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+const plainBytes = CHUNKS * CHUNK_BYTES;
+
+describe('a bound that the chunks would exceed, and their frames do not', () => {
+  it('allows the update, which takes about what the plan says', async () => {
+    await order(compressible(), plainBytes / 3);
+    const { plan, rest } = await harness.device.check();
+    expect(rest).toEqual({ state: 'idle' });
+    expect(plan).toMatchObject({ fetched: plainBytes, framesBy: 'sample' });
+    expect(chunksFetched()).toBe(0);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    const { plannedBytes = 0, spentBytes = 0 } = harness.reports.at(-1)?.transfer ?? {};
+    expect(spentBytes).toBe(servedBytes());
+    expect(plannedBytes / spentBytes).toBeGreaterThan(0.95);
+    expect(plannedBytes / spentBytes).toBeLessThan(1.05);
+  });
+
+  it('allows it also where no gateway says how long frames are; then it may end at the bound', async () => {
+    harness.gateway.misbehave = (_path, { method }) => (method === 'HEAD' ? 'missing' : undefined);
+    const maxBytes = plainBytes / 6;
+    await order(compressible(), maxBytes);
+    const { plan } = await harness.device.check();
+    expect(plan).toMatchObject({ framesBy: 'plain' });
+    expect(plan && waysLines(plan).join('\n')).toMatch(
+      /to an unknown length\nat most 1\.\d MiB from gateways/,
+    );
+    expect(await harness.device.cycle()).toMatchObject({
+      state: 'waiting',
+      waitingFor: 'approval',
+      reason: { code: 'SITECAST_BYTES_SPENT', message: expect.stringContaining('--max-bytes') },
+    });
+    expect(servedBytes()).toBeLessThanOrEqual(maxBytes);
+    expect(servedBytes()).toBeGreaterThan(maxBytes / 2);
+    expect(harness.reports.at(-1)?.transfer).toMatchObject({ isPlanAtMost: true });
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: plainBytes / 3 } });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  });
+});
+
+it('a bound that the frames surely exceed is waited at, before anything is fetched or the slot is touched', async () => {
+  const image = randomBytes(plainBytes);
+  await order(image, plainBytes / 3);
+  const before = await harness.device.parts.boot.read();
+  for (let cycles = 0; cycles < 3; cycles += 1)
+    expect(await harness.device.cycle()).toMatchObject({
+      state: 'waiting',
+      waitingFor: 'approval',
+      reason: {
+        code: 'SITECAST_PLAN_TOO_LARGE',
+        message: expect.stringMatching(
+          /takes about 1\.\d MiB .* start the agent with --max-bytes 2MiB or more$/,
+        ),
+      },
+    });
+  expect(chunksFetched()).toBe(0);
+  // What is known once isn't asked about in each cycle.
+  expect(chunksAskedAbout()).toBeLessThanOrEqual(24);
+  expect(harness.device.parts.stateFile.current.update).toBeNull();
+  expect(await harness.device.parts.boot.read()).toEqual(before);
+  await harness.device.close();
+  await harness.device.open({ settings: { maxBytes: 2 * plainBytes } });
+  expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  expect(await harness.device.slot('A')).toEqual(image);
+});
+
+it('asks about no chunk where there is no bound, or everything fits into it', async () => {
+  for (const maxBytes of [undefined, 2 * plainBytes]) {
+    await order(compressible(), maxBytes);
+    expect(await harness.device.check()).toMatchObject({ rest: { state: 'idle' } });
+    expect(chunksAskedAbout()).toBe(0);
+  }
+});
+
+describe('what was spent, after a SIGKILL', () => {
+  const ID = 'ab'.repeat(32);
+  const note = () => join(harness.device.directory, 'data', 'spending.json');
+  const open = (maxBytes: number | undefined) =>
+    Spending.open(join(harness.device.directory, 'data'), { maxBytes });
+
+  it('is what was counted; what was noted ahead counts against a bound alone', async () => {
+    const maxBytes = 10_000_000;
+    for (const bound of [undefined, maxBytes]) {
+      const spending = await open(bound);
+      spending.begin(`${bound === undefined ? 'c' : 'd'}${ID.slice(1)}`, 7);
+      for (let paid = 0; paid < 3; paid += 1) await spending.pay(300_000, async sent => sent(250_000));
+      // As a SIGKILL leaves it: nothing is flushed.
+      const noted = JSON.parse(await readFile(note(), 'utf8')).spentBytes;
+      expect(noted).toBeGreaterThan(750_000);
+      const after = await open(bound);
+      expect(after.spentBytes).toBeLessThanOrEqual(750_000);
+      expect(after.spentBytes + after.uncountedBytes).toBe(noted);
+      expect(after.transferOf(7)).toEqual({ spentBytes: after.spentBytes });
+      expect(after.leftBytes).toBe(bound === undefined ? Number.POSITIVE_INFINITY : bound - noted);
+    }
+  });
+
+  it('is what an agent of an earlier version has noted', async () => {
+    const spending = await open(1_000_000);
+    spending.begin(ID, 7);
+    await spending.pay(300_000, async sent => sent(250_000));
+    await spending.flush();
+    const { countedBytes, ...old } = JSON.parse(await readFile(note(), 'utf8'));
+    expect(countedBytes).toBe(250_000);
+    await writeFile(note(), JSON.stringify(old));
+    expect((await open(1_000_000)).shown).toEqual({ counter: 7, spentBytes: 250_000 });
+  });
+});
