@@ -169,6 +169,8 @@ async function openSite(holds: { wan?: Chunk[]; devices?: Chunk[]; peer?: Chunk[
     peerGateways: { able, knownIds: ['peer'], rest: id => able.splice(0, id === 'peer' ? 1 : 0) },
     deviceChunks: verifying(devices),
     upstreams: [{ url: wan.name, isOrigin: true, chunks: wan }],
+    neighbours: undefined,
+    isCutOff: () => false,
     wanLimits: { demandOpen: () => {}, fetchesAtOnce: most => most },
     onRefused: () => {},
     onReceived: () => {},

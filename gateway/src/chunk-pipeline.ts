@@ -29,6 +29,10 @@ interface ChunkPipelineDeps {
   deviceChunks: ChunkStore | undefined;
   /** In the order in which they are asked. */
   upstreams: readonly { url: string; isOrigin: boolean; chunks: ChunkStore }[];
+  /** Gateways of other sites; undefined where this one is not in the fleet's network. */
+  neighbours: ChunkStore | undefined;
+  /** Whether no upstream answers: only then are neighbours asked. */
+  isCutOff: () => boolean;
   wanLimits: Pick<WanLimits, 'demandOpen' | 'fetchesAtOnce'>;
   /** An upstream gave wrong bytes. */
   onRefused: (url: string, error: SitecastError) => void;
@@ -62,8 +66,10 @@ export interface ChunkPipeline {
   readonly here: ChunkStore;
   /** From wherever a chunk can be had. */
   readonly forDevices: QueuedChunkStore;
-  /** The same for gateways; undefined where there is no origin to fetch from. */
+  /** The same for gateways of the site; undefined where there is no origin to fetch from. */
   readonly forGateways: QueuedChunkStore | undefined;
+  /** For gateways of other sites: what is at this site, or at the origin. */
+  readonly forNeighbours: QueuedChunkStore;
   /** Whether chunks wait for their turn to be fetched. */
   isBusy(): boolean;
   /** Chunks that were not fetched because other requesters had asked for fewer, since the start. */
@@ -77,7 +83,10 @@ export interface ChunkPipeline {
  *     for devices:   memory → disk → turns → its owner among the site's gateways
  *                                              └ this gateway: peer gateways that hold it → devices → WAN (upstreams in order)
  *     for gateways:  memory → disk → turns → peer gateways that hold it → devices → WAN (the origin alone)
+ *     neighbours:    memory → disk → turns → peer gateways that hold it → devices → the origin
  *     over libp2p:   memory → disk
+ *
+ * While no upstream answers, the WAN begins with the gateways of other sites (`neighbours`).
  */
 export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
   const { ownId, disk, allowlist, peerGateways, deviceChunks, wanLimits } = deps;
@@ -89,7 +98,7 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
   };
   const here = memoryCache(memory, coalescing(counted(disk, () => (counts.diskHits += 1))), onMemoryHit);
 
-  const { anyUpstream, origin } = overWan(deps, memory, counts);
+  const { anyUpstream, origin, originAlone } = overWan(deps, memory, counts);
 
   // What the site holds already comes before the WAN.
   const heldAtSite = [
@@ -121,6 +130,8 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
   const forDevices = inTurns(sourceForDevices);
   // A queue of their own: what two gateways fetch for each other must not wait for what they have asked each other for.
   const forGateways = sourceForGateways && inTurns(sourceForGateways);
+  // Of the origin alone: what a neighbour asks for is asked of no other neighbour.
+  const forNeighbours = inTurns(firstHolding([...heldAtSite, ...(originAlone ? [originAlone] : [])]));
 
   return {
     isAllowed: id => allowlist.has(id),
@@ -132,8 +143,9 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
     here: allowlist.guard(here),
     forDevices: allowlist.guard(firstHolding([here, forDevices])),
     forGateways: forGateways && allowlist.guard(firstHolding([here, forGateways])),
+    forNeighbours: allowlist.guard(firstHolding([here, forNeighbours])),
     isBusy: () => forDevices.waiting + (forGateways?.waiting ?? 0) > 0,
-    givenUp: () => forDevices.givenUp + (forGateways?.givenUp ?? 0),
+    givenUp: () => forDevices.givenUp + (forGateways?.givenUp ?? 0) + forNeighbours.givenUp,
     counts: () => ({ ...counts }),
   };
 }
@@ -143,21 +155,40 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
  * ends, for those that ask next.
  */
 function overWan(
-  { upstreams, wanLimits, onRefused, onReceived }: ChunkPipelineDeps,
+  { upstreams, neighbours, isCutOff, wanLimits, onRefused, onReceived }: ChunkPipelineDeps,
   memory: MemoryStore,
   counts: ChunkCounts,
-): { anyUpstream: ChunkStore; origin: ChunkStore | undefined } {
+): { anyUpstream: ChunkStore; origin: ChunkStore | undefined; originAlone: ChunkStore | undefined } {
   const onGiven = (chunk: Chunk): void => {
     counts.wanFetches += 1;
     onReceived(chunk.frame().length);
   };
-  const stores = upstreams.map(({ chunks }) =>
-    coalescing(memoryCache(memory, counted(verifying(chunks, onRefused), onGiven))),
-  );
+  const fetching = (chunks: ChunkStore): ChunkStore =>
+    coalescing(memoryCache(memory, counted(verifying(chunks, onRefused), onGiven)));
+  const stores = upstreams.map(({ chunks }) => fetching(chunks));
   const origin = stores[upstreams.findIndex(({ isOrigin }) => isOrigin)];
   const open = (store: ChunkStore): ChunkStore => whileOpen(store, () => wanLimits.demandOpen());
   // An upstream that gave wrong bytes rests, else each of its lies would cross the WAN before the right chunk does.
-  return { anyUpstream: open(failover(stores, { wrongBytes: 'rest' })), origin: origin && open(origin) };
+  const anyUpstream = failover(stores, { wrongBytes: 'rest' });
+  const beyond = neighbours && fetching(neighbours);
+  /** Each upstream would be waited for, chunk by chunk: while none answers, neighbours come first. */
+  const orNeighbours = (store: ChunkStore): ChunkStore =>
+    beyond === undefined ? store : firstWhile(isCutOff, failover([beyond, store]), store);
+  return {
+    anyUpstream: open(orNeighbours(anyUpstream)),
+    origin: origin && open(orNeighbours(origin)),
+    originAlone: origin && open(origin),
+  };
+}
+
+/** One store while it is so, else the other. */
+function firstWhile(isSo: () => boolean, one: ChunkStore, other: ChunkStore): ChunkStore {
+  const now = (): ChunkStore => (isSo() ? one : other);
+  return {
+    name: other.name,
+    has: (id, request) => now().has(id, request),
+    get: (id, request) => now().get(id, request),
+  };
 }
 
 const newCounts = (): ChunkCounts => ({

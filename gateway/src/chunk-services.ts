@@ -1,4 +1,5 @@
 import { sleep } from '@sitecast/shared/async';
+import type { ChunkStore } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { KeyValueStore } from '@sitecast/shared/key-value';
 import type { Log } from '@sitecast/shared/log';
@@ -13,6 +14,10 @@ import type { SiteNode } from './devices/site-node.ts';
 import type { Metrics } from './http/metrics.ts';
 import type { Mirror } from './mirror/mirror.ts';
 import type { TargetFiles } from './mirror/target-files.ts';
+import type { FleetNetwork } from './peer-gateways/announcements.ts';
+import { DailyBudget } from './peer-gateways/daily-budget.ts';
+import { neighbourChunks } from './peer-gateways/neighbour-chunks.ts';
+import { type NeighbourUpload, neighbourUpload } from './peer-gateways/neighbour-upload.ts';
 import type { PeerGateways } from './peer-gateways/peer-gateways.ts';
 import type { GatewaySettings } from './settings.ts';
 import type { SiteServices } from './site-services.ts';
@@ -22,13 +27,16 @@ import type { WanLimits } from './wan/wan-limits.ts';
 
 /** How often the order of uses in the chunk cache is written down. */
 const FLUSH_EVERY_MS = 10_000;
+/** All gateways of other sites together get as much as so many of them may have. */
+const UPLOADS = 4;
 
 interface ChunkServicesDeps {
   /** This gateway's id. */
   ownId: string;
-  settings: Pick<GatewaySettings, 'cacheBytes' | 'memoryBytes' | 'reserve' | 'prefetch'>;
+  settings: Pick<GatewaySettings, 'cacheBytes' | 'memoryBytes' | 'reserve' | 'prefetch' | 'fleetUpload'>;
   frames: FrameFiles;
-  records: KeyValueStore;
+  /** A part of the database, by name. */
+  records: (name: string) => KeyValueStore;
   mirror: Mirror;
   targets: TargetFiles;
   /** Fetches a mirrored file; where it is an index, its chunks may be asked for from then on. */
@@ -38,6 +46,9 @@ interface ChunkServicesDeps {
   wanLimits: WanLimits;
   peerGateways: PeerGateways;
   siteNode: SiteNode | undefined;
+  fleetNetwork: Pick<FleetNetwork, 'neighbours'> | undefined;
+  /** Whether no upstream answers. */
+  isCutOff: () => boolean;
   devices: SiteDevices;
   site: Pick<SiteServices, 'own' | 'assignments' | 'tracker' | 'heard' | 'signers' | 'isRevoked'>;
   metrics: Metrics;
@@ -54,7 +65,7 @@ export async function openChunkServices(deps: ChunkServicesDeps) {
   const { settings, allowlist, metrics, siteNode, now, log } = deps;
   const disk = await DiskCache.open({
     files: deps.frames,
-    records: deps.records,
+    records: deps.records('chunks'),
     isPinned: id => allowlist.isPinned(id),
     maxBytes: settings.cacheBytes,
     reserveBytes: settings.reserve,
@@ -70,6 +81,8 @@ export async function openChunkServices(deps: ChunkServicesDeps) {
     peerGateways: deps.peerGateways,
     deviceChunks,
     upstreams: deps.upstreams,
+    neighbours: neighboursStore(deps),
+    isCutOff: deps.isCutOff,
     wanLimits: deps.wanLimits,
     onRefused: (url, error) => {
       deps.onRefused(url, error);
@@ -78,16 +91,18 @@ export async function openChunkServices(deps: ChunkServicesDeps) {
     onReceived: lengthBytes => metrics.received('chunks', lengthBytes),
   });
   if (siteNode) await serveDevices(deps, siteNode, pipeline);
+  const { budget, upload } = await openUpload(deps, pipeline);
   const prefetch = settings.prefetch && openPrefetch(deps, { disk, pipeline, deviceChunks });
   return {
     disk,
     deviceChunks,
     pipeline,
+    upload,
     // Their names are part of the log.
     tasks: {
       ...(prefetch && { prefetch: (signal: AbortSignal) => prefetch.run(signal) }),
       ...(deviceChunks && { askDevices: (signal: AbortSignal) => deviceChunks.run(signal) }),
-      keepCache: (signal: AbortSignal) => keepCache(disk, log, signal),
+      keepCache: (signal: AbortSignal) => keepCache({ disk, budget }, log, signal),
     },
   };
 }
@@ -104,17 +119,66 @@ function openDeviceChunks(
       return target && targets.local(target);
     },
     cache: disk,
-    credential: async () => {
-      if ((await site.own.site()) === undefined || site.isRevoked(ownId)) return undefined;
-      const envelope = await site.assignments.get(ownId, { isForwarded: true });
-      return envelope && Buffer.from(JSON.stringify(envelope));
-    },
+    credential: () => credentialOf({ ownId, site }),
     siteGateways: () => 1 + peerGateways.liveCount,
     nameOf: id => devices.nameOf(id),
     onRefused: code => metrics.refused('a device of the site', code),
     patience,
     log,
   });
+}
+
+/** What this gateway shows of itself: its assignment, as the origin signed it. */
+async function credentialOf({
+  ownId,
+  site,
+}: Pick<ChunkServicesDeps, 'ownId' | 'site'>): Promise<Uint8Array | undefined> {
+  if ((await site.own.site()) === undefined || site.isRevoked(ownId)) return undefined;
+  const envelope = await site.assignments.get(ownId, { isForwarded: true });
+  return envelope && Buffer.from(JSON.stringify(envelope));
+}
+
+function neighboursStore(deps: ChunkServicesDeps): ChunkStore | undefined {
+  const neighbours = deps.fleetNetwork?.neighbours;
+  return (
+    neighbours &&
+    neighbourChunks({
+      neighbours: () => neighbours.ids().map(id => neighbours.source(id)),
+      credential: () => credentialOf(deps),
+    })
+  );
+}
+
+async function openUpload(
+  { ownId, settings, records, allowlist, site, wanLimits, metrics, now, log }: ChunkServicesDeps,
+  pipeline: ChunkPipeline,
+): Promise<{ budget: DailyBudget | undefined; upload: NeighbourUpload }> {
+  const { fleetUpload } = settings;
+  const budget =
+    fleetUpload === undefined
+      ? undefined
+      : await DailyBudget.open({
+          maxBytes: fleetUpload,
+          maxTotalBytes: UPLOADS * fleetUpload,
+          records: records('fleet-upload'),
+          now,
+        });
+  const upload = neighbourUpload({
+    chunks: {
+      isPinned: id => allowlist.isPinned(id),
+      inMemory: hex => pipeline.inMemory(hex),
+      forNeighbours: pipeline.forNeighbours,
+    },
+    budget,
+    signers: site.signers,
+    isRevoked: site.isRevoked,
+    isOwnRevoked: () => site.isRevoked(ownId),
+    wanLimits,
+    onSent: lengthBytes => metrics.sentUpstream(lengthBytes),
+    now,
+    log,
+  });
+  return { budget, upload };
 }
 
 function indexTargetOf(targets: Iterable<FoundTarget>, sha256: string): FoundTarget | undefined {
@@ -171,8 +235,15 @@ function openPrefetch(
   });
 }
 
-async function keepCache(cache: DiskCache, log: Log, signal: AbortSignal): Promise<void> {
-  const adopted = await cache.adopt(signal);
+async function keepCache(
+  { disk, budget }: { disk: DiskCache; budget: DailyBudget | undefined },
+  log: Log,
+  signal: AbortSignal,
+): Promise<void> {
+  const adopted = await disk.adopt(signal);
   if (adopted > 0) log.info({ adopted }, 'cached chunks without a record were taken in');
-  while (await sleep(FLUSH_EVERY_MS, signal)) await cache.flush();
+  while (await sleep(FLUSH_EVERY_MS, signal)) {
+    await disk.flush();
+    await budget?.save();
+  }
 }

@@ -1,7 +1,7 @@
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { endProcessSoon, Endings, runProgram } from '@sitecast/shared/command';
-import { HttpStore } from '@sitecast/shared/content';
+import { HttpStore, verifying } from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { SharedConnections } from '@sitecast/shared/http-guards';
@@ -21,13 +21,11 @@ import { openSiteNode } from './adapters/site-node.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/fetch-queue.ts';
 import { openDatabase } from './database.ts';
 import { OriginFile } from './adapters/origin-file.ts';
-import type { Metrics } from './http/metrics.ts';
 import { listen, sharedConnections } from './http/server.ts';
 import type { Log } from '@sitecast/shared/log';
 import { gatewayProgram } from './program.ts';
 import { lanUrls } from './peer-gateways/lan-urls.ts';
-import { type Adapters, openServices } from './services.ts';
-import type { WanLimits } from './wan/wan-limits.ts';
+import { type Adapters, openServices, type Wan } from './services.ts';
 import { type GatewaySettings, originOf, parseUpstreamUrl, upstreamUrls } from './settings.ts';
 
 /** For chunks from upstreams: as many connections as chunks are fetched at one time. */
@@ -42,7 +40,7 @@ const NEIGHBOUR_TIMEOUTS = { idleTimeoutMs: 5000, timeoutMs: 5 * 60_000 };
 
 /** A chunk of 1 MiB at the least rate, shared by two gateways and what they fetch for each other. */
 const PACED_DEADLINE_MS = 110_000;
-/** A peer gateway may wait for its own WAN before it answers. Whether it lives is found out by other requests. */
+/** A peer gateway, or a neighbour, may wait for its own WAN before it answers. Whether it lives is found out by other requests. */
 const PEER_GATEWAY_STORE = { connections: MAX_UPSTREAM_FETCHES, silenceMs: 110_000, deadlineMs: 110_000 };
 
 export interface RunningGateway {
@@ -148,17 +146,16 @@ async function openAdapters(settings: GatewaySettings, options: AdapterOptions):
     database,
     records: name => new Keyspace(database, `${name}!`),
     freeBytes: () => freeBytesAt(data),
-    openUpstreams: (wanLimits, metrics) =>
-      openUpstreams(upstreams, { wanLimits, metrics, identity, now, signal }),
+    openUpstreams: wan => openUpstreams(upstreams, { ...wan, identity, now, signal }),
     openPeerGatewayClient: onRefused =>
       httpPeerGateways({ ownId: identity.id, chunks: PEER_GATEWAY_STORE, connections: via, onRefused }),
     joinSiteNetwork: () => openSiteNode({ settings, identity, log }),
-    joinFleetNetwork: (book, metrics) =>
+    joinFleetNetwork: (book, wan) =>
       joinFleetNetwork({
         settings,
         identity,
         book,
-        upstream: (url, connections) => openNeighbour(url, { connections, metrics, identity, now, signal }),
+        upstream: (url, connections) => openNeighbour(url, { ...wan, connections, identity, now, signal }),
         now,
         log,
         signal,
@@ -180,11 +177,7 @@ const interfaces = () => Object.values(networkInterfaces()).flat();
 
 function openUpstreams(
   { urls, originUrl, via }: Pick<AdapterOptions['upstreams'], 'urls' | 'originUrl' | 'via'>,
-  {
-    wanLimits,
-    metrics,
-    ...common
-  }: Pick<AdapterOptions, 'identity' | 'now' | 'signal'> & { wanLimits: WanLimits; metrics: Metrics },
+  { wanLimits, metrics, ...common }: Pick<AdapterOptions, 'identity' | 'now' | 'signal'> & Wan,
 ): HttpUpstream[] {
   return urls.map(
     url =>
@@ -214,17 +207,24 @@ function openUpstreams(
 function openNeighbour(
   url: string,
   {
+    wanLimits,
     metrics,
     ...common
-  }: Pick<HttpUpstreamOptions, 'connections' | 'identity' | 'now' | 'signal'> & { metrics: Metrics },
+  }: Pick<HttpUpstreamOptions, 'connections' | 'identity' | 'now' | 'signal'> & Wan,
 ): HttpUpstream {
   const { connections: via } = common;
+  const chunks = new HttpStore(`${url}/chunks`, {
+    ...PEER_GATEWAY_STORE,
+    ...(via && { via }),
+    pace: (lengthBytes, stop) => wanLimits.took(lengthBytes, stop),
+    headers: HELD_ONLY,
+  });
   return new HttpUpstream({
     ...common,
     ...NEIGHBOUR_TIMEOUTS,
     url,
     isOrigin: false,
-    chunks: new HttpStore(`${url}/chunks`, { ...CHUNK_STORE, ...(via && { via }), headers: HELD_ONLY }),
+    chunks: verifying(chunks, (_store, { code }) => metrics.refused(url, code)),
     onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
     onSent: lengthBytes => metrics.sentUpstream(lengthBytes),
   });

@@ -1,107 +1,23 @@
-import { writeFile } from 'node:fs/promises';
-import { createServer } from 'node:http';
-import { join } from 'node:path';
-import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
-import { Identity } from '@sitecast/shared/identity';
-import { KeyPair } from '@sitecast/shared/signing';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { HttpClient, readBounded } from '@sitecast/shared/outbound';
-import {
-  connectionsToPeer,
-  createFleetNode,
-  type FleetNode,
-  serveHttpStreams,
-  urlOfPeer,
-} from '@sitecast/shared/swarm';
-import type { FakeOrigin } from '@sitecast/shared/testing/origin';
-import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { GatewaySettings } from './settings.ts';
-import {
-  GatewayHarness,
-  removeTemporaryDirectories,
-  temporaryDirectory,
-  TestDevice,
-  type TestGateway,
-  until,
-} from './testing/harness.ts';
+import { connectionsToPeer, urlOfPeer } from '@sitecast/shared/swarm';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { removeTemporaryDirectories, TestDevice, until } from './testing/harness.ts';
+import { follows, NeighbourHarness } from './testing/neighbours.ts';
 
-const harness = new GatewayHarness();
-const fleetKey = generateFleetKey();
+const harness = new NeighbourHarness();
 const image = Buffer.alloc(50_000, 'a release ');
-/** Nothing listens there. */
-const NOWHERE = 'http://127.0.0.1:1';
-const LISTEN = ['/ip4/127.0.0.1/tcp/0'];
-let fleetKeyFile: string;
-const nodes: FleetNode[] = [];
 
-beforeEach(async () => {
-  fleetKeyFile = join(await temporaryDirectory(), 'fleet.key');
-  await writeFile(fleetKeyFile, fleetKeyToText(fleetKey), { mode: 0o600 });
-});
-afterEach(async () => {
-  await harness.closeAll();
-  await Promise.all(nodes.splice(0).map(node => node.close()));
-});
+afterEach(() => harness.closeAll());
 afterAll(removeTemporaryDirectories);
-
-/** An origin that names its metadata by hashes, as the real one does: so what comes with an announcement can be verified. */
-async function published(): Promise<FakeOrigin> {
-  const { origin } = await harness.originWith(image);
-  origin.repository.listsHashes = true;
-  await origin.repository.publishAll();
-  return origin;
-}
-
-/** A gateway with a way to the origin, and its address in the fleet's network. */
-async function connected(origin: FakeOrigin): Promise<{ gateway: TestGateway; address: string }> {
-  const gateway = await harness.gateway(origin, { gossipListen: LISTEN, fleetKeyFile });
-  return { gateway, address: addressOf(gateway) };
-}
-
-function addressOf({ log }: TestGateway): string {
-  const joined = log.lines.find(({ message }) => message === "joined the fleet's network");
-  return String(Object.entries(joined?.fields ?? {}).find(([name]) => name === 'addresses')?.[1][0]);
-}
-
-/** A gateway that reaches its neighbours only. */
-const cutOff = (origin: FakeOrigin, gossipPeer: string[], more: Partial<GatewaySettings> = {}) =>
-  harness.gateway(origin, { origin: NOWHERE, gossipPeer, fleetKeyFile, poll: 3_600_000, ...more });
-
-/** A member of the fleet's network that answers as it is told. */
-async function member(answer: (path: string) => Uint8Array | undefined | 'nothing') {
-  const asked: string[] = [];
-  const node = await createFleetNode({
-    identity: new Identity(KeyPair.generate()),
-    listen: LISTEN,
-    fleetKey,
-  });
-  nodes.push(node);
-  const server = createServer((request, response) => {
-    asked.push(request.url ?? '');
-    const bytes = answer(request.url ?? '');
-    if (bytes === 'nothing') return;
-    response.writeHead(bytes ? 200 : 404).end(bytes);
-  });
-  await serveHttpStreams(node, server);
-  node.gossip.onAnnouncement(() => 'ignore');
-  return { node, asked, address: node.addresses[0] ?? '' };
-}
 
 const bytesIn = (file: unknown): Uint8Array | undefined => (file instanceof Uint8Array ? file : undefined);
 
-async function follows(gateway: TestGateway, origin: FakeOrigin): Promise<void> {
-  const timestamp = origin.repository.bytesOf('timestamp');
-  await until(
-    async () => (await gateway.get('metadata/timestamp.json')).body.equals(timestamp),
-    'the newest set',
-  );
-}
-
 describe('a gateway without a way to the origin', () => {
   it('starts with the whole set of a neighbour, and has each new one from it within a moment', async () => {
-    const origin = await published();
-    const { address } = await connected(origin);
-    const gateway = await cutOff(origin, [address]);
+    const origin = await harness.published(image);
+    const { address } = await harness.connected(origin);
+    const gateway = await harness.cutOff(origin, [address]);
     await follows(gateway, origin);
     await origin.publishRelease('camera', 2, Buffer.alloc(90_000, 'another one '));
     await origin.startRollout('camera', 2);
@@ -112,9 +28,9 @@ describe('a gateway without a way to the origin', () => {
   });
 
   it('hears of a new root from a neighbour, and follows it', async () => {
-    const origin = await published();
-    const { address } = await connected(origin);
-    const gateway = await cutOff(origin, [address]);
+    const origin = await harness.published(image);
+    const { address } = await harness.connected(origin);
+    const gateway = await harness.cutOff(origin, [address]);
     await origin.repository.publish('root');
     await origin.repository.publishAll();
     await follows(gateway, origin);
@@ -122,18 +38,18 @@ describe('a gateway without a way to the origin', () => {
   });
 
   it('takes the newest of its neighbours: one that was frozen, one that is silent and one that lies hold up nothing', async () => {
-    const origin = await published();
+    const origin = await harness.published(image);
     const old = new Map(origin.repository.files);
     await origin.publishRelease('camera', 2, Buffer.alloc(90_000, 'another one '));
     await origin.startRollout('camera', 2);
-    const frozen = await member(path => bytesIn(old.get(path.slice(1))));
-    const silent = await member(() => 'nothing');
-    const lying = await member(path =>
+    const frozen = await harness.member(path => bytesIn(old.get(path.slice(1))));
+    const silent = await harness.member(() => 'nothing');
+    const lying = await harness.member(path =>
       path.endsWith('timestamp.json') ? Buffer.from('{"signed":{"version":999999}}') : undefined,
     );
-    const { address } = await connected(origin);
+    const { address } = await harness.connected(origin);
     const addresses = [frozen.address, silent.address, lying.address, address];
-    const gateway = await cutOff(origin, addresses, { poll: 500 });
+    const gateway = await harness.cutOff(origin, addresses, { poll: 500 });
     await follows(gateway, origin);
     // The liar rests from then on.
     const asked = lying.asked.length;
@@ -143,9 +59,9 @@ describe('a gateway without a way to the origin', () => {
   }, 60_000);
 
   it('gives the files of the repository to its neighbours, and nothing else', async () => {
-    const origin = await published();
-    const { address, gateway } = await connected(origin);
-    const { node } = await member(() => undefined);
+    const origin = await harness.published(image);
+    const { address, gateway } = await harness.connected(origin);
+    const { node } = await harness.member(() => undefined);
     const peer = await node.dial(address);
     const client = new HttpClient(urlOfPeer(peer), {
       connections: connectionsToPeer(node, peer),
@@ -167,9 +83,9 @@ describe('a gateway without a way to the origin', () => {
   });
 
   it('joins, lets devices in and passes reports on through a neighbour, which keeps none of them', async () => {
-    const origin = await published();
-    const { address, gateway: neighbour } = await connected(origin);
-    const gateway = await cutOff(origin, [address]);
+    const origin = await harness.published(image);
+    const { address, gateway: neighbour } = await harness.connected(origin);
+    const gateway = await harness.cutOff(origin, [address]);
     await follows(gateway, origin);
     await gateway.untilEnrolled();
     const device = new TestDevice();
@@ -184,9 +100,9 @@ describe('a gateway without a way to the origin', () => {
   });
 
   it('passes on what a neighbour has signed itself, a bounded amount of it, and to the origin alone', async () => {
-    const origin = await published();
-    const { address } = await connected(origin);
-    const { node } = await member(() => undefined);
+    const origin = await harness.published(image);
+    const { address } = await harness.connected(origin);
+    const { node } = await harness.member(() => undefined);
     const peer = await node.dial(address);
     const url = urlOfPeer(peer);
     const client = new HttpClient(url, {

@@ -9,6 +9,7 @@ import { addLogOptions } from '@sitecast/shared/log';
 import { Option } from 'commander';
 import {
   type GatewaySettings,
+  parseFleetUpload,
   parseListen,
   parseQuietHours,
   parseWanRate,
@@ -109,6 +110,11 @@ function fleetOptions(serve: SettingsCommand): SettingsCommand {
     .option(
       '--fleet-key-file <file>',
       "the key of the fleet's network, from `sitecast keys create fleet`; 0600",
+    )
+    .option(
+      '--fleet-upload <size>',
+      'chunks for gateways of other sites that cannot reach the origin: at most so much a day for each, and four times that for all (default: none)',
+      parseFleetUpload,
     )
     .option(
       '--lan-url <url...>',

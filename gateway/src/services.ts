@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
 import type { Endings } from '@sitecast/shared/command';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { JoinToken } from '@sitecast/shared/fleet';
@@ -28,6 +29,7 @@ import { Sources } from './mirror/sources.ts';
 import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
 import { TargetFiles } from './mirror/target-files.ts';
 import { announceSets, type FleetNetwork } from './peer-gateways/announcements.ts';
+import type { NeighbourUpload } from './peer-gateways/neighbour-upload.ts';
 import { PeerBook, type PeerBookStorage } from './peer-gateways/peer-book.ts';
 import { type PeerGatewayClient, PeerGateways } from './peer-gateways/peer-gateways.ts';
 import { type GatewaySettings, parseUpstreamUrl } from './settings.ts';
@@ -55,12 +57,12 @@ export interface Adapters {
   freeBytes: () => Promise<number>;
   /** Of its HTTP side. */
   connections: Pick<SharedConnections, 'hosts' | 'dropped'>;
-  openUpstreams: (wanLimits: WanLimits, metrics: Metrics) => readonly Upstream[];
+  openUpstreams: (wan: Wan) => readonly Upstream[];
   openPeerGatewayClient: (onRefused: OnRefused) => PeerGatewayClient;
   /** Undefined where this gateway exchanges no chunks with devices over libp2p. */
   joinSiteNetwork: () => Promise<SiteNode | undefined>;
   /** Undefined where this gateway is not in the fleet's network. */
-  joinFleetNetwork: (book: PeerBook, metrics: Metrics) => Promise<FleetNetwork | undefined>;
+  joinFleetNetwork: (book: PeerBook, wan: Wan) => Promise<FleetNetwork | undefined>;
   /** Trust has begun: the origin is remembered. */
   onTrusted: () => Promise<void>;
   /** Called with the name that people gave to this gateway, again whenever its assignment is read. */
@@ -69,6 +71,12 @@ export interface Adapters {
   patience: number;
   now: () => number;
   log: Log;
+}
+
+/** What bounds and counts the bytes that go over the site's WAN. */
+export interface Wan {
+  wanLimits: WanLimits;
+  metrics: Metrics;
 }
 
 type OnRefused = (url: string, error: SitecastError) => void;
@@ -93,8 +101,8 @@ export interface Services {
  *     outside      whom this gateway speaks to: upstreams within the WAN's limits, peer gateways, the networks of libp2p
  *     repository   what of the origin's repository lies here, and which chunks it names
  *     site         devices and the origin, through this gateway: enrolments, reports, leases, presence, the tracker (site-services.ts)
- *     chunks       where chunks come from, and who gets them (chunk-services.ts, chunk-pipeline.ts)
  *     follower     keeps the repository up to date with the upstreams, and tells the site of each new set
+ *     chunks       where chunks come from, and who gets them (chunk-services.ts, chunk-pipeline.ts)
  *     app          the HTTP side of all of them; chunks have a handler of their own
  *     tasks        what works until the gateway stops
  *
@@ -106,22 +114,21 @@ export async function openServices(
   { endings, signal }: { endings: Pick<Endings, 'add'>; signal: AbortSignal },
 ): Promise<Services> {
   const { identity, connections, database, now, log } = adapters;
-  const outside = await openOutside(adapters, signal);
-  endings.add('the networks', outside.leaveNetworks);
+  const outside = await openOutside(adapters, { endings, signal });
   const { metrics, devices, revocations, peerGateways } = outside;
   const repository = openRepository(adapters, outside);
   const { mirror, targets, fetchTarget } = repository;
   const site = await openSiteServices({ ...adapters, ...outside, mirror, site: adapters.settings.site });
+  const onSwap = siteFollows(adapters, outside, site);
+  const follower = await followUpstreams(adapters, outside, { repository, onSwap });
   const chunks = await openChunkServices({
     ...adapters,
     ...outside,
     ...repository,
     ownId: identity.id,
-    records: adapters.records('chunks'),
+    isCutOff: () => follower.isCutOff,
     site,
   });
-  const onSwap = siteFollows(adapters, outside, site);
-  const follower = await followUpstreams(adapters, outside, { repository, onSwap });
   const app = createApp({
     ...site,
     mirror,
@@ -140,9 +147,10 @@ export async function openServices(
     now,
     log,
   });
-  await serveNeighbours(app, adapters, outside);
+  await serveNeighbours(app, adapters, outside, chunks.upload);
   const onAnswer = (status: number, sentBytes: number): void => metrics.chunkAnswered(status, sentBytes);
-  const handleChunk = chunkHandler({ chunks: chunks.pipeline, onAnswer, hosts: connections.hosts, log });
+  const ownerOf = ({ socket }: IncomingMessage): string => connections.hosts.ownerOf(socket.remoteAddress);
+  const handleChunk = chunkHandler({ chunks: chunks.pipeline, onAnswer, ownerOf, log });
   metrics.watch(metricsSource(adapters, outside, { repository, site, chunks, follower }));
   // Their names are part of the log.
   const tasksWith = (urls: readonly string[]): Record<string, Task> => ({
@@ -168,17 +176,21 @@ async function serveNeighbours(
   app: GatewayApp,
   { now, log }: Adapters,
   { fleetNetwork, upstreams, revocations }: Outside,
+  upload: NeighbourUpload,
 ): Promise<void> {
   const origin = new SiteUpstreams(upstreams.filter(({ isOrigin }) => isOrigin));
   const isRevoked = (id: string): boolean => revocations.has(id);
-  await fleetNetwork?.serve(fleetListener(app, { origin, isRevoked, now, log }));
+  await fleetNetwork?.serve(fleetListener(app, { origin, upload, isRevoked, now, log }));
 }
 
 type Outside = Awaited<ReturnType<typeof openOutside>>;
 type Repository = ReturnType<typeof openRepository>;
 
 /** Whom this gateway speaks to: upstreams, peer gateways, the two networks of libp2p. Trust has begun once it returns. */
-async function openOutside(adapters: Adapters, signal: AbortSignal) {
+async function openOutside(
+  adapters: Adapters,
+  { endings, signal }: { endings: Pick<Endings, 'add'>; signal: AbortSignal },
+) {
   const { settings, identity, token, rootFile, trustStore, now, log } = adapters;
   const metrics = new Metrics();
   const onRefused = (url: string, { code }: SitecastError): void => metrics.refused(url, code);
@@ -196,18 +208,14 @@ async function openOutside(adapters: Adapters, signal: AbortSignal) {
   });
   const siteGateways = (): number => 1 + peerGateways.liveCount;
   const wanLimits = new WanLimits(settings, { sharers: siteGateways, now });
-  const upstreams = adapters.openUpstreams(wanLimits, metrics);
-  await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), log, signal });
+  const upstreams = adapters.openUpstreams({ wanLimits, metrics });
+  const fleetNetwork = await adapters.joinFleetNetwork(book, { wanLimits, metrics });
+  endings.add("the fleet's network", async () => fleetNetwork?.close());
+  const sources = new Sources(upstreams, fleetNetwork?.neighbours);
+  await pinRoot({ store: trustStore, rootFile, token, sources, nowMs: now(), log, signal });
   await adapters.onTrusted();
   const siteNode = await adapters.joinSiteNetwork();
-  const fleetNetwork = await adapters.joinFleetNetwork(book, metrics).catch(async (error: unknown) => {
-    await siteNode?.close();
-    throw error;
-  });
-  const sources = new Sources(upstreams, fleetNetwork?.neighbours);
-  const leaveNetworks = async (): Promise<void> => {
-    await Promise.all([fleetNetwork?.close(), siteNode?.close()]);
-  };
+  endings.add("the site's network", async () => siteNode?.close());
   return {
     metrics,
     onRefused,
@@ -221,7 +229,6 @@ async function openOutside(adapters: Adapters, signal: AbortSignal) {
     siteNode,
     fleetNetwork,
     sources,
-    leaveNetworks,
   };
 }
 

@@ -1,4 +1,4 @@
-import { parseRate } from '@sitecast/shared/command';
+import { parseBytes, parseRate } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseWindow } from '@sitecast/shared/fleet';
 import type { LogOptions } from '@sitecast/shared/log';
@@ -35,6 +35,18 @@ export interface GatewaySettings extends WanSettings, LogOptions {
   /** Whether chunks are fetched before devices ask for them. */
   prefetch?: boolean;
   fleetKeyFile?: string;
+  /** Bytes of chunks a day for each gateway of another site that is cut off from the origin; undefined: none. */
+  fleetUpload?: number;
+}
+
+/** The least for `--fleet-upload`: a few of the longest chunks, for each request takes what one may have. */
+const MIN_FLEET_UPLOAD_BYTES = 32 * 2 ** 20;
+
+/** For `--fleet-upload`. */
+export function parseFleetUpload(text: string): number {
+  const bytes = parseBytes(text);
+  if (bytes >= MIN_FLEET_UPLOAD_BYTES) return bytes;
+  throw new InvalidArgumentError('expected at least 32MiB');
 }
 
 /** For `--wan-rate` and `--quiet-rate`. */

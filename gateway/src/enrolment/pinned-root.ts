@@ -9,8 +9,9 @@ import {
 } from '@sitecast/shared/trust';
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
+import type { Sources } from '../mirror/sources.ts';
 
-/** How often it asks for the first root, milliseconds, while the origin is out of reach. */
+/** How often it asks for the first root, milliseconds, while nobody gives it. */
 const MIN_BACKOFF_MS = 250;
 const MAX_BACKOFF_MS = 30_000;
 
@@ -19,7 +20,8 @@ interface PinnedRootDeps {
   /** The bytes of --root FILE. */
   rootFile: Uint8Array | undefined;
   token: JoinToken | undefined;
-  upstreams: readonly { url: string; metadata: MetadataFetcher }[];
+  /** Whoever may give the first root: the upstreams, then neighbours as they come. */
+  sources: Pick<Sources, 'inOrder'>;
   nowMs: number;
   log: Log;
   signal: AbortSignal;
@@ -44,11 +46,9 @@ export async function pinRoot(deps: PinnedRootDeps): Promise<void> {
   await TufClient.init(store, await fetchFirstRoot(deps, deps.token), nowMs);
 }
 
-async function isBegun({ store, upstreams, nowMs }: PinnedRootDeps): Promise<boolean> {
-  const [first] = upstreams;
-  if (!first) return false;
+async function isBegun({ store, nowMs }: PinnedRootDeps): Promise<boolean> {
   try {
-    await TufClient.open({ store, fetcher: first.metadata, now: () => nowMs });
+    await TufClient.open({ store, fetcher: { fetch: async () => undefined }, now: () => nowMs });
     return true;
   } catch (error) {
     if (error instanceof SitecastError && error.code === 'SITECAST_TRUST_UNINITIALISED') return false;
@@ -57,14 +57,14 @@ async function isBegun({ store, upstreams, nowMs }: PinnedRootDeps): Promise<boo
 }
 
 async function fetchFirstRoot(
-  { upstreams, log, signal }: PinnedRootDeps,
+  { sources, log, signal }: PinnedRootDeps,
   { rootSha256 }: JoinToken,
 ): Promise<Uint8Array> {
   const backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
   for (;;) {
     signal.throwIfAborted();
     const waitMs = Math.round(backoff.next());
-    for (const { url, metadata } of upstreams) {
+    for (const { url, metadata } of sources.inOrder()) {
       const bytes = await fetchRoot(metadata, { url, waitMs, log, signal });
       if (bytes === undefined) continue;
       if (createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;

@@ -2,7 +2,6 @@ import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { connect } from 'node:net';
 import { Chunk, type ChunkId } from '@sitecast/shared/content';
-import { NamedHosts } from '@sitecast/shared/bounded';
 import { afterEach, expect, it } from 'vitest';
 import { chunkHandler } from './chunk-handler.ts';
 
@@ -35,7 +34,7 @@ it('answers a client while any number of others request frames and never read th
       forGateways: store,
     },
     onAnswer: status => answered.push(status),
-    hosts: new NamedHosts(),
+    ownerOf: ({ socket }) => socket.remoteAddress ?? '',
     log: silent,
     maxMemoryBytes: 4 * frame.length,
   });

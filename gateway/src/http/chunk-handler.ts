@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { SitecastError } from '@sitecast/shared/errors';
-import { FairPool, type NamedHosts } from '@sitecast/shared/bounded';
+import { FairPool } from '@sitecast/shared/bounded';
 import { statusOf } from '@sitecast/shared/http-problem';
 import type { ChunkPipeline } from '../chunk-pipeline.ts';
 import type { QueuedChunkStore } from '../chunks/fetch-queue.ts';
@@ -15,13 +15,15 @@ import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';
 const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
 /** The least that an answer counts. */
 const MIN_RESPONSE_BYTES = 4096;
-const PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
+/** Its second part is the chunk's id. */
+export const CHUNK_PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 
-interface ChunkHandlerDeps {
+export interface ChunkHandlerDeps {
   chunks: Pick<ChunkPipeline, 'isAllowed' | 'inMemory' | 'here' | 'forDevices' | 'forGateways'>;
-  onAnswer: (status: number, sentBytes: number) => void;
+  onAnswer: (status: number, sentBytes: number, request: IncomingMessage) => void;
+  /** Who shares memory and turns with nobody else. */
+  ownerOf: (request: IncomingMessage) => string;
   log: Log;
-  hosts: NamedHosts;
   maxMemoryBytes?: number;
 }
 
@@ -38,12 +40,12 @@ export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
     minUnits: MIN_RESPONSE_BYTES,
   });
   return (request, response) => {
-    const hex = PATH.exec(request.url ?? '')?.[2];
+    const hex = CHUNK_PATH.exec(request.url ?? '')?.[2];
     if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
     const id = Buffer.from(hex, 'hex');
     const { chunks } = deps;
     if (!chunks.isAllowed(id)) {
-      refuse(deps, response, notFound(hex));
+      refuse(deps, request, response, notFound(hex));
       return true;
     }
     const found = chunks.inMemory(hex);
@@ -52,11 +54,11 @@ export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
       return true;
     }
     const store = storeFor(request, chunks);
-    store.get(id, { requester: ownerOf(deps, request) }).then(
+    store.get(id, { requester: deps.ownerOf(request) }).then(
       chunk => send(deps, memory, request, response, frameOf(chunk)),
       (error: unknown) => {
         const isAbsent = store === chunks.here && isNotFound(error);
-        refuse(deps, response, isAbsent ? notFound(hex) : upstreamFailure(error));
+        refuse(deps, request, response, isAbsent ? notFound(hex) : upstreamFailure(error));
       },
     );
     return true;
@@ -83,7 +85,7 @@ function send(
   const { headers } = request;
   if (headers['if-none-match'] !== undefined && matches(headers['if-none-match'], etag)) {
     response.writeHead(304, ['etag', etag, 'cache-control', IMMUTABLE]).end();
-    deps.onAnswer(304, 0);
+    deps.onAnswer(304, 0, request);
     return;
   }
   const range = rangeOf(
@@ -93,15 +95,16 @@ function send(
   );
   if (range === 'unsatisfiable') {
     response.setHeader('content-range', `bytes */${frame.length}`);
-    refuse(deps, response, rangeError(frame.length));
+    refuse(deps, request, response, rangeError(frame.length));
     return;
   }
   const body = range ? frame.subarray(range.start, range.end + 1) : frame;
   const sentBytes = isHead ? 0 : body.length;
-  const lease = memory.lease(ownerOf(deps, request), sentBytes, () => response.destroy());
+  const lease = memory.lease(deps.ownerOf(request), sentBytes, () => response.destroy());
   if (!lease) {
     refuse(
       deps,
+      request,
       response,
       new SitecastError('unreachable', 'SITECAST_BUSY', 'the gateway sends all it can hold'),
     );
@@ -126,11 +129,8 @@ function send(
   response.writeHead(range ? 206 : 200, fields);
   if (isHead) response.end();
   else response.end(body);
-  deps.onAnswer(range ? 206 : 200, sentBytes);
+  deps.onAnswer(range ? 206 : 200, sentBytes, request);
 }
-
-const ownerOf = ({ hosts }: ChunkHandlerDeps, { socket }: IncomingMessage): string =>
-  hosts.ownerOf(socket.remoteAddress);
 
 /** A chunk may have several frames: length and last bytes tell them apart without a hash. */
 function etagOfFrame(frame: Buffer): string {
@@ -155,7 +155,12 @@ function notFound(hex: string): SitecastError {
   );
 }
 
-function refuse(deps: ChunkHandlerDeps, response: ServerResponse, thrown: unknown): void {
+function refuse(
+  deps: ChunkHandlerDeps,
+  request: IncomingMessage,
+  response: ServerResponse,
+  thrown: unknown,
+): void {
   if (response.destroyed) return;
   const error = asSitecastError(thrown);
   const status = statusOf(error);
@@ -164,11 +169,15 @@ function refuse(deps: ChunkHandlerDeps, response: ServerResponse, thrown: unknow
       error.code === 'SITECAST_INTERNAL' ? { err: thrown } : { code: error.code, detail: error.message },
       'a chunk could not be served',
     );
-  deps.onAnswer(status, 0);
+  deps.onAnswer(status, 0, request);
+  sendProblem(response, error);
+}
+
+export function sendProblem(response: ServerResponse, error: SitecastError): void {
   const problem = problemResponse(error);
   problem.headers.forEach((value, name) => response.setHeader(name, value));
   problem.text().then(
-    text => response.writeHead(status).end(text),
+    text => response.writeHead(problem.status).end(text),
     // This text cannot fail to be read; if it does, the reader must not hang.
     () => response.destroy(),
   );

@@ -4,6 +4,7 @@ import { repositoryOnly } from '@sitecast/shared/http-guards';
 import type { GatewayApp } from './app.ts';
 import { appListener } from './server.ts';
 import { neighbourRelay, type NeighbourRelayDeps } from '../peer-gateways/neighbour-relay.ts';
+import type { NeighbourUpload } from '../peer-gateways/neighbour-upload.ts';
 
 /** What a neighbour of the fleet's network sends over its connection. */
 export type NeighbourListener = (
@@ -12,8 +13,12 @@ export type NeighbourListener = (
   neighbour: string,
 ) => void;
 
-/** Gives neighbours the files of the repository, and passes on what they ask the origin. */
-export function fleetListener(app: GatewayApp, deps: NeighbourRelayDeps): NeighbourListener {
+interface FleetListenerDeps extends NeighbourRelayDeps {
+  upload: NeighbourUpload;
+}
+
+/** Gives neighbours the files of the repository and chunks, and passes on what they ask the origin. */
+export function fleetListener(app: GatewayApp, { upload, ...deps }: FleetListenerDeps): NeighbourListener {
   const files: RequestListener = repositoryOnly(appListener(app));
   const senders = new WeakMap<IncomingMessage, string>();
   const relay = neighbourRelay(deps, ({ incoming }) => incoming && senders.get(incoming));
@@ -22,6 +27,7 @@ export function fleetListener(app: GatewayApp, deps: NeighbourRelayDeps): Neighb
   });
   return (request, response, neighbour) => {
     if (request.url?.startsWith('/site/v1/') !== true) {
+      if (upload(request, response, neighbour)) return;
       files(request, response);
       return;
     }

@@ -69,7 +69,7 @@ export class Metrics {
     });
     this.#wanSentBytes = new Counter({
       name: 'sitecast_wan_sent_bytes_total',
-      help: 'Bytes of reports, progress and enrolments that went upstream, without protocol overhead.',
+      help: 'Bytes of reports, progress and enrolments that went upstream, and of chunks for other sites, without protocol overhead.',
       registers,
     });
     this.#lanBytes = new Counter({

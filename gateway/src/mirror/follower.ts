@@ -52,6 +52,8 @@ export class Follower {
   /** When the last claim of a newer root was followed. */
   #claimedMs = Number.NEGATIVE_INFINITY;
   #interrupt: AbortController | undefined;
+  /** Whether the last attempt at the upstreams has shown that none can be followed. Neighbours may be followed meanwhile. */
+  isCutOff = false;
   /** When a round last ended well, milliseconds since 1970; undefined before the first. */
   lastContactMs: number | undefined;
 
@@ -97,13 +99,26 @@ export class Follower {
     const { synchroniser, upstreams } = this.#deps;
     const isUpstreamSilent = this.#upstream === undefined;
     const round = async (either: AbortSignal): Promise<boolean> => {
-      const { source, isNew } = await synchroniser.round(either, news);
+      const { source, isNew } = await this.#noting(synchroniser.round(either, news), either);
       const followed = upstreams.find(({ url }) => url === source.url);
-      if (followed !== undefined || news === undefined) this.#upstream = followed;
+      if (followed !== undefined || news === undefined) {
+        this.#upstream = followed;
+        this.isCutOff = followed === undefined;
+      }
       return isNew;
     };
     if (news !== undefined || !isUpstreamSilent) return await round(signal);
     return await this.#interruptible(signal, round);
+  }
+
+  async #noting<T>(round: Promise<T>, signal: AbortSignal): Promise<T> {
+    try {
+      return await round;
+    } catch (error) {
+      const isOthers = error instanceof SitecastError && ['unreachable', 'untrusted'].includes(error.kind);
+      if (isOthers && !signal.aborted) this.isCutOff = true;
+      throw error;
+    }
   }
 
   #noteContact(): void {

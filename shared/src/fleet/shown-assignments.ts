@@ -17,9 +17,7 @@ interface Shown {
   credential: Uint8Array;
 }
 
-/**
- * Recognises members of a site by their assignments: a machine serves chunks only to members whose signed assignment names its own site.
- */
+/** Recognises members of the fleet by the assignments that they show: to whom chunks are served. */
 export class ShownAssignments {
   readonly #opened = lruCache<string, { signers: RoleSigners; assignment: Assignment }>({
     max: MAX_OPENED,
@@ -30,10 +28,16 @@ export class ShownAssignments {
    * @param signers who signs assignments now
    * @returns the assignment; undefined if it doesn't belong
    */
-  memberOf(site: string, { id, credential }: Shown, signers: RoleSigners): Assignment | undefined {
+  memberOf(site: string, shown: Shown, signers: RoleSigners): Assignment | undefined {
+    const its = this.assignmentOf(shown, signers);
+    return its?.site === site ? its : undefined;
+  }
+
+  /** The same, for a member of any site. */
+  assignmentOf({ id, credential }: Shown, signers: RoleSigners): Assignment | undefined {
     try {
       const its = this.#open(credential, signers);
-      return its.id === id && its.site === site && its.revoked !== true ? its : undefined;
+      return its.id === id && its.revoked !== true ? its : undefined;
     } catch (error) {
       if (error instanceof SitecastError || error instanceof SyntaxError) return undefined;
       throw error;

@@ -1,6 +1,5 @@
-import type { PeerDiscovery, PeerInfo } from '@libp2p/interface';
-import { mdns, type MulticastDNSComponents } from '@libp2p/mdns';
 import { lruCache } from '../bounded/lru-cache.ts';
+import { LanFinder } from './lan-finder.ts';
 
 // Any machine on the LAN can send this. The worst messages: one that names addresses of a third party, so that this machine
 // connects there (one handshake that fails, and there are few addresses for each peer); and thousands of invented peers. So
@@ -19,6 +18,11 @@ export interface FoundPeer {
   addresses: string[];
 }
 
+/** Of libp2p's components: what this node is announced with. */
+interface Components {
+  addressManager: { getAddresses(): { toString(): string }[] };
+}
+
 /**
  * Multicast DNS without libp2p's own address book, which has no bound on peers that are merely announced.
  * @param serviceTag such as `_sitecast-site._udp.local`; undefined: it neither discovers nor announces
@@ -27,50 +31,48 @@ export interface FoundPeer {
 export function discovery(
   serviceTag: string | undefined,
   { isHidden = false } = {},
-): (components: MulticastDNSComponents) => Discovery {
-  return components =>
-    new Discovery(
-      serviceTag === undefined
-        ? undefined
-        : mdns({ serviceTag, interval: ASK_EVERY_MS, broadcast: !isHidden })(components),
-    );
+): (components: Components) => Discovery {
+  return ({ addressManager }) =>
+    new Discovery(onPeer => {
+      if (serviceTag === undefined) return undefined;
+      const addresses = (): string[] => addressManager.getAddresses().map(address => address.toString());
+      return new LanFinder({ serviceTag, askEveryMs: ASK_EVERY_MS, isHidden, addresses, onPeer });
+    });
 }
 
-type Finder = PeerDiscovery & { start?: () => unknown; stop?: () => unknown };
+type OnPeer = (id: string, addresses: readonly string[]) => void;
 
 export class Discovery {
-  readonly #finder: Finder | undefined;
+  readonly #finder: Pick<LanFinder, 'start' | 'stop'> | undefined;
   readonly #found = lruCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: FOUND_TTL_MS });
   /** Is called for each peer whenever it is discovered. */
   onFound: (peer: FoundPeer) => void = () => {};
 
-  constructor(finder: Finder | undefined) {
-    this.#finder = finder;
-    finder?.addEventListener('peer', ({ detail }) => this.#note(detail));
+  constructor(finderFor: (onPeer: OnPeer) => Pick<LanFinder, 'start' | 'stop'> | undefined) {
+    this.#finder = finderFor((id, addresses) => this.#note(id, addresses));
   }
 
   get found(): FoundPeer[] {
     return [...this.#found.values()];
   }
 
-  async start(): Promise<void> {
-    await this.#finder?.start?.();
+  start(): void {
+    this.#finder?.start();
   }
 
   async stop(): Promise<void> {
-    await this.#finder?.stop?.();
+    await this.#finder?.stop();
   }
 
-  #note({ id, multiaddrs }: PeerInfo): void {
-    const suffix = `/p2p/${id.toString()}`;
-    const addresses = multiaddrs
-      .map(address => address.toString())
+  #note(id: string, all: readonly string[]): void {
+    const suffix = `/p2p/${id}`;
+    const addresses = all
       .filter(address => TCP_ADDRESS.test(address))
       .map(address => (address.includes('/p2p/') ? address : `${address}${suffix}`))
       .filter(address => address.endsWith(suffix))
       .slice(0, MAX_ADDRESSES);
     if (addresses.length === 0) return;
-    const peer = { id: id.toString(), addresses };
+    const peer = { id, addresses };
     this.#found.set(peer.id, peer);
     this.onFound(peer);
   }

@@ -15,6 +15,8 @@ export interface ChunkRequest {
   readonly into?: Uint8Array;
   /** Called with the bytes of the bodies that a server sends for it, as soon as that is known: also of answers that are of no use. */
   readonly onSent?: (lengthBytes: number) => void;
+  /** Sent along to a store that is reached over HTTP. */
+  readonly headers?: Readonly<Record<string, string>>;
 }
 
 /**

@@ -99,12 +99,13 @@ export class HttpStore implements ChunkStore {
   #exchange<T>(
     method: 'GET' | 'HEAD',
     id: ChunkId,
-    { signal }: ChunkRequest,
+    { signal, headers }: ChunkRequest,
     read: (answer: HttpAnswer) => Promise<T>,
   ): Promise<T> {
     const { silenceMs = DEFAULT_SILENCE_MS, deadlineMs = DEFAULT_DEADLINE_MS } = this.#options;
     const data = { store: this.name, id: chunkIdToHex(id) };
-    return this.#http.exchange(chunkPath(id), { method, signal, silenceMs, deadlineMs, data }, read);
+    const request = { method, signal, silenceMs, deadlineMs, data, ...(headers && { headers }) };
+    return this.#http.exchange(chunkPath(id), request, read);
   }
 
   #demandOk(id: ChunkId, statusCode: number): void {

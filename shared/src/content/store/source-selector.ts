@@ -7,6 +7,11 @@ import { type ChunkRequest, type ChunkStore, chunkNotFound, isNotFound } from '.
 
 /** How long `failover` lets a store rest. */
 const DEFAULT_REST_MS = 10_000;
+/** Of stores that come and go, so many are remembered. */
+const MAX_RESTING = 64;
+
+/** Stores in the order in which they are asked; a function where they come and go, which gives the same object for the same store. */
+export type ChunkSources = readonly ChunkStore[] | (() => readonly ChunkStore[]);
 
 export interface SourceSelectorOptions {
   /** A source that failed or was overtaken is asked last for so long. */
@@ -17,6 +22,8 @@ export interface SourceSelectorOptions {
   readonly verifies?: boolean;
   /** What a source gets that gave wrong bytes: it is passed over for this chunk, or rests, or isn't asked again. Default: `pass`. */
   readonly wrongBytes?: 'pass' | 'rest' | 'ban';
+  /** The most that are asked for one chunk. Default: all. */
+  readonly maxAsked?: number;
   /** A source was banned. */
   readonly onBan?: (source: string, error: SitecastError) => void;
   /** Milliseconds on a clock that never goes back. */
@@ -37,16 +44,17 @@ type Answer<T> = { source: ChunkStore } & ({ found: T | undefined } | { error: u
  * and the others are called off.
  */
 export class SourceSelector {
-  readonly #sources: readonly ChunkStore[];
+  readonly #sources: () => readonly ChunkStore[];
   readonly #options: SourceSelectorOptions;
   readonly #rests: LruCache<ChunkStore, Rest>;
   readonly #banned = new Map<ChunkStore, SitecastError>();
 
-  constructor(sources: readonly ChunkStore[], options: SourceSelectorOptions) {
-    this.#sources = sources;
+  constructor(sources: ChunkSources, options: SourceSelectorOptions) {
+    this.#sources = typeof sources === 'function' ? sources : () => sources;
     this.#options = options;
     const { restMs, now = () => performance.now() } = options;
-    this.#rests = lruCache({ max: Math.max(1, sources.length), ttl: restMs, now });
+    const max = typeof sources === 'function' ? MAX_RESTING : Math.max(1, sources.length);
+    this.#rests = lruCache({ max, ttl: restMs, now });
   }
 
   /** Those that gave wrong bytes, with what was wrong. */
@@ -55,7 +63,8 @@ export class SourceSelector {
   }
 
   get areAllBanned(): boolean {
-    return this.#sources.length > 0 && this.#banned.size === this.#sources.length;
+    const count = this.#sources().length;
+    return count > 0 && this.#banned.size === count;
   }
 
   /**
@@ -91,8 +100,9 @@ export class SourceSelector {
 
   #inOrder(): ChunkStore[] {
     const isResting = (source: ChunkStore): boolean => this.#rests.has(source);
-    const usable = this.#sources.filter(source => !this.#banned.has(source));
-    return [...usable.filter(source => !isResting(source)), ...usable.filter(isResting)];
+    const usable = this.#sources().filter(source => !this.#banned.has(source));
+    const inOrder = [...usable.filter(source => !isResting(source)), ...usable.filter(isResting)];
+    return inOrder.slice(0, this.#options.maxAsked);
   }
 
   async #ask<T>(
@@ -198,11 +208,13 @@ async function answerOf<T>(source: ChunkStore, answer: Promise<T | undefined>): 
   }
 }
 
-export interface FailoverOptions extends Pick<SourceSelectorOptions, 'now'> {
+export interface FailoverOptions extends Pick<SourceSelectorOptions, 'now' | 'maxAsked'> {
   /** A store that couldn't be reached is asked last for so long. */
   readonly restMs?: number;
   /** `rest`: a store that gave wrong bytes counts as one that couldn't be reached, else as one that lacks the chunk. Default: `pass`. */
   readonly wrongBytes?: 'pass' | 'rest';
+  /** How messages call all of them together. Default: the names of all. */
+  readonly name?: string;
 }
 
 /**
@@ -211,7 +223,7 @@ export interface FailoverOptions extends Pick<SourceSelectorOptions, 'now'> {
  * When none gives it, the error says what might help: SITECAST_STORE_UNREACHABLE if one counts as unreachable, else
  * SITECAST_CHUNK_MISMATCH or SITECAST_FRAME_TOO_LARGE if one gave wrong bytes, else SITECAST_CHUNK_NOT_FOUND.
  */
-export function failover(stores: readonly ChunkStore[], options: FailoverOptions = {}): ChunkStore {
+export function failover(stores: ChunkSources, options: FailoverOptions = {}): ChunkStore {
   const selector = new SourceSelector(stores, { restMs: DEFAULT_REST_MS, ...options });
   const countsAsNotFound = (error: SitecastError): boolean =>
     isNotFound(error) || (options.wrongBytes !== 'rest' && isWrongBytes(error));
@@ -220,7 +232,8 @@ export function failover(stores: readonly ChunkStore[], options: FailoverOptions
     return errors.find(isWrongBytes) ?? chunkNotFound(id, self);
   };
   const self: ChunkStore = {
-    name: stores.map(store => store.name).join(', '),
+    name:
+      options.name ?? (typeof stores === 'function' ? stores() : stores).map(({ name }) => name).join(', '),
     has: async (id, request = {}) => {
       const failures = new Map<string, SitecastError>();
       if (await selector.has(id, request, failures)) return true;

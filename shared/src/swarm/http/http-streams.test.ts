@@ -21,13 +21,14 @@ async function served(listener: RequestListener, timeouts: { headersTimeout?: nu
   servers.push(server);
   await serveHttpStreams(there, server);
   const id = await connect(here, there);
-  return { there, here, id, client: clientFor(here, id) };
+  return { there, here, id, client: clientFor(here, id), bounded: clientFor(here, id, { maxSockets: 16 }) };
 }
 
-function clientFor(node: SwarmNode, id: string): HttpClient {
+function clientFor(node: SwarmNode, id: string, bound: { maxSockets?: number } = {}): HttpClient {
   return new HttpClient(urlOfPeer(id), {
     connections: connectionsToPeer(node, id),
     code: 'SITECAST_UPSTREAM_UNREACHABLE',
+    ...bound,
   });
 }
 
@@ -67,7 +68,7 @@ describe('HTTP over libp2p streams', () => {
   it('keeps a stream for the next request, and opens a few at one time, however many requests there are', async () => {
     const sockets = new Set<unknown>();
     let most = 0;
-    const { client, here, id } = await served((request, response) => {
+    const { client, here, id, bounded } = await served((request, response) => {
       sockets.add(request.socket);
       most = Math.max(most, openStreams(here, id));
       setTimeout(() => response.end('x'.repeat(100_000)), 5);
@@ -76,6 +77,10 @@ describe('HTTP over libp2p streams', () => {
     expect(sockets.size).toBe(1);
     const bodies = await Promise.all(Array.from({ length: 60 }, (_, at) => bodyOf(client, `/${at}`)));
     expect(bodies.every(body => body?.length === 100_000)).toBe(true);
+    expect(most).toBe(3);
+    // Beside a client for chunks files and reports keep their own: a peer has eight altogether.
+    const both = Array.from({ length: 60 }, (_, at) => [bodyOf(client, `/${at}`), bodyOf(bounded, `/${at}`)]);
+    await Promise.all(both.flat());
     expect(most).toBe(8);
   });
 

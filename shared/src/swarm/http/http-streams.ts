@@ -17,6 +17,8 @@ export const HTTP_PROTOCOL = '/sitecast/http/1';
 /** Streams that one peer may have open here, and that are opened to one peer. Gossip needs some of a connection's 32 besides. */
 const MAX_STREAMS_PER_PEER = 8;
 const MAX_STREAMS = 256;
+/** Of a peer's streams, those for requests without a bound of their own: files and reports never wait for chunks. */
+const SHARED_STREAMS = 3;
 const OPEN_MS = 10_000;
 
 /** The peer at the other end of a connection that came by a stream; undefined for any other. */
@@ -59,7 +61,10 @@ export function urlOfPeer(id: string): string {
 
 const SCHEME = 'libp2p:';
 
-/** Opens connections of HTTP to one peer that the node is connected with: streams of that connection. */
+/**
+ * Opens connections of HTTP to one peer that the node is connected with: streams of that connection. Clients without a bound share three of
+ * them; a client with one, of which there is one for each peer, has at most the other five.
+ */
 export function connectionsToPeer(node: SwarmNode, id: string): Connections {
   return Connections.through(options => new StreamAgent(node, id, options));
 }
@@ -70,7 +75,8 @@ class StreamAgent extends http.Agent {
   readonly #peer: string;
 
   constructor(node: SwarmNode, peer: string, { maxSockets, ...options }: http.AgentOptions) {
-    super({ ...options, maxSockets: Math.min(maxSockets ?? MAX_STREAMS_PER_PEER, MAX_STREAMS_PER_PEER) });
+    const own = Math.min(maxSockets ?? Number.POSITIVE_INFINITY, MAX_STREAMS_PER_PEER - SHARED_STREAMS);
+    super({ ...options, maxSockets: Number.isFinite(maxSockets) ? own : SHARED_STREAMS });
     this.#node = node;
     this.#peer = peer;
   }

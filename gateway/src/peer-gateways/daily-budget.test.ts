@@ -1,0 +1,33 @@
+import { afterAll, expect, it } from 'vitest';
+import { openTestDatabase, removeTemporaryDirectories } from '../testing/harness.ts';
+import { DailyBudget } from './daily-budget.ts';
+
+afterAll(removeTemporaryDirectories);
+
+const DAY_MS = 86_400_000;
+
+it('leaves something for the next owner, whatever others have taken, and begins anew each day', async () => {
+  const database = await openTestDatabase();
+  let nowMs = Date.parse('2026-03-01T23:00:00Z');
+  const settings = {
+    maxBytes: 100,
+    maxTotalBytes: 400,
+    records: database.records('budget'),
+    now: () => nowMs,
+  };
+  const budget = await DailyBudget.open(settings);
+  const takenBy = (owner: string): number => {
+    let taken = 0;
+    while (budget.take(owner, 1)) taken += 1;
+    return taken;
+  };
+  expect(['a', 'b', 'c', 'd', 'e', 'a'].map(takenBy)).toEqual([100, 100, 100, 50, 25, 0]);
+  budget.giveBack('a', 10);
+  expect(takenBy('a')).toBe(0);
+  await budget.save();
+  const again = await DailyBudget.open(settings);
+  expect([again.take('a', 1), again.take('f', 17), again.take('f', 1)]).toEqual([false, true, false]);
+  nowMs += DAY_MS;
+  expect([budget.take('a', 100), (await DailyBudget.open(settings)).take('b', 100)]).toEqual([true, true]);
+  await database.close();
+});

@@ -1,0 +1,94 @@
+import { type KeyValueStore } from '@sitecast/shared/key-value';
+import { lruCache } from '@sitecast/shared/bounded';
+import { z } from 'zod';
+
+/** Bytes after which the counts are written down: a power cut forgets no more. */
+const UNSAVED_BYTES = 8 * 1024 * 1024;
+/** Owners that are counted in a day; the least recently served are forgotten. */
+const MAX_OWNERS = 1000;
+const KEY = 'day';
+
+const storedSchema = z.object({
+  day: z.string(),
+  totalBytes: z.number().nonnegative(),
+  owners: z.array(z.tuple([z.string(), z.number().nonnegative()])).max(MAX_OWNERS),
+});
+
+interface DailyBudgetOptions {
+  /** Of one owner in a day. */
+  maxBytes: number;
+  /** Of all owners together in a day. */
+  maxTotalBytes: number;
+  records: KeyValueStore;
+  /** Milliseconds since 1970. */
+  now: () => number;
+}
+
+/** Bounds the bytes that each of many owners may have in a day (of UTC), and all of them together, over restarts. No owner is refused for what others had alone. */
+export class DailyBudget {
+  readonly #options: DailyBudgetOptions;
+  readonly #owners = lruCache<string, number>({ max: MAX_OWNERS });
+  #day: string;
+  #totalBytes = 0;
+  #unsavedBytes = 0;
+
+  private constructor(options: DailyBudgetOptions) {
+    this.#options = options;
+    this.#day = dayOf(options.now());
+  }
+
+  static async open(options: DailyBudgetOptions): Promise<DailyBudget> {
+    const budget = new DailyBudget(options);
+    const stored = storedSchema.safeParse(await options.records.get(KEY));
+    if (stored.success && stored.data.day === budget.#day) {
+      budget.#totalBytes = stored.data.totalBytes;
+      for (const [owner, bytes] of stored.data.owners) budget.#owners.set(owner, bytes);
+    }
+    return budget;
+  }
+
+  /**
+   * Takes bytes of today's. What turns out not to be used is given back.
+   * @returns whether so many were left
+   */
+  take(owner: string, lengthBytes: number): boolean {
+    this.#turn();
+    const { maxBytes, maxTotalBytes } = this.#options;
+    const used = this.#owners.get(owner) ?? 0;
+    // One owner gets no more than half of what the others have left, so there's always something for the next.
+    const left = (maxTotalBytes - (this.#totalBytes - used)) / 2;
+    if (used + lengthBytes > Math.min(maxBytes, left)) return false;
+    this.#count(owner, lengthBytes);
+    return true;
+  }
+
+  giveBack(owner: string, lengthBytes: number): void {
+    this.#turn();
+    this.#count(owner, -lengthBytes);
+  }
+
+  /** Writes the counts down, if there is something new. */
+  async save({ isDue = true }: { isDue?: boolean } = {}): Promise<void> {
+    if (this.#unsavedBytes < (isDue ? 1 : UNSAVED_BYTES)) return;
+    this.#unsavedBytes = 0;
+    const value = { day: this.#day, totalBytes: this.#totalBytes, owners: [...this.#owners.entries()] };
+    await this.#options.records.commit([{ key: KEY, value }], { isDurable: false });
+  }
+
+  #count(owner: string, lengthBytes: number): void {
+    this.#owners.set(owner, Math.max(0, (this.#owners.get(owner) ?? 0) + lengthBytes));
+    this.#totalBytes = Math.max(0, this.#totalBytes + lengthBytes);
+    this.#unsavedBytes += Math.max(0, lengthBytes);
+  }
+
+  /** A new day begins with nothing used; so does one to which the clock was set back. */
+  #turn(): void {
+    const day = dayOf(this.#options.now());
+    if (day === this.#day) return;
+    this.#day = day;
+    this.#owners.clear();
+    this.#totalBytes = 0;
+  }
+}
+
+const dayOf = (atMs: number): string => new Date(atMs).toISOString().slice(0, 10);

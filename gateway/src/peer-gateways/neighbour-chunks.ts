@@ -1,0 +1,38 @@
+import { type ChunkStore, failover } from '@sitecast/shared/content';
+
+// Each machine with the fleet's key can answer here, a stolen gateway among them. The worst it gives: nothing, slowly, or wrong bytes. Every
+// chunk is checked against its id, and a neighbour that gave none, or a wrong one, comes after the others for a while.
+
+/** The header in which a gateway shows its assignment to a neighbour: the signed envelope as JSON, in base64. */
+export const ASSIGNMENT_HEADER = 'sitecast-assignment';
+
+/** Neighbours that are asked for one chunk. */
+const MAX_ASKED = 3;
+/** How long a neighbour that didn't give a chunk comes after the others. */
+const REST_MS = 5 * 60_000;
+
+interface NeighbourChunksOptions {
+  /** Members of the fleet's network, the best first. Their stores verify what they give. */
+  neighbours: () => readonly { chunks: ChunkStore }[];
+  /** What this gateway shows of itself; undefined before it has an assignment: then nobody is asked. */
+  credential: () => Promise<Uint8Array | undefined>;
+}
+
+/** Chunks that gateways of other sites give. It is for a gateway whose upstreams are out of reach: neighbours pay for what they give. */
+export function neighbourChunks({ neighbours, credential }: NeighbourChunksOptions): ChunkStore {
+  const stores = failover(() => neighbours().map(({ chunks }) => chunks), {
+    name: "gateways of the fleet's network",
+    wrongBytes: 'rest',
+    restMs: REST_MS,
+    maxAsked: MAX_ASKED,
+  });
+  const headers = async (): Promise<Record<string, string>> => {
+    const shown = await credential();
+    return shown === undefined ? {} : { [ASSIGNMENT_HEADER]: Buffer.from(shown).toString('base64') };
+  };
+  return {
+    name: stores.name,
+    has: async (id, request) => stores.has(id, { ...request, headers: await headers() }),
+    get: async (id, request) => stores.get(id, { ...request, headers: await headers() }),
+  };
+}

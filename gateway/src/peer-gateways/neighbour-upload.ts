@@ -1,0 +1,162 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { TokenBuckets } from '@sitecast/shared/bounded';
+import { type ChunkId, MAX_FRAME_BYTES } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { ShownAssignments } from '@sitecast/shared/fleet';
+import type { Log } from '@sitecast/shared/log';
+import type { RoleSigners } from '@sitecast/shared/trust';
+import {
+  CHUNK_PATH,
+  type ChunkHandler,
+  chunkHandler,
+  type ChunkHandlerDeps,
+  sendProblem,
+} from '../http/chunk-handler.ts';
+import type { WanLimits } from '../wan/wan-limits.ts';
+import type { DailyBudget } from './daily-budget.ts';
+import { ASSIGNMENT_HEADER } from './neighbour-chunks.ts';
+
+// Every machine with the fleet's key can send this, a stolen gateway among them. The worst it does: it asks for chunks without end, so that
+// this site's link pays. So it is off unless the settings say otherwise; then only gateways are served that show an assignment which the
+// origin signed and hasn't revoked, only chunks that rollouts under way need, a number of bytes a day each, and nothing in the quiet hours.
+// What isn't served is "not me" (503) for the gateway that asks: it tries another way.
+
+/** The longest assignment, in base64. */
+const MAX_SHOWN_CHARS = 8192;
+/** Requests of one neighbour without a right to be served, each of which may cost the check of a signature. */
+const REFUSALS = { perS: 1, burst: 20 };
+const UNTIL_SENT_MS = 60_000;
+
+interface NeighbourUploadDeps {
+  chunks: Pick<ChunkHandlerDeps['chunks'], 'inMemory'> & {
+    isPinned: (id: ChunkId) => boolean;
+    /** From here, or from the origin. */
+    forNeighbours: ChunkHandlerDeps['chunks']['here'];
+  };
+  /** Undefined: nothing is given. */
+  budget: DailyBudget | undefined;
+  signers: () => RoleSigners | undefined;
+  isRevoked: (id: string) => boolean;
+  isOwnRevoked: () => boolean;
+  wanLimits: Pick<WanLimits, 'demandOpen' | 'sent' | 'untilSent'>;
+  onSent: (lengthBytes: number) => void;
+  now: () => number;
+  log: Log;
+}
+
+/** @returns false where the request is not for a chunk: then it is answered elsewhere */
+export type NeighbourUpload = (
+  request: IncomingMessage,
+  response: ServerResponse,
+  neighbour: string,
+) => boolean;
+
+/** A request that is being answered. */
+interface Served {
+  neighbour: string;
+  sentBytes: number;
+}
+
+/** Gives chunks to gateways of other sites which the origin is out of reach for. */
+export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
+  const { log } = deps;
+  const demandServed = admission(deps);
+  const served = new WeakMap<IncomingMessage, Served>();
+  const handle = handlerOf(deps, served);
+  const serve = async (
+    request: IncomingMessage,
+    response: ServerResponse,
+    neighbour: string,
+    id: ChunkId,
+  ) => {
+    let budget: DailyBudget;
+    try {
+      budget = await demandServed(request, neighbour, id);
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      log.debug({ neighbour, code: error.code, detail: error.message }, 'a neighbour is given no chunk');
+      sendProblem(response, error);
+      return;
+    }
+    const its = { neighbour, sentBytes: 0 };
+    served.set(request, its);
+    // It has taken as much as an answer may have.
+    const settle = (): void => budget.giveBack(neighbour, MAX_FRAME_BYTES - its.sentBytes);
+    if (response.destroyed) settle();
+    else {
+      response.once('close', settle);
+      handle(request, response);
+    }
+    await budget.save({ isDue: false });
+  };
+  return (request, response, neighbour) => {
+    const hex = CHUNK_PATH.exec(request.url ?? '')?.[2];
+    if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
+    serve(request, response, neighbour, Buffer.from(hex, 'hex')).catch((error: unknown) => {
+      log.error({ err: error }, 'a neighbour could not be answered');
+      response.destroy();
+    });
+    return true;
+  };
+}
+
+function handlerOf(
+  { chunks, wanLimits, onSent, log }: NeighbourUploadDeps,
+  served: WeakMap<IncomingMessage, Served>,
+): ChunkHandler {
+  return chunkHandler({
+    chunks: {
+      isAllowed: id => chunks.isPinned(id),
+      inMemory: hex => chunks.inMemory(hex),
+      // Whatever a neighbour says that it may cost.
+      here: chunks.forNeighbours,
+      forDevices: chunks.forNeighbours,
+      forGateways: chunks.forNeighbours,
+    },
+    ownerOf: request => served.get(request)?.neighbour ?? '',
+    onAnswer: (_status, sentBytes, request) => {
+      const its = served.get(request);
+      if (its) its.sentBytes = sentBytes;
+      wanLimits.sent(sentBytes);
+      onSent(sentBytes);
+    },
+    log,
+  });
+}
+
+/** @returns what demands that a request may be answered, and gives the budget that an answer's bytes were taken of */
+function admission(deps: NeighbourUploadDeps) {
+  const { chunks, wanLimits, now } = deps;
+  const shown = new ShownAssignments();
+  const refusals = new TokenBuckets({ ...REFUSALS, now });
+  const isMember = ({ headers }: IncomingMessage, neighbour: string): boolean => {
+    const signers = deps.signers();
+    const text = headers[ASSIGNMENT_HEADER];
+    if (signers === undefined || typeof text !== 'string' || text.length > MAX_SHOWN_CHARS) return false;
+    const credential = Buffer.from(text, 'base64');
+    return shown.assignmentOf({ id: neighbour, credential }, signers)?.kind === 'gateway';
+  };
+  const demandMember = (request: IncomingMessage, neighbour: string): void => {
+    if (deps.isOwnRevoked() || deps.isRevoked(neighbour)) throw refused('this gateway was revoked');
+    if (refusals.of(neighbour).tokens < 1) throw refused('it was refused too often');
+    if (isMember(request, neighbour)) return;
+    refusals.take(neighbour);
+    throw refused('it shows no assignment that counts');
+  };
+  return async (request: IncomingMessage, neighbour: string, id: ChunkId): Promise<DailyBudget> => {
+    const { budget } = deps;
+    if (budget === undefined) throw refused('it gives none');
+    demandMember(request, neighbour);
+    if (!chunks.isPinned(id)) throw refused('no rollout under way needs this chunk');
+    wanLimits.demandOpen();
+    await wanLimits.untilSent(AbortSignal.timeout(UNTIL_SENT_MS)).catch(() => {
+      throw refused('its link has been full for a minute');
+    });
+    if (!budget.take(neighbour, MAX_FRAME_BYTES)) throw refused('it has given what it gives in a day');
+    return budget;
+  };
+}
+
+function refused(why: string): SitecastError {
+  return new SitecastError('unreachable', 'SITECAST_UPLOAD_REFUSED', `no chunks for this gateway: ${why}`);
+}
