@@ -1,6 +1,7 @@
 import { rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AuditChainCheck, auditEntrySchema } from '@sitecast/shared/audit';
+import { writeFileDurably } from '@sitecast/shared/durable';
 import type { Envelope } from '@sitecast/shared/identity';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { z } from 'zod';
@@ -107,8 +108,23 @@ it('loses nothing that it acknowledged, once there is room again, and keeps revo
   const reason = { code: 'healthFailed', message: 'x'.repeat(1000) };
   const refused: Envelope[] = [];
   while (refused.length < 5) refused.push(await device.next({ state: 'failed', reason }));
-  expect(await device.sendReports(refused)).toMatchObject(FULL);
-  expect(await makeToken('refused')).toMatchObject({ httpStatus: 507, code: 'SITECAST_NO_SPACE' });
+  // Operators are told where, and how much is free; devices aren't.
+  const forDevice = await device.sendReports(refused);
+  expect(forDevice).toMatchObject(FULL);
+  expect(JSON.stringify(forDevice)).not.toContain(directory.path);
+  expect(await makeToken('refused')).toMatchObject({
+    httpStatus: 507,
+    code: 'SITECAST_NO_SPACE',
+    detail: expect.stringMatching(
+      new RegExp(`^the disk of the origin is full: .* are free on the file system of ${data}`),
+    ),
+  });
+  const file = join(data, 'file');
+  await expect(writeFileDurably(file, Buffer.alloc(65_536))).rejects.toMatchObject({
+    code: 'ENOSPC',
+    path: file,
+    message: expect.stringContaining(file),
+  });
   expect(await revoke(revoked)).toMatchObject({ httpStatus: 507 });
   expect([await statusOf('/healthz'), await statusOf('/readyz')]).toEqual([200, 503]);
   expect(await metric('sitecast_database_writable')).toBe(0);

@@ -27,7 +27,7 @@ export class RecurringErrors {
 
   failed(what: string, error: unknown, message: string, fields: LogFields = {}): void {
     const name =
-      error instanceof SitecastError ? `${error.code} ${JSON.stringify(error.data)}` : bottomOf(error);
+      error instanceof SitecastError ? `${error.code} ${JSON.stringify(steadyData(error))}` : bottomOf(error);
     if (this.#last.get(what) === name) return;
     this.#last.set(what, name);
     this.#log.error({ ...fields, ...errorFields(error) }, message);
@@ -36,4 +36,9 @@ export class RecurringErrors {
   succeeded(what: string): void {
     this.#last.delete(what);
   }
+}
+
+/** What is told of an error, without what changes while the error stays the same. */
+function steadyData({ data: { freeBytes: _freeBytes, ...data } }: SitecastError): Record<string, unknown> {
+  return data;
 }

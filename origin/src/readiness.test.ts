@@ -14,7 +14,7 @@ afterEach(() => origin.remove());
 
 it('logs each change of its readiness once, and reports disk and database to operators', async () => {
   const logged: string[] = [];
-  const room = { freeBytes: async () => free, reserveBytes: 2 ** 20 };
+  const room = { freeBytes: async () => free, reserveBytes: 2 ** 20, path: '/data' };
   const state: { trouble: SitecastError | undefined; damage: undefined; mendedCount: number } = {
     trouble: undefined,
     damage: undefined,

@@ -1,4 +1,5 @@
 import { repeat } from '@sitecast/shared/async';
+import { diskFull } from '@sitecast/shared/durable';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import { errorFields, type Log } from './log.ts';
@@ -76,6 +77,8 @@ export class Readiness {
     if (state.trouble ?? state.damage) return state.trouble ?? state.damage;
     try {
       await demandRoom(room);
+      // Also without a reserve.
+      if ((await room.freeBytes()) === 0) return diskFull('origin', room.path);
       return undefined;
     } catch (error) {
       if (error instanceof SitecastError) return error;

@@ -1,10 +1,13 @@
 import { SitecastError } from '@sitecast/shared/errors';
+import { formatBytes } from '@sitecast/shared/text';
 
 /** How much free space the data directory's file system has. */
 export interface Room {
   freeBytes(): Promise<number>;
   /** Free space that uploads, enrolments and reports must leave for operators and for what the origin signs. */
   readonly reserveBytes: number;
+  /** A directory on it, for operators. */
+  readonly path: string;
 }
 
 /**
@@ -12,12 +15,16 @@ export interface Room {
  * @throws SITECAST_NO_SPACE (noSpace)
  */
 export async function demandRoom(room: Room): Promise<void> {
-  const { reserveBytes } = room;
-  if ((await room.freeBytes()) >= reserveBytes) return;
+  const { reserveBytes, path } = room;
+  const freeBytes = await room.freeBytes();
+  if (freeBytes >= reserveBytes) return;
   throw new SitecastError(
     'noSpace',
     'SITECAST_NO_SPACE',
-    `the disk of the origin is full, but for the ${Math.ceil(reserveBytes / 2 ** 20)} MiB that are kept for operators`,
-    { hint: "Make room below the origin's --data directory, then try again.", data: { reserveBytes } },
+    `the disk of the origin is full: ${formatBytes(freeBytes)} are free on the file system of ${path}, and ${formatBytes(reserveBytes)} are kept for operators (--reserve)`,
+    {
+      hint: `Make room on the file system of ${path}; it goes on by itself, or try again.`,
+      data: { path, freeBytes, reserveBytes },
+    },
   );
 }

@@ -183,8 +183,8 @@ async function openRollouts(
   const { fleetStore, cohortStore, deltaWork, deltaMaker } = deps;
   const { registry } = fleetStore;
   let deltas: Deltas | undefined;
-  const awaitsDeltas = (product: string, counter: number): boolean =>
-    deltas?.isAwaited(product, counter) === true;
+  const awaitsDeltas = (product: string, counter: number, sinceMs: number): boolean =>
+    deltas?.isAwaited(product, counter, sinceMs) === true;
   const rollouts = await Rollouts.open({ ...deps, registry, store: cohortStore, progress, awaitsDeltas });
   const making = { work: deltaWork, maker: deltaMaker, makesForRollouts: makesDeltas };
   deltas = await Deltas.open({ ...deps, ...making, rollouts, registry });

@@ -12,3 +12,9 @@ export function builtModule(caller: string, name: string): URL {
   const at = source.lastIndexOf('/src/');
   return new URL(`${source.slice(0, at)}/dist/${source.slice(at + '/src/'.length)}`);
 }
+
+/**
+ * Limits of every worker thread. V8 reserves address space for the code of each thread, 128 MiB and more unless told otherwise. Where that
+ * fails, as with `ulimit -v` or without overcommit, it ends the whole process with SIGTRAP, and nothing can catch that.
+ */
+export const THREAD_LIMITS = { codeRangeSizeMb: 16 } as const;

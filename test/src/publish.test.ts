@@ -72,6 +72,27 @@ const versions = async (): Promise<string[]> => {
 };
 
 describe('publishing', () => {
+  it('refuses a delta from a release that there is not before anything is sent', async () => {
+    await found();
+    await image('one');
+    await image('two');
+    const first = await refused('one', '1.0.0', '--delta-from', '0.9.0');
+    expect(first).toMatchObject({ exitCode: 3, code: 'SITECAST_RELEASE_UNKNOWN' });
+    await published('one', '1.0.0');
+    const chunks = async () =>
+      (await readdir(testbed.path('origin'), { recursive: true })).filter(name => name.endsWith('.cacnk'))
+        .length;
+    const before = await chunks();
+    expect(await refused('two', '2.0.0', '--delta-from', '1.0')).toMatchObject({
+      exitCode: 3,
+      code: 'SITECAST_RELEASE_UNKNOWN',
+      message: expect.stringContaining('no release 1.0'),
+    });
+    expect([await versions(), await chunks()]).toEqual([['1.0.0'], before]);
+    const second = await published('two', '2.0.0', '--delta-from', '1.0.0');
+    expect(second).toMatchObject({ state: 'published', deltas: [{ fromVersion: '1.0.0' }] });
+  });
+
   it('sends only the new chunks of a second release, and nothing of the same one', async () => {
     await found();
     const bytes = await image('one');

@@ -156,7 +156,7 @@ export class ReportChainFile {
     try {
       await this.#files.append(this.#handle, line, 'report');
     } catch (error) {
-      throw await withRoom(error, this.#path, line.length);
+      throw withRoom(error, this.#path, line.length);
     }
     this.#isTailSuspect = false;
     this.#lengthBytes += line.length;

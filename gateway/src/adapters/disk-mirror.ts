@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readdir, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { makeDirectory, readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { diskFull, makeDirectory, readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { DEFAULT_TRUST_LIMITS, parseStrictJson } from '@sitecast/shared/trust';
 import { z } from 'zod';
@@ -127,9 +127,7 @@ export class DiskMirror implements MirrorStore {
       await writeFileDurably(join(this.#directory, path), bytes);
     } catch (error) {
       if (!isSystemError(error, 'ENOSPC', 'EDQUOT')) throw error;
-      throw new SitecastError('noSpace', 'SITECAST_NO_SPACE', 'the disk of the gateway is full', {
-        cause: error,
-      });
+      throw diskFull('gateway', this.#directory, { cause: error });
     }
   }
 

@@ -167,7 +167,7 @@ export class DiskCache implements ChunkStore {
       } catch (error) {
         const isFull = error instanceof SitecastError && error.kind === 'noSpace';
         if (!isFull) this.#deps.log.error({ err: error }, 'a chunk could not be cached');
-        this.#pauseCaching(isFull ? 'the disk is full' : 'the cache cannot be written');
+        this.#pauseCaching(isFull ? error.message : 'the cache cannot be written');
         await this.#deps.files.remove(id);
         return false;
       }

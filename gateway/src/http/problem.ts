@@ -1,5 +1,10 @@
 import type { SitecastError } from '@sitecast/shared/errors';
-import { problemResponse as plainProblem, statusOf, toSitecastError } from '@sitecast/shared/http-problem';
+import {
+  forStrangers,
+  problemResponse as plainProblem,
+  statusOf,
+  toSitecastError,
+} from '@sitecast/shared/http-problem';
 import { HTTPException } from 'hono/http-exception';
 
 /** `Retry-After` of an error that says none, in seconds. */
@@ -10,11 +15,11 @@ export function asSitecastError(error: unknown): SitecastError {
   return toSitecastError(error, 'gateway', error instanceof HTTPException ? error.status : undefined);
 }
 
-/** An error as a response. */
+/** An error as a response. Nobody who asks a gateway is its operator. */
 export function problemResponse(error: SitecastError, headers: Record<string, string> = {}): Response {
   const status = statusOf(error);
   const { retryAfterS = RETRY_AFTER_S } = error.data;
-  return plainProblem(error, {
+  return plainProblem(forStrangers(error, 'gateway'), {
     ...(status === 503 || status === 429 ? { 'retry-after': String(retryAfterS) } : {}),
     ...headers,
   });

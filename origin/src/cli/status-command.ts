@@ -34,7 +34,7 @@ export function statusCommand(): SettingsCommand {
           roles.map(role => [role, String(status.versions[role] ?? '-'), status.expires[role] ?? '-']),
         ),
       );
-      if (status.reports) print(`\n${reportsText(status.reports)}`);
+      if (status.reports) print(['', reportsText(status.reports)]);
       for (const { message } of status.warnings) note(`warning: ${message}`);
       if (!presence) return;
       const { heard, silent, untold } = presence.gateways;

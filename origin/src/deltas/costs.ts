@@ -1,15 +1,16 @@
-import type { UpdateCost } from '@sitecast/shared/api';
+import type { UpdateCost, WHY_MORE } from '@sitecast/shared/api';
 import type { ChunkIndex } from '@sitecast/shared/content';
 import { applicableWith, decodeRecipe, type Recipe, zeroChunks } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { DeltaAbility } from '@sitecast/shared/fleet';
 import type { Registry } from '../fleet/registry.ts';
-import { allDeltas } from '../repository/delta-listing.ts';
-import { deltaKey, type ListedDelta, type ListedRelease, readListing } from '../repository/listing.ts';
+import { allDeltas, isSignedOffline } from '../repository/delta-listing.ts';
+import { type ListedDelta, type ListedRelease, readListing } from '../repository/listing.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { RepositoryStore } from '../repository/repository-store.ts';
 import { PublishedImage } from './published-image.ts';
 import { type DeviceGroup, type RunningRelease, runningReleases, usesDeltas } from './running.ts';
+import { bitsOf, type Need, sitesCost } from './site-costs.ts';
 
 /** Chunks whose frames are looked at to estimate how well those compress that a release lacks. */
 const SAMPLES = 32;
@@ -29,15 +30,27 @@ interface CostTarget {
   version: string;
 }
 
-/** What a device fetches, and how. */
-interface Way {
+type OtherCost = NonNullable<UpdateCost['from'][number]['others']>[number];
+
+/** What a device fetches, how, and why it isn't the least that a device can fetch. */
+interface Way extends Pick<OtherCost, 'why' | 'lacks'> {
   by: 'delta' | 'chunks';
   bytes: number;
+  need: Need;
 }
 
 /** What an update costs the devices that can do the same. */
 interface GroupCost extends Way {
   group: DeviceGroup;
+}
+
+/** A published delta. */
+interface CostedDelta {
+  recipe: Recipe;
+  recipeBytes: number;
+  patchIndexBytes: number;
+  /** Operators have signed it with offline keys. */
+  isTopLevel: boolean;
 }
 
 /**
@@ -56,31 +69,53 @@ export async function updateCost(
   if (!committed || !listing || !release) throw notListed(product, version);
   const target = new CostedImage(await PublishedImage.open({ content, published }, release), release);
   const deltas = allDeltas(committed).filter(delta => delta.product === product && delta.to === counter);
-  const imageBytes = await target.bytesWith(undefined);
+  const imageBytes = await target.bytesOf(target.lacking(undefined));
   const costs: { from: RunningRelease; groups: GroupCost[] }[] = [];
   const running = runningReleases(product, registry).filter(found => found.counter !== counter);
   for (const from of running.slice(0, MAX_RELEASES)) {
-    const base = await indexOf(repository, releases?.get(from.counter));
-    const chunks: Way = { by: 'chunks', bytes: await target.bytesWith(base) };
+    const lacking = target.lacking(await indexOf(repository, releases?.get(from.counter)));
     const listed = deltas.find(delta => delta.from === from.counter);
-    const delta = listed && (await deltaBytes(repository, listed));
-    const isTopLevel = listed !== undefined && listing.deltas.has(deltaKey(listed));
-    const groups = [...from.groups.values()].map(group => ({
-      group,
-      ...wayOf(group.ability, delta && { bytes: delta, isTopLevel }, chunks),
-    }));
+    const delta = listed && (await readDelta(repository, listed));
+    const ways = new WaysFrom(target, lacking, { delta, chunkBytes: await target.bytesOf(lacking) });
+    const groups = [...from.groups.values()].map(group => ({ group, ...ways.of(group.ability) }));
     costs.push({ from, groups });
   }
+  const bySite = needsBySite(
+    costs.flatMap(({ groups }) => groups),
+    running.slice(MAX_RELEASES),
+    unknownDevices(product, registry),
+  );
   return {
     to: { counter, version },
     imageBytes,
     from: costs.map(({ from, groups }) => costFrom(from, groups)),
-    sites: sitesCost(
-      costs.flatMap(({ groups }) => groups),
-      imageBytes,
-    ),
-    unknown: countUnknown(product, registry),
+    sites: sitesCost(bySite, await target.costs(imageBytes)),
+    unknown: [...unknownDevices(product, registry)].length,
   };
+}
+
+/**
+ * What the devices of each site need.
+ * @param rest releases whose costs aren't told: of their devices, and of those that have not said what they run, the whole image is assumed
+ */
+function needsBySite(
+  groups: readonly GroupCost[],
+  rest: readonly RunningRelease[],
+  unknown: Iterable<{ site: string | undefined }>,
+): Map<string, Set<Need | 'image'>> {
+  const bySite = new Map<string, Set<Need | 'image'>>();
+  for (const { site = '' } of unknown) needsOf(bySite, site).add('image');
+  for (const { group, need } of groups)
+    for (const site of group.bySite.keys()) needsOf(bySite, site).add(need);
+  for (const group of rest.flatMap(release => [...release.groups.values()]))
+    for (const site of group.bySite.keys()) needsOf(bySite, site).add('image');
+  return bySite;
+}
+
+function needsOf(bySite: Map<string, Set<Need | 'image'>>, site: string): Set<Need | 'image'> {
+  const needs = bySite.get(site) ?? new Set();
+  bySite.set(site, needs);
+  return needs;
 }
 
 /** The cheapest way, and the devices for which it is another one. */
@@ -88,9 +123,12 @@ function costFrom(
   { counter, version, devices }: RunningRelease,
   groups: readonly GroupCost[],
 ): UpdateCost['from'][number] {
-  const sums = new Map<number, Way & { devices: number }>();
-  for (const { group, by, bytes } of groups)
-    sums.set(bytes, { by, bytes, devices: (sums.get(bytes)?.devices ?? 0) + group.devices });
+  const sums = new Map<string, OtherCost & { by: Way['by'] }>();
+  for (const { group, by, bytes, why, lacks } of groups) {
+    const key = `${bytes} ${why ?? ''} ${lacks?.join() ?? ''}`;
+    const sum = sums.get(key)?.devices ?? 0;
+    sums.set(key, { devices: sum + group.devices, by, bytes, ...(why && { why }), ...(lacks && { lacks }) });
+  }
   const [cheapest = { by: 'chunks' as const, bytes: 0 }, ...others] = [...sums.values()].sort(
     (one, other) => one.bytes - other.bytes,
   );
@@ -106,54 +144,89 @@ function costFrom(
   };
 }
 
-/** @param delta `isTopLevel`: operators have signed it with offline keys */
-function wayOf(
-  ability: DeltaAbility | undefined,
-  delta: { bytes: DeltaBytes; isTopLevel: boolean } | undefined,
-  chunks: Way,
-): Way {
-  if (!delta || !usesDeltas(ability, delta.isTopLevel)) return chunks;
-  return { by: 'delta', bytes: delta.bytes(ability.encoders) };
-}
-
-/** Bytes that a device fetches by a delta, by the encoders that it has. */
-type DeltaBytes = (encoders: readonly string[]) => number;
-
 /** @returns undefined where the recipe is lost: it is made again */
-async function deltaBytes(
-  { content }: Repository,
-  { recipe: listed, patchIndex }: ListedDelta,
-): Promise<DeltaBytes | undefined> {
-  const bytes = await content.read(listed);
+async function readDelta({ content }: Repository, delta: ListedDelta): Promise<CostedDelta | undefined> {
+  const bytes = await content.read(delta.recipe);
   if (!bytes) return undefined;
-  const recipe = decodeRecipe(bytes);
-  return encoders => bytes.length + bytesBy(recipe, patchIndex.lengthBytes, encoders);
+  const [recipe, recipeBytes] = [decodeRecipe(bytes), bytes.length];
+  const patchIndexBytes = delta.patchIndex.lengthBytes;
+  return { recipe, recipeBytes, patchIndexBytes, isTopLevel: isSignedOffline(delta) };
 }
 
-/** Frames of patches are as long as the patches, which can't be compressed, but for some bytes a chunk. */
-function bytesBy(
-  { windows, encoders: needed, restFrameBytes }: Recipe,
-  patchIndexBytes: number,
-  encoders: readonly string[],
-): number {
-  const canApply = applicableWith(needed, encoders);
-  let bytes = restFrameBytes;
-  for (const window of windows) bytes += canApply(window) ? window.patchLength : window.frameBytes;
-  return bytes + (windows.some(canApply) ? patchIndexBytes : 0);
+/** The ways from one release to the target, by what devices can do with deltas. */
+class WaysFrom {
+  readonly #target: CostedImage;
+  /** Numbers of the chunks that the release lacks. */
+  readonly #lacking: readonly number[];
+  readonly #delta: CostedDelta | undefined;
+  readonly #deltaNeed: Need['delta'];
+  readonly #byChunks: Way;
+  /** Alike for devices that lack the same. */
+  readonly #byDelta = new Map<string, Way>();
+
+  constructor(
+    target: CostedImage,
+    lacking: readonly number[],
+    { delta, chunkBytes }: { delta: CostedDelta | undefined; chunkBytes: number },
+  ) {
+    this.#target = target;
+    this.#lacking = lacking;
+    this.#delta = delta;
+    this.#deltaNeed = delta && { ...delta, windows: delta.recipe.windows };
+    const need: Need = {
+      bytes: chunkBytes,
+      isEstimate: true,
+      chunks: bitsOf(target.chunkCount, lacking),
+      delta: undefined,
+      windows: bitsOf(0, []),
+    };
+    this.#byChunks = { by: 'chunks', bytes: chunkBytes, need };
+  }
+
+  of(ability: DeltaAbility | undefined): Way {
+    const delta = this.#delta;
+    if (!delta) return this.#byChunks;
+    if (!usesDeltas(ability, delta.isTopLevel)) return { ...this.#byChunks, why: whyNone(ability) };
+    const lacks = delta.recipe.encoders.filter(name => !ability.encoders.includes(name));
+    const known = this.#byDelta.get(lacks.join()) ?? this.#wayBy(delta, lacks);
+    this.#byDelta.set(lacks.join(), known);
+    return known;
+  }
+
+  /** Frames of patches are as long as the patches, which can't be compressed, but for some bytes a chunk. */
+  #wayBy({ recipe, recipeBytes, patchIndexBytes }: CostedDelta, lacks: readonly string[]): Way {
+    const { windows, encoders, restFrameBytes } = recipe;
+    const has = encoders.filter(name => !lacks.includes(name));
+    const isUsable = windows.map(applicableWith(encoders, has));
+    let bytes = recipeBytes + restFrameBytes + (isUsable.includes(true) ? patchIndexBytes : 0);
+    const made = new Set<number>();
+    for (const [at, { firstChunk, chunkCount, patchLength, frameBytes }] of windows.entries()) {
+      bytes += isUsable[at] === true ? patchLength : frameBytes;
+      if (isUsable[at] !== true) continue;
+      for (let chunk = firstChunk; chunk < firstChunk + chunkCount; chunk += 1) made.add(chunk);
+    }
+    const need: Need = {
+      bytes,
+      isEstimate: false,
+      chunks: bitsOf(
+        this.#target.chunkCount,
+        this.#lacking.filter(chunk => !made.has(chunk)),
+      ),
+      delta: this.#deltaNeed,
+      windows: bitsOf(
+        windows.length,
+        isUsable.flatMap((isIt, at) => (isIt ? [at] : [])),
+      ),
+    };
+    const way: Way = { by: 'delta', bytes, need };
+    return lacks.length > 0 ? { ...way, why: 'encoders', lacks: [...lacks] } : way;
+  }
 }
 
-/** Each plan crosses a site's WAN once; where the plans together are larger than the image, that is what is fetched. */
-function sitesCost(groups: readonly GroupCost[], imageBytes: number): UpdateCost['sites'] {
-  const bySite = new Map<string, number>();
-  for (const { bytes, group } of groups)
-    for (const site of group.bySite.keys()) bySite.set(site, (bySite.get(site) ?? 0) + bytes);
-  const all = [...bySite.values()].map(bytes => Math.min(bytes, imageBytes));
-  return {
-    count: all.length,
-    mostBytes: all.reduce((most, bytes) => Math.max(most, bytes), 0),
-    allBytes: all.reduce((sum, bytes) => sum + bytes, 0),
-    isEstimate: groups.some(({ by }) => by === 'chunks'),
-  };
+/** Why devices use no delta of a kind that there is. */
+function whyNone(ability: DeltaAbility | undefined): (typeof WHY_MORE)[number] {
+  if (!ability) return 'noDeltas';
+  return usesDeltas(ability, true) ? 'signedOnly' : 'otherFormat';
 }
 
 /** An image that is updated to by chunks. */
@@ -170,16 +243,35 @@ class CostedImage {
     this.#isZero = zeroChunks(image.index);
   }
 
-  /** About what a device fetches that holds `base`: the index, and the frames of the chunks that it lacks. */
-  async bytesWith(base: ChunkIndex | undefined): Promise<number> {
+  get chunkCount(): number {
+    return this.#image.index.count;
+  }
+
+  /** Numbers of the chunks that a device lacks that holds `base`. One that the image has several times is named once. */
+  lacking(base: ChunkIndex | undefined): number[] {
     const { index } = this.#image;
     const lacking: number[] = [];
     for (let at = 0; at < index.count; at += 1) {
       const id = index.idAt(at);
       if (this.#isZero[at] === 0 && index.find(id) === at && base?.find(id) === undefined) lacking.push(at);
     }
+    return lacking;
+  }
+
+  /** About what a device fetches that lacks these chunks: the index, and their frames. */
+  async bytesOf(lacking: readonly number[]): Promise<number> {
+    const { index } = this.#image;
     const plainBytes = lacking.reduce((sum, at) => sum + index.lengthOf(at), 0);
     return this.#release.index.lengthBytes + Math.round(plainBytes * (await this.#ratio(lacking)));
+  }
+
+  /** What sites fetch of it. */
+  async costs(imageBytes: number): Promise<Parameters<typeof sitesCost>[1]> {
+    const { index } = this.#image;
+    const ratio = await this.#ratio(this.lacking(undefined));
+    const frameBytesOf = (chunk: number): number => index.lengthOf(chunk) * ratio;
+    const indexBytes = this.#release.index.lengthBytes;
+    return { chunkCount: index.count, frameBytesOf, indexBytes, imageBytes };
   }
 
   /** Bytes of frames for each plain byte, by some of the chunks. */
@@ -213,12 +305,11 @@ async function indexOf(
 
 const NOTHING: Pick<RepositoryStore, 'open'> = { open: async () => 'missing' };
 
-function countUnknown(product: string, registry: Registry): number {
-  let count = 0;
-  for (const { id, kind, product: of, revokedAt } of registry.members())
-    if (kind === 'device' && of === product && revokedAt === undefined)
-      count += Number(registry.status(id)?.last.booted?.release === undefined);
-  return count;
+/** Devices that have not said what they run. */
+function* unknownDevices(product: string, registry: Registry): Generator<{ site: string | undefined }> {
+  for (const member of registry.members())
+    if (member.kind === 'device' && member.product === product && member.revokedAt === undefined)
+      if (registry.status(member.id)?.last.booted?.release === undefined) yield member;
 }
 
 function notListed(product: string, version: string): SitecastError {

@@ -33,7 +33,7 @@ beforeEach(async () => {
   harness = await FleetHarness.open(path => ({
     ...testDisk(path),
     makesDeltas: true,
-    room: { reserveBytes: 1, freeBytes: async () => freeBytes },
+    room: { reserveBytes: 1, freeBytes: async () => freeBytes, path },
     deltaMaker: testMaker({
       onWindow: place => onWindow(place),
       onSkipped: ({ firstChunk }) => skipped.push(firstChunk),
@@ -125,7 +125,7 @@ it("lets nobody wait for what is made beforehand, doesn't pay, failed, or could 
   await origin.deltas.tend();
   await until('the end', () => ['published', 'notWorth'].includes(stateOf(1, 3) ?? ''));
   await until('the order', async () => (await orders())[1]?.deltasBy === undefined);
-  expect(origin.deltas.isAwaited('camera', 3)).toBe(false);
+  expect(origin.deltas.isAwaited('camera', 3, harness.clock.nowMs)).toBe(false);
 });
 
 it('makes no delta that no device could use, and waits for none', async () => {

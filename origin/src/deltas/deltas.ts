@@ -6,19 +6,25 @@ import { type Audit, ORIGIN } from '../audit/audit.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Leadership } from '../leadership.ts';
 import { errorFields, type Log } from '../log.ts';
-import { orphanedDeltas } from '../repository/delta-change.ts';
 import { listedDeltas } from '../repository/delta-listing.ts';
-import { deltaKey, readListing } from '../repository/listing.ts';
+import { deltaKey, type Listing, readListing } from '../repository/listing.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { DeltaWork } from './delta-work.ts';
-import { type DeltaJob, failedJob, isUnfinished, newJob } from './job.ts';
+import {
+  type DeltaJob,
+  failedJob,
+  isForgettable,
+  isRemovedBefore,
+  isUnfinished,
+  newJob,
+  nextJob,
+  removedJob,
+} from './job.ts';
+import { JobList } from './job-list.ts';
 import { type MakeDeps, makeOne } from './make-one.ts';
 import { encodersFor } from './running.ts';
 import { SignedDeltas } from './signed.ts';
-import { deltasTo, isOver, wantedDeltas } from './wanted.ts';
-
-/** Deltas that are known at one time, made or not. */
-const MAX_JOBS = 2000;
+import { deltasTo, isNeeded, wantedDeltas, whyUseless } from './wanted.ts';
 
 interface DeltasDeps extends MakeDeps {
   work: DeltaWork;
@@ -40,10 +46,10 @@ export class Deltas {
   /** Those that operators have signed: no job of this origin. */
   readonly signed: SignedDeltas;
   readonly #deps: DeltasDeps;
-  readonly #jobs = new Map<string, DeltaJob>();
+  readonly #jobs = new JobList();
   /** What changes the list of jobs runs one after the other. */
   readonly #serial = pLimit(1);
-  #making: { key: string; abort: AbortController } | undefined;
+  #making: { delta: DeltaName; abort: AbortController } | undefined;
   #isStopped = false;
   #wake: () => void = () => {};
   #underWay: Promise<void> = Promise.resolve();
@@ -56,30 +62,37 @@ export class Deltas {
   static async open(deps: DeltasDeps): Promise<Deltas> {
     const deltas = new Deltas(deps);
     for (const job of await deps.work.jobs())
-      deltas.#jobs.set(deltaKey(job), job.state === 'making' ? { ...job, state: 'waiting' } : job);
+      deltas.#jobs.put(job.state === 'making' ? { ...job, state: 'waiting' } : job);
     return deltas;
   }
 
   /** Those of a product, or all; in the order in which they were asked for. */
   list(product?: string): DeltaJob[] {
-    return [...this.#jobs.values()].filter(job => product === undefined || job.product === product);
+    return this.#jobs.list(product);
   }
 
   job(delta: DeltaName): DeltaJob | undefined {
-    return this.#jobs.get(deltaKey(delta));
+    return this.#jobs.get(delta);
   }
 
   /**
    * Whether a delta to a release is still to come: one that is being made or waits for its turn, or that devices need and that isn't begun.
-   * One that is made, that doesn't pay or that was given up is not.
+   * One that is made, that doesn't pay or that was given up is not, nor one that was removed since the rollout began.
+   * @param sinceMs when the rollout to the release was started
    */
-  isAwaited(product: string, to: number): boolean {
+  isAwaited(product: string, to: number, sinceMs: number): boolean {
     if (this.list(product).some(job => job.to === to && isUnfinished(job))) return true;
     const { makesForRollouts, repository, registry } = this.#deps;
     const { committed } = repository;
-    if (!makesForRollouts || !committed || this.#jobs.size >= MAX_JOBS) return false;
+    if (!makesForRollouts || !committed || !this.#jobs.hasRoom(1)) return false;
     const listing = readListing(committed.targets.signed);
-    return deltasTo(product, to, listing, registry).some(delta => !this.job(delta));
+    return deltasTo(product, to, listing, registry).some(delta => this.#isToBegin(delta, sinceMs));
+  }
+
+  /** Whether a delta that is needed since then isn't begun. */
+  #isToBegin(delta: DeltaName, sinceMs: number): boolean {
+    const job = this.job(delta);
+    return job === undefined || isRemovedBefore(job, sinceMs);
   }
 
   /** From now on, until `stop`. */
@@ -97,32 +110,62 @@ export class Deltas {
   }
 
   /**
-   * Has deltas made. Those that are made or under way, or that operators have signed, stay as they are; one that failed is tried again.
+   * Has deltas made. Those that are made or under way, or that operators have signed, stay as they are; one that failed or was removed is
+   * begun anew.
    * @param by name of the operator
    * @throws SITECAST_TOO_MANY_DELTAS (conflict)
    */
   request(deltas: readonly DeltaName[], by: string): Promise<DeltaJob[]> {
     return this.#serial(async () => {
-      const { audit, now, repository } = this.#deps;
+      const { audit, repository } = this.#deps;
       const { committed } = repository;
       const signed = committed && readListing(committed.targets.signed).deltas;
       const fresh = deltas.filter(delta => {
         if (signed?.has(deltaKey(delta))) return false;
         const state = this.job(delta)?.state;
-        return state === undefined || state === 'failed' || state === 'notWorth';
+        return state === undefined || state === 'failed' || state === 'notWorth' || state === 'removed';
       });
-      this.#demandSpace(fresh.length);
+      this.#jobs.demandRoom(fresh.length);
       if (fresh.length > 0) {
         const events = fresh.map(({ product, from, to }) => {
           const details = { from, to };
           return { by, action: 'delta.request', subject: `product:${product}`, details } as const;
         });
         await audit.record(...events);
-        for (const delta of fresh) this.#put(newJob(delta, by, now()));
+        for (const delta of fresh) this.#begin(delta, by);
         await this.#save();
+        this.#letNeededGoFirst();
         this.#wake();
       }
       return deltas.flatMap(delta => this.job(delta) ?? []);
+    });
+  }
+
+  /**
+   * Ends what is being made, and takes away what is published, of those that the origin makes. A rollout that is started later has them made
+   * again. Where the origin can't sign, they are no longer listed as soon as it can.
+   * @param by name of the operator
+   * @returns those that were there
+   */
+  remove(deltas: readonly DeltaName[], by: string): Promise<DeltaJob[]> {
+    return this.#serial(async () => {
+      const { audit, repository, rollouts } = this.#deps;
+      const found = deltas.flatMap(delta => this.job(delta) ?? []).filter(({ state }) => state !== 'removed');
+      if (found.length === 0) return [];
+      const events = found.map(({ product, from, to, state }) => {
+        const details = { from, to, state };
+        return { by, action: 'delta.remove', subject: `product:${product}`, details } as const;
+      });
+      await audit.record(...events);
+      const reason = { code: 'SITECAST_DELTA_REMOVED', message: `${by} removed it` };
+      for (const job of found) this.#remove(job, reason);
+      await this.#save();
+      this.#deps.log.info({ deltas: found.map(deltaKey), by }, 'deltas are removed');
+      await repository.changeDeltas({ removed: found });
+      await this.#deps.work.forgetOthers(this.list().filter(isUnfinished));
+      await rollouts.endDeltaTerms();
+      this.#wake();
+      return found.flatMap(delta => this.job(delta) ?? []);
     });
   }
 
@@ -134,26 +177,43 @@ export class Deltas {
       if (!committed) return;
       const records = rollouts.list();
       const before = JSON.stringify(this.list());
-      const gone = new Map(orphanedDeltas(committed).map(delta => [deltaKey(delta), delta]));
       const listing = readListing(committed.targets.signed);
-      const isListed = ({ product, from, to }: DeltaName): boolean =>
-        listing.releases.get(product)?.has(from) === true && listing.releases.get(product)?.has(to) === true;
-      // Clients take what operators have signed, so one of the origin with the same name is of no use.
-      const isSuperseded = (delta: DeltaName): boolean => listing.deltas.has(deltaKey(delta));
-      for (const delta of [...this.list(), ...listedDeltas(committed)])
-        if (!isListed(delta) || isOver(delta, records) || isSuperseded(delta))
-          gone.set(deltaKey(delta), delta);
-      for (const key of gone.keys()) this.#forget(key);
-      await repository.changeDeltas({ removed: [...gone.values()] });
+      await repository.changeDeltas({ removed: this.#endUseless(listing, records, listedDeltas(committed)) });
       await this.#followListed();
       const wanted = makesForRollouts ? wantedDeltas(records, listing, registry) : [];
       for (const delta of wanted)
-        if (!this.job(delta) && this.#jobs.size < MAX_JOBS) this.#put(newJob(delta, ORIGIN, now()));
+        if (this.#isToBegin(delta, delta.sinceMs) && this.#jobs.makeRoom(1)) this.#begin(delta, ORIGIN);
+      for (const job of this.list())
+        if (isForgettable(job, now()) && !isNeeded(job, records)) this.#forget(job);
       if (JSON.stringify(this.list()) !== before) await this.#save();
       await this.#deps.work.forgetOthers(this.list().filter(isUnfinished));
+      this.#letNeededGoFirst();
       this.#wake();
       await rollouts.endDeltaTerms();
     });
+  }
+
+  /**
+   * Forgets deltas that nobody needs any more. Of one that an operator asked for it stays visible why it has ended.
+   * @returns those that must not be listed
+   */
+  #endUseless(
+    listing: Listing,
+    records: ReturnType<Rollouts['list']>,
+    listed: readonly DeltaName[],
+  ): DeltaName[] {
+    const gone = new Map<string, DeltaName>();
+    for (const delta of [...this.list(), ...listed]) {
+      const job = this.job(delta);
+      // Clients take what operators have signed, so one of the origin with the same name is of no use.
+      const isReplaced = listing.deltas.has(deltaKey(delta));
+      const reason = job?.state === 'removed' ? job.reason : whyUseless(job ?? delta, listing, records);
+      if (!isReplaced && !reason) continue;
+      gone.set(deltaKey(delta), delta);
+      if (isReplaced || (job?.by === ORIGIN && job.state !== 'removed')) this.#forget(delta);
+      else if (job && reason && job.state !== 'removed') this.#remove(job, reason);
+    }
+    return [...gone.values()];
   }
 
   /** A published delta that isn't listed was damaged: it is made again. One that is listed is published, whatever is remembered of it. */
@@ -164,8 +224,9 @@ export class Deltas {
     );
     for (const job of this.list())
       if (job.state === 'published' && !listed.has(deltaKey(job))) this.#put(newJob(job, job.by, now()));
-    for (const [key, { product, from, to, recipe, patchIndex }] of listed) {
-      if (this.#jobs.has(key)) continue;
+    for (const delta of listed.values()) {
+      const { product, from, to, recipe, patchIndex } = delta;
+      if (this.job(delta)) continue;
       const bytes = await repository.content.read(recipe);
       // A lost one is taken out of the list, and made again.
       if (!bytes) continue;
@@ -189,24 +250,28 @@ export class Deltas {
     }
   }
 
-  /** What operators ask for comes first. */
   #next(): DeltaJob | undefined {
-    const { leadership, repository, now } = this.#deps;
+    const { leadership, repository, now, rollouts } = this.#deps;
     const canPublish = repository.missingKeys.length === 0 && repository.clockDoubt?.isRefused !== true;
     if (!leadership.isHeld || !canPublish) return undefined;
-    const nowMs = now();
-    const due = this.list().filter(
-      ({ state, notBefore }) =>
-        state === 'waiting' && (notBefore === undefined || Date.parse(notBefore) <= nowMs),
-    );
-    return due.find(({ by }) => by !== ORIGIN) ?? due[0];
+    const records = rollouts.list();
+    return nextJob(this.list(), job => isNeeded(job, records), now());
+  }
+
+  /** A delta that no rollout under way needs makes way for one that is needed, and goes on later: what is finished of it is kept. */
+  #letNeededGoFirst(): void {
+    const making = this.#making && this.job(this.#making.delta);
+    if (!making) return;
+    const records = this.#deps.rollouts.list();
+    if (isNeeded(making, records)) return;
+    const next = this.#next();
+    if (next && isNeeded(next, records)) this.#making?.abort.abort();
   }
 
   async #make(job: DeltaJob): Promise<void> {
     const { now, log } = this.#deps;
-    const key = deltaKey(job);
     const abort = new AbortController();
-    this.#making = { key, abort };
+    this.#making = { delta: job, abort };
     const fields = { product: job.product, from: job.from, to: job.to };
     this.#put({ ...job, state: 'making' });
     log.info(fields, 'a delta is being made');
@@ -216,7 +281,9 @@ export class Deltas {
       const made = await makeOne(this.#deps, job, {
         signal: abort.signal,
         encoders: encodersFor(job.product, job.from, this.#deps.registry),
-        onProgress: progress => this.#put({ ...job, state: 'making', ...progress }),
+        onProgress: progress => {
+          if (!abort.signal.aborted) this.#put({ ...job, state: 'making', ...progress });
+        },
       });
       const endedAt = new Date(now()).toISOString();
       after = { ...job, ...made, doneBasisPoints: 10_000, endedAt };
@@ -224,24 +291,26 @@ export class Deltas {
       log.info({ ...fields, state: made.state, patchBytes: made.patchBytes, tookS }, 'a delta is finished');
     } catch (error) {
       // As far as it got: that much isn't made again.
-      const current = this.#jobs.get(key) ?? job;
-      if (abort.signal.aborted) after = { ...current, state: 'waiting' };
-      else {
+      const current = this.job(job) ?? job;
+      if (abort.signal.aborted) {
+        after = { ...current, state: 'waiting' };
+        log.info(fields, 'making a delta is interrupted');
+      } else {
         after = failedJob(current, reasonOf(error), now());
         log.error({ ...errorFields(error), ...fields, tries: after.tries }, 'making a delta failed');
       }
     } finally {
       this.#making = undefined;
     }
-    await this.#end(key, after);
+    await this.#end(after);
   }
 
   /** Whatever became of it, the next one isn't held up. */
-  async #end(key: string, after: DeltaJob): Promise<void> {
+  async #end(after: DeltaJob): Promise<void> {
     await this.#serial(async () => {
       // It was taken away meanwhile; what was published nevertheless goes with the next round of `tend`.
-      if (!this.#jobs.has(key)) return;
-      this.#jobs.set(key, after);
+      if (this.#jobs.isGone(after)) return;
+      this.#jobs.put(after);
       try {
         await this.#save();
         await this.#deps.work.forgetOthers(this.list().filter(isUnfinished));
@@ -252,27 +321,34 @@ export class Deltas {
     });
   }
 
-  #forget(key: string): void {
-    this.#jobs.delete(key);
-    if (this.#making?.key === key) this.#making.abort.abort();
+  #begin(delta: DeltaName, by: string): void {
+    // It goes to the end of the list.
+    this.#jobs.forget(delta);
+    this.#jobs.put(newJob(delta, by, this.#deps.now()));
+  }
+
+  #forget(delta: DeltaName): void {
+    this.#jobs.forget(delta);
+    this.#endMaking(delta);
+  }
+
+  #remove(job: DeltaJob, reason: NonNullable<DeltaJob['reason']>): void {
+    this.#jobs.put(removedJob(job, reason, this.#deps.now()));
+    this.#endMaking(job);
+  }
+
+  #endMaking(delta: DeltaName): void {
+    if (this.#making && deltaKey(this.#making.delta) === deltaKey(delta)) this.#making.abort.abort();
   }
 
   #put(job: DeltaJob): void {
-    // One that was forgotten while it was made isn't put back.
-    if (job.state === 'making' && !this.#jobs.has(deltaKey(job))) return;
-    this.#jobs.set(deltaKey(job), job);
+    // One that was taken away while it was made isn't put back.
+    if (job.state === 'making' && this.#jobs.isGone(job)) return;
+    this.#jobs.put(job);
   }
 
   #save(): Promise<void> {
     return this.#deps.work.saveJobs(this.list());
-  }
-
-  #demandSpace(count: number): void {
-    if (this.#jobs.size + count <= MAX_JOBS) return;
-    throw new SitecastError('conflict', 'SITECAST_TOO_MANY_DELTAS', `${MAX_JOBS} deltas are known already`, {
-      hint: 'End rollouts, or withdraw releases: their deltas go with them.',
-      data: { maxDeltas: MAX_JOBS },
-    });
   }
 }
 

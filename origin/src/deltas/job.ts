@@ -10,6 +10,7 @@ import { z } from 'zod';
  * - `published`: devices can use it
  * - `notWorth`: chunks cost no more
  * - `failed`: given up after MAX_TRIES
+ * - `removed`: an operator removed it, or nobody needs it any more; `reason` says which. It isn't listed, and its work is deleted
  *
  * It is a delta that is being made, or was.
  */
@@ -35,7 +36,7 @@ export const deltaJobSchema = z.object({
   restBytes: z.int().min(0).exactOptional(),
   /** What a device fetches without it, once that is known: the index and the frames that the base lacks. */
   chunkBytes: z.int().min(0).exactOptional(),
-  /** When it was published, or found not to pay, or given up. */
+  /** When it was published, or found not to pay, or given up, or removed. */
   endedAt: z.string().exactOptional(),
 });
 export type DeltaJob = z.infer<typeof deltaJobSchema>;
@@ -43,6 +44,8 @@ export type DeltaJob = z.infer<typeof deltaJobSchema>;
 /** How often making a delta may fail, and how long it rests after the first time; each further rest is twice as long. */
 const MAX_TRIES = 4;
 const FIRST_REST_MS = 60_000;
+/** How long a removed delta is shown. */
+const SHOWN_REMOVED_MS = 7 * 24 * 3_600_000;
 
 export function newJob({ product, from, to }: DeltaName, by: string, nowMs: number): DeltaJob {
   const requestedAt = new Date(nowMs).toISOString();
@@ -77,4 +80,40 @@ export function failedJob(job: DeltaJob, reason: DeltaJob['reason'], nowMs: numb
     ...(isGivenUp && { endedAt: new Date(nowMs).toISOString() }),
     ...(reason && { reason }),
   };
+}
+
+/** What is left of a delta that is removed: that it was there, and why it isn't any more. */
+export function removedJob(
+  { product, from, to, by, requestedAt }: DeltaJob,
+  reason: NonNullable<DeltaJob['reason']>,
+  nowMs: number,
+): DeltaJob {
+  const endedAt = new Date(nowMs).toISOString();
+  return { ...newJob({ product, from, to }, by, nowMs), state: 'removed', requestedAt, reason, endedAt };
+}
+
+/** Whether it was removed before a time, so that what is wanted since then is made nevertheless. */
+export function isRemovedBefore({ state, endedAt = '' }: DeltaJob, ms: number): boolean {
+  return state === 'removed' && Date.parse(endedAt) < ms;
+}
+
+/** Whether it was removed so long ago that it isn't shown any more. */
+export function isForgettable(job: DeltaJob, nowMs: number): boolean {
+  return isRemovedBefore(job, nowMs - SHOWN_REMOVED_MS);
+}
+
+/**
+ * The one whose turn it is, of those that are due: what rollouts under way need comes first, then what was asked for first.
+ * @param isNeeded by a rollout under way
+ */
+export function nextJob(
+  jobs: readonly DeltaJob[],
+  isNeeded: (job: DeltaJob) => boolean,
+  nowMs: number,
+): DeltaJob | undefined {
+  const due = jobs.filter(
+    ({ state, notBefore }) =>
+      state === 'waiting' && (notBefore === undefined || Date.parse(notBefore) <= nowMs),
+  );
+  return due.find(isNeeded) ?? due[0];
 }

@@ -7,7 +7,6 @@ import {
   MAX_BATCH_BYTES,
   MIN_ZSTD_LEVEL,
 } from '@sitecast/shared/content';
-import { decodeRecipe } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { DeltaName } from '@sitecast/shared/release';
 import { type ListedRelease, readListing } from '../repository/listing.ts';
@@ -19,6 +18,7 @@ import type { DeltaWork, KeptWindow } from './delta-work.ts';
 import type { DeltaJob } from './job.ts';
 import {
   type ComposedDelta,
+  deltaCosts,
   type DeltaMaker,
   MAX_DELTA_PATCH_BYTES,
   type MadeWindow,
@@ -29,8 +29,6 @@ import { PublishedImage } from './published-image.ts';
 /** How long one delta may take, and one window of it; what isn't made then is sent as chunks. */
 const DELTA_DEADLINE_MS = 6 * 3_600_000;
 const WINDOW_DEADLINE_MS = 10 * 60_000;
-/** What a recipe without patches must save at each device: listing it costs every site about 0.5 KiB of metadata. */
-const MIN_SAVED_BYTES = 4096;
 /** Windows of deltas that were begun and failed, or were interrupted: they take at most so much of the disk besides. */
 const MAX_OTHER_BYTES = 256 * 1024 * 1024;
 /** Bytes of one batch that goes to staging. */
@@ -86,14 +84,13 @@ export async function makeOne(
   const composed = await deps.maker.composeDelta(head, indexes, windows, at => images.target.frameBytes(at));
   const patchIndex = Buffer.from(composed.patchIndex.encode());
   const { recipe } = composed;
-  const headBytes = recipe.length + patchIndex.length;
-  const restBytes = decodeRecipe(recipe).restFrameBytes;
-  const windowFrames = windows.reduce((sum, window) => sum + window.frameBytes, 0);
-  const indexBytes = images.to.index.lengthBytes;
-  const chunkBytes = indexBytes + windowFrames + restBytes;
-  // Without a window it saves what the index as a difference to the base's is shorter.
-  if (windows.length === 0 && indexBytes - headBytes < MIN_SAVED_BYTES)
-    return { state: 'notWorth', chunkBytes };
+  // Also without a window it saves something: what the index as a difference to the base's is shorter.
+  const { pays, chunkBytes, headBytes, restBytes } = deltaCosts(
+    composed,
+    windows,
+    images.to.index.lengthBytes,
+  );
+  if (!pays) return { state: 'notWorth', chunkBytes };
   const frameBytes = await stagePatches(deps.chunks, composed);
   signal.throwIfAborted();
   await deps.repository.changeDeltas({ added: [{ ...delta, recipe, patchIndex }] });
@@ -101,8 +98,7 @@ export async function makeOne(
     state: 'published',
     patches: windows.length,
     patchBytes: windows.length > 0 ? frameBytes : 0,
-    // Nobody fetches an index of no patches.
-    headBytes: windows.length > 0 ? headBytes : recipe.length,
+    headBytes,
     restBytes,
     chunkBytes,
   };

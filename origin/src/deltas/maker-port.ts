@@ -1,5 +1,5 @@
 import type { ChunkIndex } from '@sitecast/shared/content';
-import type { RecipeRelease } from '@sitecast/shared/delta';
+import { decodeRecipe, type RecipeRelease } from '@sitecast/shared/delta';
 
 /** Patches of one delta together: they are in memory while they are put together. The rest is sent as chunks. */
 export const MAX_DELTA_PATCH_BYTES = 256 * 1024 * 1024;
@@ -77,4 +77,36 @@ export interface DeltaMaker {
     windows: readonly (WindowPlace & { readonly frameBytes: number; readonly patch: Uint8Array })[],
     frameBytes: (chunk: number) => number | Promise<number>,
   ): Promise<ComposedDelta>;
+}
+
+/** What a delta must save at a device: listing it costs every site about 0.5 KiB of metadata. */
+const MIN_SAVED_BYTES = 4096;
+
+/** What a device fetches by a delta: recipe and patch index, patches, and the frames that neither base nor patches give. All in bytes. */
+export interface DeltaCosts {
+  headBytes: number;
+  patchBytes: number;
+  restBytes: number;
+  /** What it fetches without the delta: the index, and the frames that the base lacks. */
+  chunkBytes: number;
+  /** Whether the delta saves enough to be published. */
+  pays: boolean;
+}
+
+/**
+ * @param windows those that have a patch
+ * @param indexBytes length of the target's index
+ */
+export function deltaCosts(
+  { recipe, patchIndex }: Pick<ComposedDelta, 'recipe' | 'patchIndex'>,
+  windows: readonly { readonly frameBytes: number; readonly patch: Uint8Array }[],
+  indexBytes: number,
+): DeltaCosts {
+  const restBytes = decodeRecipe(recipe).restFrameBytes;
+  const patchBytes = windows.reduce((sum, { patch }) => sum + patch.length, 0);
+  // Nobody fetches an index of no patches.
+  const headBytes = recipe.length + (windows.length > 0 ? patchIndex.encode().length : 0);
+  const chunkBytes = indexBytes + windows.reduce((sum, window) => sum + window.frameBytes, 0) + restBytes;
+  const pays = chunkBytes - (headBytes + patchBytes + restBytes) >= MIN_SAVED_BYTES;
+  return { headBytes, patchBytes, restBytes, chunkBytes, pays };
 }

@@ -1,23 +1,36 @@
 import type { DeltaName } from '@sitecast/shared/release';
+import { ORIGIN } from '../audit/audit.ts';
 import type { Registry } from '../fleet/registry.ts';
 import { deltaKey, type Listing } from '../repository/listing.ts';
 import { isUnderWay, type RolloutRecord } from '../rollouts/record.ts';
+import type { DeltaJob } from './job.ts';
 import { runningReleases } from './running.ts';
 
 /** Deltas that are made for one rollout: from the releases of which most devices can use one. */
 const MAX_DELTAS_A_ROLLOUT = 8;
+
+/** A delta that a rollout under way needs. */
+export interface WantedDelta extends DeltaName {
+  /** When the newest rollout that needs it was started; milliseconds since 1970. */
+  sinceMs: number;
+}
 
 /** The deltas that rollouts under way need, for the releases that devices run and that are still listed. */
 export function wantedDeltas(
   records: readonly RolloutRecord[],
   listing: Pick<Listing, 'releases' | 'deltas'>,
   registry: Registry,
-): DeltaName[] {
-  const wanted = new Map<string, DeltaName>();
+): WantedDelta[] {
+  const wanted = new Map<string, WantedDelta>();
   for (const { product, rollout } of records) {
-    if (rollout.state !== 'active' && rollout.state !== 'paused') continue;
-    for (const delta of deltasTo(product, rollout.release.counter, listing, registry))
-      wanted.set(deltaKey(delta), delta);
+    if (!isNeeding(rollout)) continue;
+    for (const delta of deltasTo(product, rollout.release.counter, listing, registry)) {
+      const sinceMs = Math.max(
+        Date.parse(rollout.createdAt),
+        wanted.get(deltaKey(delta))?.sinceMs ?? Number.NEGATIVE_INFINITY,
+      );
+      wanted.set(deltaKey(delta), { ...delta, sinceMs });
+    }
   }
   return [...wanted.values()];
 }
@@ -42,14 +55,64 @@ export function deltasTo(
     .map(({ counter }) => ({ product, from: counter, to }));
 }
 
+/** Whether a rollout leads devices to its release, so that it needs deltas to it. */
+const isNeeding = ({ state }: RolloutRecord['rollout']): boolean => state === 'active' || state === 'paused';
+
+/** Whether a rollout under way leads to the release of a delta. */
+export function isNeeded({ product, to }: DeltaName, records: readonly RolloutRecord[]): boolean {
+  return records.some(
+    record =>
+      record.product === product && record.rollout.release.counter === to && isNeeding(record.rollout),
+  );
+}
+
 /**
  * Whether the rollouts to a delta's release are over, so that nobody needs it: none is under way, and it isn't the one that latecomers
- * follow. Before its first rollout a delta isn't over: an operator had it made beforehand.
+ * follow. Before its first rollout a delta isn't over: an operator had it made beforehand. Nor is one that an operator asked for after they
+ * were over: it is for a rollout that is to come.
  * @param records newest first
  */
-export function isOver({ product, to }: DeltaName, records: readonly RolloutRecord[]): boolean {
+export function isOver(
+  { product, to, ...job }: DeltaName & Partial<Pick<DeltaJob, 'by' | 'requestedAt'>>,
+  records: readonly RolloutRecord[],
+): boolean {
   const ofProduct = records.filter(record => record.product === product);
   const baseline = ofProduct.find(({ rollout }) => rollout.state === 'completed');
   const toIt = ofProduct.filter(({ rollout }) => rollout.release.counter === to);
-  return toIt.length > 0 && toIt.every(record => !isUnderWay(record) && record !== baseline);
+  if (toIt.length === 0 || !toIt.every(record => !isUnderWay(record) && record !== baseline)) return false;
+  if (job.by === undefined || job.by === ORIGIN || job.requestedAt === undefined) return true;
+  const lastChanges = [...toIt, ...(baseline ? [baseline] : [])].map(
+    ({ changes }) => changes.at(-1)?.at ?? '',
+  );
+  const asked = Date.parse(job.requestedAt);
+  return lastChanges.some(at => asked <= Date.parse(at));
+}
+
+type Reason = NonNullable<DeltaJob['reason']>;
+
+/**
+ * Why nobody needs a delta any more; undefined while somebody does.
+ * @param delta with `by` and `requestedAt` where it is known who asked for it, and when
+ * @param records newest first
+ */
+export function whyUseless(
+  delta: DeltaName & Partial<Pick<DeltaJob, 'by' | 'requestedAt'>>,
+  { releases }: Pick<Listing, 'releases'>,
+  records: readonly RolloutRecord[],
+): Reason | undefined {
+  const { product, from, to } = delta;
+  const listed = releases.get(product);
+  if (listed?.has(from) !== true || !listed.has(to))
+    return { code: 'SITECAST_RELEASE_UNKNOWN', message: 'one of its releases was withdrawn' };
+  return isOver(delta, records)
+    ? { code: 'SITECAST_DELTA_OVER', message: overText(delta, records) }
+    : undefined;
+}
+
+function overText({ product, to }: DeltaName, records: readonly RolloutRecord[]): string {
+  const last = records.find(record => record.product === product && record.rollout.release.counter === to);
+  if (!last) return 'the rollouts to its release are over';
+  const { id, release, state } = last.rollout;
+  const how = state === 'completed' ? 'is completed, and so is a later one' : 'was aborted';
+  return `rollout ${id} to ${release.version} ${how}`;
 }

@@ -127,6 +127,7 @@ it('describes all of its routes, and requires a token for every change', () => {
     'POST /api/v1/join-tokens',
     'POST /api/v1/keys/{role}/rotate',
     'POST /api/v1/products/{product}/deltas',
+    'POST /api/v1/products/{product}/deltas/remove',
     'POST /api/v1/releases/{product}/{counter}/check',
     'POST /api/v1/repairs',
     'POST /api/v1/rollouts',

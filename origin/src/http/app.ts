@@ -1,6 +1,12 @@
 import { OpenAPIHono } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { invalidRequest, methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http-problem';
+import {
+  forStrangers,
+  invalidRequest,
+  methodNotAllowed,
+  methodsByPath,
+  statusOf,
+} from '@sitecast/shared/http-problem';
 import { cutText } from '@sitecast/shared/text';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { LogFields } from '@sitecast/shared/log';
@@ -73,7 +79,7 @@ export function createApp(deps: AppDeps): OriginApp {
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
     // A sender with a wrong clock corrects it by this header, and signs again.
     const date = error.code === 'SITECAST_REQUEST_CLOCK' && { date: new Date(deps.now()).toUTCString() };
-    return problemResponse(error, { ...date });
+    return problemResponse(c.get('token') === undefined ? forStrangers(error, 'origin') : error, { ...date });
   });
   return app;
 }

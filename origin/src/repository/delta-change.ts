@@ -5,7 +5,7 @@ import type { ChunkStaging } from '../staging/ports.ts';
 import { checkDelta, type NewDelta, tooManyDeltas } from './check-deltas.ts';
 import { type CommitPlan, targetFilesOf } from './commit-plan.ts';
 import type { Committed } from './committed.ts';
-import { listedDeltas, withoutDeltas } from './delta-listing.ts';
+import { withoutDeltas } from './delta-listing.ts';
 import { readListing } from './listing.ts';
 import type { OnlineSigner } from './online-signer.ts';
 import type { VersionFloor } from './repository-store.ts';
@@ -70,15 +70,6 @@ export async function planDeltas(
     targetFiles: [...targetFiles, ...others],
     chunks: found.bytes(),
   };
-}
-
-/** The deltas that lead from or to a release that isn't listed any more. */
-export function orphanedDeltas(committed: Committed): DeltaName[] {
-  const { releases } = readListing(committed.targets.signed);
-  return listedDeltas(committed).filter(({ product, from, to }) => {
-    const listed = releases.get(product);
-    return listed?.has(from) !== true || !listed.has(to);
-  });
 }
 
 function isSame(

@@ -12,7 +12,6 @@ import { batchOf, imageOf } from '../testing/operator.ts';
 import { openTestOrigin, type TestOriginOptions } from '../testing/origin.ts';
 import { randomChunks, temporaryDirectory, temporaryOrigin } from '../testing/setup.ts';
 import { listedDeltas } from './delta-listing.ts';
-import { orphanedDeltas } from './delta-change.ts';
 
 const disks = (path: string) => testDisk(path);
 const base = imageOf(...randomChunks(3));
@@ -99,21 +98,6 @@ it('refuses a delta whose patches are not there, or that is of other releases', 
   for (const [added, code] of wrong)
     await expect(origin.repository.changeDeltas({ added: [added] })).rejects.toMatchObject({ code });
   expect(origin.repository.versions()).toMatchObject({ deltas: 1 });
-});
-
-it('knows which deltas lead from or to a release that was withdrawn', async () => {
-  await publish();
-  expect(orphanedDeltas(committedOf(origin))).toEqual([]);
-  const { operator } = origin;
-  operator.next();
-  operator.removeTarget('releases/camera-1.json');
-  operator.removeTarget('releases/camera-1.caibx');
-  const product = operator.products.get('camera');
-  if (!product) throw new Error('no product');
-  operator.setProduct({ ...product, withdrawn: [{ counter: 1, version: '1.0.0' }] });
-  await operator.uploadFiles();
-  expect(await operator.submit()).toMatchObject({ httpStatus: 200 });
-  expect(orphanedDeltas(committedOf(origin))).toMatchObject([{ from: 1, to: 2 }]);
 });
 
 it('goes on listing deltas when the timestamp is damaged, and lists none when their own metadata is', async () => {

@@ -23,8 +23,8 @@ const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
 interface PrepareDeps {
   repository: Repository;
   registry: Registry;
-  /** Whether deltas to a release are still to come. */
-  awaitsDeltas?: (product: string, counter: number) => boolean;
+  /** Whether deltas to a release are still to come, for a rollout that was started then; milliseconds since 1970. */
+  awaitsDeltas?: (product: string, counter: number, sinceMs: number) => boolean;
   now: () => number;
 }
 
@@ -105,8 +105,9 @@ function deltasTerm(
   product: string,
   to: number,
 ): Pick<Rollout, 'deltasBy'> {
-  if (awaitsDeltas?.(product, to) !== true) return {};
-  return { deltasBy: new Date(now() + DELTAS_WITHIN_MS).toISOString() };
+  const nowMs = now();
+  if (awaitsDeltas?.(product, to, nowMs) !== true) return {};
+  return { deltasBy: new Date(nowMs + DELTAS_WITHIN_MS).toISOString() };
 }
 
 /** @throws SITECAST_ROLLOUT_INVALID (badInput) */

@@ -79,6 +79,12 @@ export async function versionIn(
   return bytes && parseReleaseManifest(bytes).version;
 }
 
+/** @throws SITECAST_PRODUCT_UNKNOWN (notFound) */
+export function demandProduct({ committed }: Pick<Repository, 'committed'>, product: string): void {
+  const listing = committed && readListing(committed.targets.signed);
+  if (listing?.products.has(product) !== true) throw unknownProduct(product, listing);
+}
+
 function unknownProduct(product: string, listing: ReturnType<typeof readListing> | undefined): SitecastError {
   const nearest = nearestOf(product, listing?.products.keys() ?? []);
   const meant = nearest === undefined ? '' : `Is ${nearest} meant? `;

@@ -30,8 +30,8 @@ interface RolloutsDeps {
   progress: ProgressBoard;
   audit: Audit;
   events: Events;
-  /** Whether deltas to a release are still to come. */
-  awaitsDeltas?: (product: string, counter: number) => boolean;
+  /** Whether deltas to a release are still to come, for a rollout that was started then; milliseconds since 1970. */
+  awaitsDeltas?: (product: string, counter: number, sinceMs: number) => boolean;
   now: () => number;
   after: After;
   log: Log;
@@ -191,11 +191,11 @@ export class Rollouts {
     return this.#serial(async () => {
       const { awaitsDeltas, now } = this.#deps;
       const ended = this.list().filter(
-        ({ product, rollout: { state, release, deltasBy } }) =>
+        ({ product, rollout: { state, release, deltasBy, createdAt } }) =>
           (state === 'active' || state === 'paused') &&
           deltasBy !== undefined &&
           Date.parse(deltasBy) > now() &&
-          awaitsDeltas?.(product, release.counter) === false,
+          awaitsDeltas?.(product, release.counter, Date.parse(createdAt)) === false,
       );
       if (ended.length > 0 && this.#canPublish) await this.#decisions.endDeltaTerms(ended);
     });

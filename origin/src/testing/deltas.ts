@@ -73,7 +73,8 @@ export function testMaker(
         yield {
           ...place,
           patch: hooks.isWorth === false ? undefined : patch,
-          frameBytes: await request.frameBytes(at),
+          // Those of a chunk that compresses worse, so that a patch pays that holds all of its bytes.
+          frameBytes: (await request.frameBytes(at)) + 8192,
         };
       }
     },

@@ -157,7 +157,11 @@ const watchedEvents = (events: EventStore, watching: Events): EventStore => ({
 
 const LEAD: Leadership = { isHeld: true, release: async () => {} };
 
-const AMPLE_ROOM: Room = { freeBytes: async () => Number.POSITIVE_INFINITY, reserveBytes: 0 };
+const AMPLE_ROOM: Room = {
+  freeBytes: async () => Number.POSITIVE_INFINITY,
+  reserveBytes: 0,
+  path: '/data',
+};
 
 const realAfter: After = (delayMs, act) => {
   const timer = setTimeout(act, delayMs).unref();

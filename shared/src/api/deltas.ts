@@ -7,7 +7,7 @@ import { described, named, openEnum, releaseNameSchema } from './schemas.ts';
 /** Releases that one request may name as bases. */
 export const MAX_DELTA_BASES = 16;
 
-export const DELTA_STATES = ['waiting', 'making', 'published', 'notWorth', 'failed'] as const;
+export const DELTA_STATES = ['waiting', 'making', 'published', 'notWorth', 'failed', 'removed'] as const;
 
 /** A delta that is made, or was asked for. */
 const deltaSchema = named(
@@ -37,13 +37,22 @@ const deltaSchema = named(
       z.int().optional(),
     ),
     chunkBytes: described('What a device fetches without it.', z.int().optional()),
-    endedAt: described('When it was published, or found not to pay, or given up.', z.string().optional()),
+    endedAt: described(
+      'When it was published, or found not to pay, or given up, or removed.',
+      z.string().optional(),
+    ),
     tries: z.int(),
     notBefore: z.string().optional(),
-    reason: z.object({ code: z.string(), message: z.string() }).optional(),
+    reason: described(
+      'Why making it failed, or why it was removed.',
+      z.object({ code: z.string(), message: z.string() }).optional(),
+    ),
   }),
 );
 export type DeltaView = z.infer<typeof deltaSchema>;
+
+/** Why devices fetch more than others that run the same release. */
+export const WHY_MORE = ['noDeltas', 'signedOnly', 'otherFormat', 'encoders'] as const;
 
 /** What an update costs the devices that run a release, and their sites. */
 const updateCostSchema = z.object({
@@ -54,7 +63,20 @@ const updateCostSchema = z.object({
   isEstimate: z.boolean(),
   others: described(
     'Those of the devices that fetch more: they lack what the delta needs, or use none.',
-    z.array(z.object({ devices: z.int(), by: openEnum(['delta', 'chunks']), bytes: z.int() })).optional(),
+    z
+      .array(
+        z.object({
+          devices: z.int(),
+          by: openEnum(['delta', 'chunks']),
+          bytes: z.int(),
+          why: described(
+            'Why they fetch more: they use no deltas, take only those that release keys have signed, read other formats, or lack encoders.',
+            openEnum(WHY_MORE).optional(),
+          ),
+          lacks: described('The encoders that they lack.', z.array(z.string()).optional()),
+        }),
+      )
+      .optional(),
   ),
 });
 
@@ -66,7 +88,7 @@ export const deltaListSchema = z.object({
       imageBytes: described('An estimate of what the whole image costs, compressed.', z.int()),
       from: z.array(updateCostSchema),
       sites: described(
-        'What crosses the WAN of the sites: each plan once, or the image where that is less.',
+        'What crosses the WAN of the sites at most: what the plans of a site share crosses it once, and never more than the image does.',
         z.object({ count: z.int(), mostBytes: z.int(), allBytes: z.int(), isEstimate: z.boolean() }),
       ),
       unknown: described('Devices that have not said what they run.', z.int()),
@@ -84,6 +106,14 @@ export const deltaRequestSchema = z.strictObject({
   to: releaseSchema,
   from: described(
     'Without it: the releases that most devices run.',
+    z.array(releaseSchema).min(1).max(MAX_DELTA_BASES).optional(),
+  ),
+});
+
+export const deltaRemovalSchema = z.strictObject({
+  to: releaseSchema,
+  from: described(
+    'Without it: all that lead to the release.',
     z.array(releaseSchema).min(1).max(MAX_DELTA_BASES).optional(),
   ),
 });

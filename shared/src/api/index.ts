@@ -2,9 +2,11 @@ export {
   DELTA_STATES,
   type DeltaView,
   deltaListSchema,
+  deltaRemovalSchema,
   deltaRequestSchema,
   MAX_DELTA_BASES,
   type UpdateCost,
+  WHY_MORE,
 } from './deltas.ts';
 export {
   type GatewayAddresses,

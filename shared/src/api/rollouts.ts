@@ -125,6 +125,11 @@ const rollbackToSchema = described(
   releaseNameSchema,
 );
 
+const deltasBySchema = described(
+  'Until when devices that pay for bytes wait for deltas at most, while any is still to come.',
+  z.string().optional(),
+);
+
 export const rolloutSchema = named(
   'Rollout',
   z.object({
@@ -150,6 +155,7 @@ export const rolloutSchema = named(
     window: z.string().optional(),
     download: z.string().optional(),
     notBefore: z.string().optional(),
+    deltasBy: deltasBySchema,
     offlineForMs: z.int(),
     maxDownBasisPoints: z.int(),
     changes: z.array(
@@ -323,6 +329,7 @@ export const rolloutDryRunSchema = named(
       'A rollout under way that could reach the same devices: this one can be started once it has ended.',
       z.object({ rollout: z.string(), version: z.string(), state: openEnum(ROLLOUT_STATES) }).optional(),
     ),
+    deltasBy: deltasBySchema,
   }),
 );
 

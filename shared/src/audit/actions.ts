@@ -13,6 +13,7 @@ export const AUDIT_ACTIONS = [
   'release.withdraw',
   'release.recover',
   'delta.request',
+  'delta.remove',
   'delta.publish',
   'delta.withdraw',
   'product.change',

@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import { builtModule } from '../built-module.ts';
+import { builtModule, THREAD_LIMITS } from '../built-module.ts';
 import { SitecastError } from '../errors.ts';
 import type { ApplyBuffers, ApplyMessage, ApplyTask, ApplyThreadData } from './apply-tasks.ts';
 import { BESIDE_BYTES } from './apply-memory.ts';
@@ -167,7 +167,7 @@ class ApplyThread {
     this.#worker = new Worker(builtModule(import.meta.url, 'apply-worker'), {
       workerData: data,
       execArgv: [],
-      resourceLimits: RESOURCE_LIMITS,
+      resourceLimits: { ...THREAD_LIMITS, ...RESOURCE_LIMITS },
     });
     this.#worker.on('message', (message: ApplyMessage) => this.#hear(message));
     this.#worker.on('error', cause => this.fail(died(cause)));

@@ -63,7 +63,7 @@ async function putInPlace(
     await place(partial);
   } catch (error) {
     await rm(partial, { force: true });
-    throw await withRoom(
+    throw withRoom(
       isSystemError(error) ? namedAs(path, partial, error) : error,
       path,
       Buffer.byteLength(bytes),
@@ -108,7 +108,7 @@ export async function makeDirectory(path: string, mode = 0o755): Promise<void> {
       return path;
     });
   } catch (error) {
-    throw await withRoom(error, path, DIRECTORY_BYTES);
+    throw withRoom(error, path, DIRECTORY_BYTES);
   }
   if (first === undefined) return;
   for (let created = path; created.length >= first.length; created = join(created, '..')) {

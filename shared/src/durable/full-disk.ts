@@ -1,6 +1,6 @@
-import { statfs } from 'node:fs/promises';
+import { statfsSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { isSystemError, systemCodeOf } from '../errors.ts';
+import { bottomOf, isSystemError, SitecastError, systemCodeOf } from '../errors.ts';
 import { formatBytes } from '../text/index.ts';
 
 /**
@@ -43,25 +43,51 @@ export class FullDiskError extends Error {
  * @param path of the file that was to be written
  * @param neededBytes what it takes
  */
-export async function withRoom(error: unknown, path: string, neededBytes: number): Promise<unknown> {
+export function withRoom(error: unknown, path: string, neededBytes: number): unknown {
   if (error instanceof FullDiskError || !isSystemError(error, 'ENOSPC', 'EDQUOT')) return error;
-  const directory = dirname(path);
-  if (systemCodeOf(error) === 'EDQUOT')
-    return new FullDiskError(error, { path, neededBytes, why: `the quota for ${directory} is used up` });
+  return new FullDiskError(error, { path, neededBytes, ...roomIn(dirname(path), error) });
+}
+
+/**
+ * The error of a server or a command whose disk is full, which an operator can cure: it says where, how much is free, and how much is
+ * needed, as far as that is known.
+ * @param owner as in `origin`
+ * @param directory on the disk
+ * @param cause the system's error, or that of a database
+ */
+export function diskFull(
+  owner: string,
+  directory: string,
+  { cause, neededBytes, what = 'this' }: { cause?: unknown; neededBytes?: number; what?: string } = {},
+): SitecastError {
+  const { why, freeBytes } = roomIn(directory, cause);
+  const needed = neededBytes === undefined ? '' : `; ${what} takes ${formatBytes(neededBytes)}`;
+  const text = cause instanceof FullDiskError ? cause.message : `${why}${needed}`;
+  return new SitecastError('noSpace', 'SITECAST_NO_SPACE', `the disk of the ${owner} is full: ${text}`, {
+    hint: `Make room on the file system of ${directory}, then try again.`,
+    data: {
+      path: directory,
+      ...(freeBytes !== undefined && { freeBytes }),
+      ...(neededBytes !== undefined && { neededBytes }),
+    },
+    cause,
+  });
+}
+
+/** Why nothing can be written to a directory, and how much is free on its file system, where the system tells that. */
+function roomIn(directory: string, cause: unknown): { why: string; freeBytes?: number } {
+  if (systemCodeOf(cause) === 'EDQUOT' || /quota exceeded/i.test(bottomOf(cause)))
+    return { why: `the quota for ${directory} is used up` };
   try {
-    const { bavail, bsize, ffree, files } = await statfs(directory);
+    const { bavail, bsize, ffree, files } = statfsSync(directory);
     const freeBytes = bavail * bsize;
     const isOutOfNames = files > 0 && ffree === 0;
     const why = isOutOfNames
       ? `the file system of ${directory} takes no more files`
       : `${formatBytes(freeBytes)} are free on the file system of ${directory}`;
-    return new FullDiskError(error, { path, neededBytes, freeBytes, why });
+    return { why, freeBytes };
   } catch {
     // The system says that it's full, if not how full.
-    return new FullDiskError(error, {
-      path,
-      neededBytes,
-      why: `the file system of ${directory} has no space left`,
-    });
+    return { why: `the file system of ${directory} has no space left` };
   }
 }

@@ -67,6 +67,17 @@ export function toSitecastError(error: unknown, who: string, refusedStatus?: num
   });
 }
 
+/**
+ * An error for others than operators: where the data of a server lie, and how much room they have, doesn't concern them.
+ * @param who as for `toSitecastError`
+ */
+export function forStrangers(error: SitecastError, who: string): SitecastError {
+  if (error.code !== 'SITECAST_NO_SPACE') return error;
+  return new SitecastError(error.kind, error.code, `the disk of the ${who} is full`, {
+    hint: 'Its operators have to make room; try again later.',
+  });
+}
+
 /** An error as a response (RFC 9457). It is never cached, because the error may be gone a moment later. */
 export function problemResponse(error: SitecastError, headers: Record<string, string> = {}): Response {
   const status = statusOf(error);

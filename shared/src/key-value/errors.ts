@@ -1,3 +1,4 @@
+import { diskFull } from '../durable/index.ts';
 import { bottomOf, SitecastError } from '../errors.ts';
 
 /** The owner of a database, for messages. */
@@ -69,12 +70,8 @@ export function inUse({ name, dataDirectory }: Owner, cause?: unknown): Sitecast
   );
 }
 
-function noSpace({ name }: Owner, cause?: unknown): SitecastError {
-  return new SitecastError('noSpace', 'SITECAST_NO_SPACE', `the disk of the ${name} is full`, {
-    hint: `Make room below the ${name}'s --data directory, then try again.`,
-    cause,
-  });
-}
+const noSpace = ({ name, dataDirectory }: Owner, cause?: unknown): SitecastError =>
+  diskFull(name, dataDirectory, { cause });
 
 /** A database whose logs must become a table before it can be opened, on a disk without room for that. */
 export function noRoomToOpen(

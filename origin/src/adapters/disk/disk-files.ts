@@ -115,13 +115,14 @@ export class DiskFiles implements Files {
   }
 
   async makeDirectory(path: string, mode = 0o755): Promise<void> {
-    await told(mkdir(this.#at(path), { recursive: true, mode }));
+    await told(this.#root, mkdir(this.#at(path), { recursive: true, mode }));
   }
 
   async writer(path: string): Promise<FileWriter> {
+    const root = this.#root;
     const full = this.#at(path);
     const partial = `${full}.${randomBytes(6).toString('hex')}${PARTIAL_SUFFIX}`;
-    const fd = await told(openFile(partial, 'wx'));
+    const fd = await told(root, openFile(partial, 'wx'));
     let isOpen = true;
     const shut = async (): Promise<void> => {
       if (!isOpen) return;
@@ -134,12 +135,22 @@ export class DiskFiles implements Files {
       await call(done => rm(partial, { force: true }, done));
     };
     return {
-      write: bytes => told(call(done => writeFile(fd, bytes, done))),
+      write: bytes =>
+        told(
+          root,
+          call(done => writeFile(fd, bytes, done)),
+        ),
       discard,
       async finish() {
         try {
-          await told(call(done => fsync(fd, done)));
-          await told(call(done => rename(partial, full, done)));
+          await told(
+            root,
+            call(done => fsync(fd, done)),
+          );
+          await told(
+            root,
+            call(done => rename(partial, full, done)),
+          );
         } catch (error) {
           await discard();
           throw error;
@@ -150,12 +161,12 @@ export class DiskFiles implements Files {
   }
 
   async writeDurably(path: string, bytes: Uint8Array, mode?: number): Promise<void> {
-    await told(writeFileDurably(this.#at(path), bytes, mode));
+    await told(this.#root, writeFileDurably(this.#at(path), bytes, mode));
   }
 
   async createDurably(path: string, bytes: Uint8Array, mode?: number): Promise<boolean> {
     try {
-      await told(createFileDurably(this.#at(path), bytes, mode));
+      await told(this.#root, createFileDurably(this.#at(path), bytes, mode));
       return true;
     } catch (error) {
       if (isSystemError(error, 'EEXIST')) return false;
@@ -164,7 +175,10 @@ export class DiskFiles implements Files {
   }
 
   move(from: string, to: string): Promise<void> {
-    return told(call(done => rename(this.#at(from), this.#at(to), done)));
+    return told(
+      this.#root,
+      call(done => rename(this.#at(from), this.#at(to), done)),
+    );
   }
 
   remove(path: string): Promise<void> {
@@ -174,7 +188,10 @@ export class DiskFiles implements Files {
   async sync(path: string): Promise<void> {
     const fd = await openFile(this.#at(path), 'r');
     try {
-      await told(call(done => fsync(fd, done)));
+      await told(
+        this.#root,
+        call(done => fsync(fd, done)),
+      );
     } finally {
       await closeFile(fd);
     }
@@ -272,10 +289,11 @@ function call(act: (done: (error: NodeJS.ErrnoException | null | undefined) => v
   });
 }
 
-async function told<T>(work: Promise<T>): Promise<T> {
+/** @param root of the directory, for the error of a full disk */
+async function told<T>(root: string, work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (error) {
-    throw translated(error);
+    throw translated(error, root);
   }
 }

@@ -1,13 +1,13 @@
+import { diskFull } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Files } from './files.ts';
 
-/** A full disk is for operators to cure, and no defect: it gets a code of its own. Other errors stay as they are. */
-export function translated(error: unknown): unknown {
-  if (!isSystemError(error, 'ENOSPC', 'EDQUOT')) return error;
-  return new SitecastError('noSpace', 'SITECAST_NO_SPACE', 'the disk of the origin is full', {
-    hint: "Make room below the origin's --data directory, then try again.",
-    cause: error,
-  });
+/**
+ * A full disk is for operators to cure, and no defect: it gets a code of its own. Other errors stay as they are.
+ * @param directory on the disk
+ */
+export function translated(error: unknown, directory: string): unknown {
+  return isSystemError(error, 'ENOSPC', 'EDQUOT') ? diskFull('origin', directory, { cause: error }) : error;
 }
 
 export function stagingFull(limit: string): SitecastError {

@@ -15,5 +15,5 @@ export function diskRoom(path: string, reserveBytes: number, freeBytesOf = freeB
     if (!asked || nowMs - asked.atMs >= COUNTS_FOR_MS) asked = { atMs: nowMs, freeBytes: freeBytesOf(path) };
     return asked.freeBytes;
   };
-  return { freeBytes, reserveBytes };
+  return { freeBytes, reserveBytes, path };
 }

@@ -62,7 +62,7 @@ export class SyncDisk implements SyncFiles {
   }
 
   touch(path: string, nowMs: number): void {
-    told(() => utimesSync(this.#at(path), nowMs / 1000, nowMs / 1000));
+    told(this.#root, () => utimesSync(this.#at(path), nowMs / 1000, nowMs / 1000));
   }
 
   *list(path: string): Generator<FoundFile> {
@@ -73,12 +73,12 @@ export class SyncDisk implements SyncFiles {
   }
 
   makeDirectory(path: string): void {
-    told(() => mkdirSync(this.#at(path), { recursive: true }));
+    told(this.#root, () => mkdirSync(this.#at(path), { recursive: true }));
   }
 
   write(path: string, bytes: Uint8Array): void {
     const full = this.#at(path);
-    told(() => {
+    told(this.#root, () => {
       const fd = openSync(full, 'w');
       try {
         let written = 0;
@@ -93,7 +93,7 @@ export class SyncDisk implements SyncFiles {
   }
 
   move(from: string, to: string): void {
-    told(() => renameSync(this.#at(from), this.#at(to)));
+    told(this.#root, () => renameSync(this.#at(from), this.#at(to)));
   }
 
   remove(path: string): void {
@@ -118,10 +118,11 @@ export class SyncDisk implements SyncFiles {
   }
 }
 
-function told<T>(act: () => T): T {
+/** @param root of the directory, for the error of a full disk */
+function told<T>(root: string, act: () => T): T {
   try {
     return act();
   } catch (error) {
-    throw translated(error);
+    throw translated(error, root);
   }
 }

@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import { builtModule } from '@sitecast/shared/built-module';
+import { builtModule, THREAD_LIMITS } from '@sitecast/shared/built-module';
 import { CHUNK_ID_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Inspection } from '../../repository/repository-store.ts';
@@ -140,7 +140,7 @@ export class ThreadedChunks implements LocalChunks {
     const thread = new Worker(builtModule(import.meta.url, 'chunk-thread'), {
       workerData: this.#data,
       execArgv: [],
-      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
+      resourceLimits: { ...THREAD_LIMITS, maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
     });
     thread.on('message', (reply: ChunkReply) => this.#jobs.shift()?.settle(reply));
     thread.on('error', cause => {

@@ -85,7 +85,7 @@ export async function signAndSubmit(
     note(
       isComplete(needed)
         ? `submit it with: sitecast release submit ${options.draft}`
-        : `sign it with: sitecast release sign ${options.draft}`,
+        : `key holders sign it with: sitecast release sign ${options.draft}`,
     );
     return undefined;
   }
@@ -93,15 +93,18 @@ export async function signAndSubmit(
   return submitDraft(origin, draft);
 }
 
-export function requireComplete(needed: readonly NeededSignatures[], what: string): void {
+/** @param hint how to get the others */
+export function requireComplete(
+  needed: readonly NeededSignatures[],
+  what: string,
+  hint = 'repeat this with --draft change.draft.json; then `sitecast release sign change.draft.json` at each key holder, and `sitecast release submit change.draft.json`',
+): void {
   if (isComplete(needed)) return;
   throw new SitecastError(
     'forbidden',
     'SITECAST_SIGNATURES_MISSING',
     `${what}: ${describeNeeded(needed).join('; ')}`,
-    {
-      hint: 'collect signatures with --draft FILE, `sitecast release sign FILE` at each key holder, and `sitecast release submit FILE`',
-    },
+    { hint },
   );
 }
 

@@ -23,22 +23,25 @@ import {
 import type { Draft } from './draft.ts';
 import { formatBytes } from '../output.ts';
 import { notesLines } from '../release/releases.ts';
-import { deltaText } from '../release/signed-list.ts';
+import { deltaText, type Labels } from '../release/labels.ts';
 
 const MAX_SHOWN_NOTES_LINES = 40;
 
 /**
  * What a draft would change, for the person who is asked to sign it: read from the bytes to be signed, not from
  * the draft's title.
+ * @param labels of the releases of deltas; others are named by their counters
  * @throws SITECAST_DRAFT_INVALID if the draft lacks a file that the metadata name, or has it with other bytes
  */
 export function summarizeDraft(
   draft: Draft,
   trusted: { root: SignedRoot; targets: SignedTargets } | undefined,
+  labels: Labels = new Map(),
 ): string[] {
   const lines: string[] = [];
   if (draft.root) lines.push(...rootChanges(draft.root.signed, trusted?.root));
-  if (draft.targets) lines.push(...targetChanges(draft.targets.signed, trusted?.targets, draft.files));
+  if (draft.targets)
+    lines.push(...targetChanges(draft.targets.signed, trusted?.targets, { files: draft.files, labels }));
   return lines;
 }
 
@@ -57,15 +60,17 @@ function rootChanges(next: SignedRoot, before: SignedRoot | undefined): string[]
   return lines;
 }
 
-function targetChanges(
-  next: SignedTargets,
-  before: SignedTargets | undefined,
-  files: Draft['files'],
-): string[] {
+/** What the names in a draft stand for. */
+interface Named {
+  files: Draft['files'];
+  labels: Labels;
+}
+
+function targetChanges(next: SignedTargets, before: SignedTargets | undefined, named: Named): string[] {
   return [
     `targets ${next.version}, until ${next.expires}`,
     ...delegationChanges(next, before),
-    ...fileChanges(next.targets, before?.targets ?? {}, files),
+    ...fileChanges(next.targets, before?.targets ?? {}, named),
   ];
 }
 
@@ -94,7 +99,7 @@ function refuseFalseKeyIds(keys: Record<string, TufKey>): void {
 function fileChanges(
   next: SignedTargets['targets'],
   before: SignedTargets['targets'],
-  files: Draft['files'],
+  { files, labels }: Named,
 ): string[] {
   const lines: string[] = [];
   for (const [target, { hashes }] of Object.entries(next)) {
@@ -103,10 +108,13 @@ function fileChanges(
     const bytes = namedFile(target, hashes.sha256, files);
     const name = parseTargetName(target);
     if (name?.kind === 'recipe') checkDelta(name, bytes, next);
-    lines.push(`  ${old ? 'changes' : 'adds'} ${describeFile(target, bytes)}`, ...notesIn(target, bytes));
+    lines.push(
+      `  ${old ? 'changes' : 'adds'} ${describeFile(target, bytes, labels)}`,
+      ...notesIn(target, bytes),
+    );
   }
   const gone = Object.keys(before).filter(target => !Object.hasOwn(next, target));
-  return [...lines, ...gone.flatMap(target => describeGone(target, gone, next, files))];
+  return [...lines, ...gone.flatMap(target => describeGone(target, gone, next, { files, labels }))];
 }
 
 /** A release consists of two files, and so does a delta. The summary names it once, as people know it. */
@@ -114,11 +122,11 @@ function describeGone(
   target: string,
   gone: readonly string[],
   next: SignedTargets['targets'],
-  files: Draft['files'],
+  { files, labels }: Named,
 ): string[] {
   const name = parseTargetName(target);
   if (name === undefined || name.kind === 'product') return [`  removes ${target}`];
-  if (name.kind === 'recipe') return [`  removes the ${deltaText(name)}`];
+  if (name.kind === 'recipe') return [`  removes the ${deltaText(name, labels)}`];
   if ('from' in name) return gone.includes(recipeTarget(name)) ? [] : [`  removes ${target}`];
   if (name.kind === 'index')
     return gone.includes(manifestTarget(name.product, name.counter)) ? [] : [`  removes ${target}`];
@@ -185,7 +193,7 @@ function readRecipe(name: DeltaName, bytes: Buffer): Recipe {
   }
 }
 
-function describeFile(target: string, bytes: Buffer): string {
+function describeFile(target: string, bytes: Buffer, labels: Labels): string {
   const name = parseTargetName(target);
   if (name === undefined || name.kind === 'index') return target;
   if (name.kind === 'manifest') {
@@ -196,7 +204,7 @@ function describeFile(target: string, bytes: Buffer): string {
   if (name.kind === 'recipe') {
     const { windows } = readRecipe(name, bytes);
     const patchBytes = windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
-    return `${deltaText(name)}: ${plural(windows.length, 'patched window')}, ${formatBytes(patchBytes)}`;
+    return `${deltaText(name, labels)}: ${plural(windows.length, 'patched window')}, ${formatBytes(patchBytes)}`;
   }
   if (name.kind === 'patchIndex') return target;
   const { product, floor, hardware } = parseProductFile(bytes);

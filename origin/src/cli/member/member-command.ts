@@ -81,6 +81,10 @@ Examples:
       }
       print(members.length === 0 ? nobodyText(kind, filter, unknown) : tableOf(kind, members, isPending));
       note(members.flatMap(wishText));
+      if (isPending && members.length > 0)
+        note(
+          `compare its id with the one that the ${kind} itself shows, then let it in with: sitecast ${kind} accept ID`,
+        );
       if (hasMore) note(`there are more than these ${members.length}`);
       if (pending > 0 && filter.state !== 'pending')
         note(`${plural(pending, kind)} waiting to be accepted: sitecast ${kind} list --pending`);

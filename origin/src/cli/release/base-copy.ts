@@ -3,6 +3,8 @@ import { type FileHandle, mkdir, open, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { forEachBounded } from '@sitecast/shared/async';
 import { type ChunkIndex, type ChunkStore, HttpStore, verifying } from '@sitecast/shared/content';
+import { diskFull } from '@sitecast/shared/durable';
+import { isSystemError } from '@sitecast/shared/errors';
 import type { ImageSource } from '../../deltas/maker/index.ts';
 import type { OriginClient } from '../origin/client.ts';
 import { byteProgress } from '../terminal.ts';
@@ -26,7 +28,7 @@ interface CopyRequest {
 /**
  * Copies a published image to this machine, into a file without a name, so that nothing is left of it however this process ends. Each
  * chunk is checked by its id.
- * @throws SITECAST_CHUNK_NOT_FOUND where the origin has lost one, SITECAST_STORE_UNREACHABLE, SITECAST_CHUNK_MISMATCH, as `LocalImage.plain`
+ * @throws SITECAST_NO_SPACE; SITECAST_CHUNK_NOT_FOUND where the origin has lost one, SITECAST_STORE_UNREACHABLE, SITECAST_CHUNK_MISMATCH, as `LocalImage.plain`
  */
 export async function copyPublished(
   request: CopyRequest,
@@ -42,7 +44,9 @@ export async function copyPublished(
     );
   } catch (error) {
     await file.close();
-    throw error;
+    if (!isSystemError(error, 'ENOSPC', 'EDQUOT')) throw error;
+    const what = `a copy of ${title} in --state`;
+    throw diskFull('machine', directory, { cause: error, neededBytes: index.lengthBytes, what });
   } finally {
     display.stop();
     store.close();

@@ -1,11 +1,11 @@
 import type { DeltaView, UpdateCost } from '@sitecast/shared/api';
 import { plural } from '@sitecast/shared/text';
-import { formatBytes, table } from '../output.ts';
+import { field, formatBytes, table } from '../output.ts';
 
 /** The deltas, one a line. Estimates begin with `about`. */
 export function describeDeltas(deltas: readonly DeltaView[]): string[] {
   const rows = deltas.map(delta => [
-    `${delta.fromVersion ?? `counter ${delta.from}`} -> ${delta.toVersion ?? `counter ${delta.to}`}`,
+    `${fromText(delta)} -> ${delta.toVersion ?? `counter ${delta.to}`}`,
     stateOf(delta),
     bytesOf(delta),
     delta.chunkBytes === undefined ? '' : formatBytes(delta.chunkBytes),
@@ -16,10 +16,14 @@ export function describeDeltas(deltas: readonly DeltaView[]): string[] {
   return table(['FROM -> TO', 'STATE', 'A DEVICE FETCHES', 'BY CHUNKS', 'SINCE', 'ASKED BY', ''], rows);
 }
 
+/** The release that a delta leads from; its counter where it is no longer listed. */
+export const fromText = ({ from, fromVersion }: Pick<DeltaView, 'from' | 'fromVersion'>): string =>
+  fromVersion ?? `counter ${from}`;
+
 function stateOf({ state, doneBasisPoints, tries }: DeltaView): string {
   switch (state) {
     case 'waiting':
-      return tries > 0 ? `failed ${plural(tries, 'time')}` : 'wanted';
+      return tries > 0 ? `waiting, failed ${plural(tries, 'time')}` : state;
     case 'making':
       return `making, ${Math.floor(doneBasisPoints / 100)} %`;
     case 'notWorth':
@@ -32,6 +36,7 @@ function stateOf({ state, doneBasisPoints, tries }: DeltaView): string {
 function whyOf({ over, state, reason, notBefore }: DeltaView): string {
   if (over === true) return 'its rollouts are over: the next draft of the product leaves it out';
   if (state === 'notWorth') return 'chunks cost no more';
+  if (state === 'removed') return reason?.message ?? '';
   if (!reason || (state !== 'waiting' && state !== 'failed')) return '';
   const again = state === 'waiting' && notBefore !== undefined ? `; again at ${secondsOf(notBefore)}` : '';
   return `${reason.code}: ${reason.message}${again}`;
@@ -58,7 +63,7 @@ export function describeCost({ to, imageBytes, from, sites, unknown }: UpdateCos
     `from ${cost.from.version}, ${plural(cost.devices, 'device')}: ${amount(cost)} a device, ${howOf(cost.by)}`,
     ...(cost.others ?? []).map(
       other =>
-        `  ${other.devices} of them can't use all of it: ${amount({ ...other, isEstimate: other.by === 'chunks' })} a device, ${howOf(other.by)}`,
+        `  ${other.devices} of them ${whyMore(other)}: ${amount({ ...other, isEstimate: other.by === 'chunks' })} a device, ${howOf(other.by)}`,
     ),
   ]);
   if (unknown > 0)
@@ -71,8 +76,30 @@ export function describeCost({ to, imageBytes, from, sites, unknown }: UpdateCos
       `over the WAN of ${plural(sites.count, 'site')}: at most ${about}${formatBytes(sites.mostBytes)} a site, ${about}${formatBytes(sites.allBytes)} together`,
     );
   }
-  if (lines.length === 0) lines.push(`no device would fetch ${to.version}`);
+  if (lines.length === 0)
+    lines.push(`no enrolled device runs another release: none would fetch ${to.version}`);
   return lines;
+}
+
+/** Why some devices fetch more, as the rest of a sentence about them. */
+function whyMore({
+  devices,
+  why,
+  lacks = [],
+}: NonNullable<UpdateCost['from'][number]['others']>[number]): string {
+  const isOne = devices === 1;
+  switch (why) {
+    case 'noDeltas':
+      return `${isOne ? 'uses' : 'use'} no deltas (an earlier agent, or \`--deltas off\`)`;
+    case 'signedOnly':
+      return `${isOne ? 'takes' : 'take'} only deltas that release keys have signed (\`release draft --delta-from\`)`;
+    case 'otherFormat':
+      return `${isOne ? 'reads' : 'read'} deltas of another format`;
+    case 'encoders':
+      return `${isOne ? 'lacks' : 'lack'} ${lacks.map(field).join(', ')}, which the delta needs`;
+    default:
+      return "can't use all of it";
+  }
 }
 
 function amount({ bytes, isEstimate }: { bytes: number; isEstimate: boolean }): string {

@@ -18,6 +18,7 @@ import {
 import { readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { OriginClient } from '../origin/client.ts';
+import { formatBytes } from '../output.ts';
 import { byteProgress } from '../terminal.ts';
 
 const HASH_PIECE_BYTES = 1024 * 1024;
@@ -50,17 +51,37 @@ export async function uploadImageTo(
   title: string,
 ): Promise<UploadedImage> {
   const display = byteProgress(title, options.quiet, 'sent');
+  let progress = { readBytes: 0, totalBytes: 0, sentBytes: 0 };
   const upload: UploadOptions = {
     target: sinkOf(origin),
     level: options.zstdLevel,
-    onProgress: ({ lengthBytes, doneBytes, sentBytes }) =>
-      display.update({ readBytes: doneBytes, totalBytes: lengthBytes ?? doneBytes, sentBytes }),
+    onProgress: ({ lengthBytes, doneBytes, sentBytes }) => {
+      progress = { readBytes: doneBytes, totalBytes: lengthBytes ?? doneBytes, sentBytes };
+      display.update(progress);
+    },
   };
   try {
     return describe(await send(options, upload));
+  } catch (error) {
+    throw error instanceof SitecastError && error.kind === 'noSpace'
+      ? outOfRoom(error, title, progress)
+      : error;
   } finally {
     display.stop();
   }
+}
+
+/** How much room the rest takes isn't known before it is compressed: what is told is how far it got. */
+function outOfRoom(
+  { kind, code, message, hint, data }: SitecastError,
+  title: string,
+  { readBytes, totalBytes, sentBytes }: { readBytes: number; totalBytes: number; sentBytes: number },
+): SitecastError {
+  const progress = `${formatBytes(readBytes)} of ${formatBytes(totalBytes)} had been read of ${title}, ${formatBytes(sentBytes)} sent`;
+  return new SitecastError(kind, code, `${message} (${progress})`, {
+    hint: `${hint ?? 'Make room at the origin.'} The same command then goes on where it stopped.`,
+    data,
+  });
 }
 
 async function send(options: ImageOptions, upload: UploadOptions): Promise<ImageSummary & UploadCounts> {

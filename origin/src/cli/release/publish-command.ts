@@ -45,7 +45,7 @@ export function releasePublishCommand(): SettingsCommand {
     .option('--draft <file>', 'write a draft for other key holders to sign instead of submitting')
     .option(
       '--delta-from <version>',
-      'have the delta from this release made at once; with --draft, made here and signed with it; may be repeated',
+      'have the origin make the delta from this release afterwards; with --draft, it is made here and signed; may be repeated',
       collect,
     )
     .addHelpText(
@@ -53,6 +53,10 @@ export function releasePublishCommand(): SettingsCommand {
       `
 Only chunks that the origin lacks are sent; after an interruption, the same command goes on where it stopped.
 Publishing the same image under the same version again does nothing and succeeds.
+
+A delta saves devices that run the release of --delta-from most of the bytes. The origin makes those that a rollout needs by itself:
+--delta-from has them made beforehand. \`sitecast release deltas camera 2.0.0\` shows how far they are. A version that isn't published
+is refused before anything is sent.
 
 Examples:
   sitecast release publish rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4
@@ -79,9 +83,10 @@ export function releaseDraftCommand(): SettingsCommand {
 Keys in --keys sign at once where the draft needs them.
 
 Devices with \`--deltas signed-only\` use no deltas but those that key holders have signed. --delta-from makes them: it fetches the
-image of that release as far as the new one doesn't hold it, keeps it in --state meanwhile, and uploads the patches. For a
-release that is published already, give the same image and version: then the draft adds the deltas alone. Once the rollouts to
-a release are over, the next draft of its product leaves them out.
+image of that release as far as the new one doesn't hold it, keeps it in --state meanwhile, and uploads the patches; it takes
+minutes. A delta by which devices would fetch no less than by chunks is left out. For a release that is published already, give
+the same image and version: then the draft adds the deltas alone. Once the rollouts to a release are over, the next draft of its
+product leaves them out.
 
 Examples:
   sitecast release draft rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4 --out camera-2.draft.json
@@ -142,23 +147,55 @@ async function publish(image: string | undefined, options: PublishOptions): Prom
     origin,
     description,
     image: { image, caibx, store, chunkSize, zstdLevel, quiet: json === true },
-    ...(isDraft && options.deltaFrom && { deltaFrom: options.deltaFrom }),
+    ...(options.deltaFrom && { deltaFrom: options.deltaFrom }),
     options,
   });
   const { deltaFrom, product, version } = options;
-  const asked = !isDraft && deltaFrom && (await requestDeltas(origin, product, version, deltaFrom));
-  if (json) printJson({ ...outcome, ...(asked && { deltas: asked.deltas }) });
-  else report(outcome);
-  if (asked)
-    note(`deltas from ${deltaFrom.join(', ')} are being made: sitecast release deltas ${product} ${version}`);
-}
-
-function report(outcome: PublishOutcome): void {
-  const { product, version, counter, upload } = outcome;
-  if (outcome.state === 'deltas') {
-    note(`the deltas to ${product} ${version} (counter ${counter}) wait for signatures`);
+  if (!json) report(outcome, options.draft);
+  if (isDraft || !deltaFrom) {
+    if (json) printJson(outcome);
     return;
   }
+  try {
+    const { deltas } = await requestDeltas(origin, product, version, deltaFrom);
+    if (json) printJson({ ...outcome, deltas });
+  } catch (error) {
+    if (json) printJson(outcome);
+    throw notAskedFor(options, deltaFrom, error);
+  }
+  note(
+    `the origin was asked for deltas from ${deltaFrom.join(', ')}; how far they are: sitecast release deltas ${product} ${version}`,
+  );
+}
+
+/** The release is published nevertheless. */
+function notAskedFor(
+  { product, version }: PublishOptions,
+  deltaFrom: readonly string[],
+  error: unknown,
+): unknown {
+  if (!(error instanceof SitecastError)) return error;
+  const { kind, code, message, data } = error;
+  const from = deltaFrom.map(base => `--from ${base}`).join(' ');
+  return new SitecastError(
+    kind,
+    code,
+    `${product} ${version} is published, but the origin could not be asked for its deltas: ${message}`,
+    { hint: `ask again with: sitecast release deltas ${product} ${version} ${from}`, data, cause: error },
+  );
+}
+
+/** @param draft the file that was to be written, if any */
+function report(outcome: PublishOutcome, draft: string | undefined): void {
+  const { product, version, counter, upload } = outcome;
+  if (outcome.state === 'deltas') {
+    note(
+      `${draft} holds the deltas to ${product} ${version} (counter ${counter}), which is published already`,
+    );
+    return;
+  }
+  if (draft !== undefined && outcome.state !== 'draft')
+    note(`${draft} was not written: there is nothing to sign`);
   if (outcome.state === 'unchanged') {
     print(
       `${product} ${version} (counter ${counter}) is published already, with these very bytes: nothing to do`,
@@ -173,7 +210,7 @@ function report(outcome: PublishOutcome): void {
   }
   const sent = `${plural(upload.newChunks, 'new chunk')} of ${upload.chunks.toLocaleString('en')}, ${formatBytes(upload.sentBytes)} sent for ${formatBytes(upload.lengthBytes)}`;
   if (outcome.state === 'published') print(`published ${product} ${version} (counter ${counter}): ${sent}`);
-  else note(`${product} ${version} (counter ${counter}) waits for signatures: ${sent}`);
+  else note(`${draft} holds ${product} ${version} (counter ${counter}): ${sent}`);
 }
 
 async function notesOf({ notes, notesFile }: PublishOptions): Promise<string | undefined> {

@@ -58,20 +58,24 @@ interface PublishRequest {
   origin: OriginClient;
   description: ReleaseDescription;
   image: ImageOptions;
-  /** Versions from which a draft carries deltas, for operators to sign. */
+  /** Versions from which deltas lead to the release: a draft carries them, for operators to sign; else the origin is asked for them afterwards. */
   deltaFrom?: readonly string[];
   options: TrustOptions & FinishOptions;
 }
 
-/** `release publish` and `release draft`: uploads what the origin lacks, then describes, signs and submits the release. */
+/**
+ * `release publish` and `release draft`: uploads what the origin lacks, then describes, signs and submits the release. What keeps it from
+ * that and can be known beforehand is refused before anything is sent.
+ */
 export async function publishRelease(request: PublishRequest): Promise<PublishOutcome> {
   const { origin, description, options } = request;
   const { product, version } = description;
   if (options.draft !== undefined) await requireDraftPlace(options.draft);
   const view = await openRepository(options, origin);
   const published = await readProduct(view, product);
-  const bases = basesOf(published, description, request.deltaFrom);
-  if (bases.length > 0 && !(await fetchDeltas(origin, product))) throw makesNoDeltas();
+  const named = basesOf(published, description, request.deltaFrom);
+  if (named.length > 0 && !(await fetchDeltas(origin, product))) throw makesNoDeltas();
+  const bases = options.draft === undefined ? [] : named;
   const existing = published?.releases.find(release => release.version === version);
   if (existing) return unchangedOrRefused(existing, request, view, bases);
   if (published) demandNoneLost(published);

@@ -1,11 +1,20 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
+import { parseTargetName } from '@sitecast/shared/release';
 import { bringBack } from './repair.ts';
 import { requireSameTime } from '../origin/clocks.ts';
-import { type Draft, isComplete, neededSignatures, readDraft, writeDraft } from '../draft/draft.ts';
+import {
+  type Draft,
+  isComplete,
+  neededSignatures,
+  readDraft,
+  wantedKeyIds,
+  writeDraft,
+} from '../draft/draft.ts';
 import { requireFirst, requireNext } from '../draft/base.ts';
 import { writeRoot } from '../init-command.ts';
-import { deltaText } from './signed-list.ts';
+import { deltaText, labelOf, type Labels, labelsOf, releasesIn } from './labels.ts';
+import { deltasBetween } from './signed-list.ts';
 import { KeyRing } from '../keys/key-ring.ts';
 import { note, print, printJson } from '../output.ts';
 import { type ChangeResult, submitDraft } from '../origin/repository-api.ts';
@@ -47,7 +56,8 @@ Example:
       // Imported here because it loads what reads recipes, which no other command needs.
       const { summarizeDraft } = await import('../draft/summary.ts');
       const trusted = await baseOf(draft, options);
-      for (const line of summarizeDraft(draft, trusted)) note(line);
+      const labels = await labelsIn(draft, trusted);
+      for (const line of summarizeDraft(draft, trusted, labels)) note(line);
       const { signedBy, hadSigned } = await signWithKeys(draft, trusted?.root, new KeyRing(options));
       if (signedBy.length > 0) await writeDraft(path, draft);
       const needed = neededSignatures(draft, trusted?.root);
@@ -64,13 +74,16 @@ Example:
         else if (hadSigned.length > 0) print(`${shortIds(hadSigned)} had signed it already`);
         print(describeNeeded(needed).map(line => `  ${line}`));
         if (complete) print(`it is complete; submit it with: sitecast release submit ${path}`);
-        else print('it is not complete: other key holders have to sign it, too');
+        else print(`it is not complete; other key holders sign it with: sitecast release sign ${path}`);
       }
       if (signedBy.length + hadSigned.length === 0 && !complete) {
         throw new SitecastError(
           'forbidden',
           'SITECAST_KEYS_MISSING',
           `no key in ${options.keys} can add a signature that is still needed`,
+          {
+            hint: `give --keys DIR with one of the keys ${shortIds([...wantedKeyIds(needed)])}, or pass ${path} on to who has one`,
+          },
         );
       }
     });
@@ -125,28 +138,51 @@ Example:
       }
       if (trusted) requireNext(draft, trusted, { isNewest: true });
       else await requireSameTime(origin);
-      requireComplete(neededSignatures(draft, trusted?.root), `${path} isn't signed by enough keys`);
+      requireComplete(
+        neededSignatures(draft, trusted?.root),
+        `${path} isn't signed by enough keys`,
+        `have other key holders sign it: sitecast release sign ${path}`,
+      );
+      // Read before: afterwards a release that is withdrawn isn't listed any more.
+      const labels = await labelsIn(draft, trusted);
       const result = await submitDraft(origin, draft);
       if (founding) await writeRoot(options.root, draft);
       if (options.json) printJson(result);
       else {
-        print(describeResult(result));
+        print(describeResult(result, labels));
         if (founding) print(`${options.root}: start devices and gateways with --root and this file`);
       }
     });
 }
 
+/** Of all releases that a draft can publish or take away, and of their deltas. */
+async function labelsIn(draft: Draft, trusted: RepositoryView | undefined): Promise<Labels> {
+  const targets = draft.targets?.signed;
+  if (!targets || !trusted) return new Map();
+  const gone = Object.keys(trusted.targets.targets).flatMap(target => {
+    const name = Object.hasOwn(targets.targets, target) ? undefined : parseTargetName(target);
+    return name?.kind === 'manifest' ? [{ product: name.product, counter: name.counter }] : [];
+  });
+  const changed = releasesIn(deltasBetween(trusted.targets, targets));
+  return await labelsOf([...gone, ...changed], { files: draft.files, targets }, trusted);
+}
+
 /** What was published, according to the origin's answer. The draft's own title isn't signed. */
-function describeResult({ versions, added, removed, products, deltas, alreadyDone }: ChangeResult): string[] {
+function describeResult(
+  { versions, added, removed, products, deltas, alreadyDone }: ChangeResult,
+  labels: Labels,
+): string[] {
   if (alreadyDone) return ['published already, with these very bytes: nothing to do'];
   const lines = [
     ...added.map(
       ({ product, version, counter }) => `published: release ${version} of ${product} (counter ${counter})`,
     ),
-    ...removed.map(({ product, counter }) => `withdrawn: release ${counter} of ${product}`),
+    ...removed.map(
+      ({ product, counter }) => `withdrawn: release ${labelOf(labels, product, counter)} of ${product}`,
+    ),
     ...products.map(product => `published: the product file of ${product}`),
-    ...(deltas?.added ?? []).map(delta => `published: the ${deltaText(delta)}`),
-    ...(deltas?.removed ?? []).map(delta => `no longer listed: the ${deltaText(delta)}`),
+    ...(deltas?.added ?? []).map(delta => `published: the ${deltaText(delta, labels)}`),
+    ...(deltas?.removed ?? []).map(delta => `no longer listed: the ${deltaText(delta, labels)}`),
   ];
   const rest = `the repository is at root ${versions.root}, targets ${versions.targets}`;
   return lines.length > 0 ? [...lines, rest] : [`published: ${rest}`];

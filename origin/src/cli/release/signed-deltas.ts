@@ -17,6 +17,7 @@ import { plural } from '@sitecast/shared/text';
 import {
   composeDelta,
   type ComposedWindow,
+  deltaCosts,
   makeDelta,
   MAX_DELTA_PATCH_BYTES,
 } from '../../deltas/maker/index.ts';
@@ -53,7 +54,7 @@ export interface MadeWindows {
 
 /** A delta for operators to sign. Its patches are staged at the origin. */
 export interface DraftedDelta {
-  /** `notWorth`: patches cost no less than chunks, so there is none. */
+  /** `notWorth`: a device would fetch no less by it than by chunks, so it is left out. */
   state: 'drafted' | 'notWorth';
   from: { counter: number; version: string };
   to: { counter: number; version: string };
@@ -135,17 +136,21 @@ export async function draftDelta(
     to: { counter: to.counter, indexSha256: to.index.sha256 },
   };
   const indexes = { base: baseIndex, target: target.index };
-  const { recipe, patchIndex, chunks } = await composeDelta(head, indexes, windows, at =>
-    target.frameBytes(at),
-  );
-  if (!patchIndex) {
-    note(`no delta from ${base.version}: patches would cost no less than chunks`);
+  const composed = await composeDelta(head, indexes, windows, at => target.frameBytes(at));
+  const costs = deltaCosts(composed, windows, to.index.lengthBytes);
+  const costBytes = costs.headBytes + costs.patchBytes + costs.restBytes;
+  if (!costs.pays) {
+    note(
+      `leaves out the delta from ${base.version}: a device would fetch ${formatBytes(costBytes)} by it, and ${formatBytes(costs.chunkBytes)} by chunks`,
+    );
     return { state: 'notWorth', ...about, patches: 0, bytes: 0, files: [] };
   }
+  const { recipe, patchIndex, chunks } = composed;
   const index = Buffer.from(patchIndex.encode());
   const bytes = (await stage(origin, chunks)) + recipe.length + index.length;
-  const cost = `${plural(windows.length, 'patched window')}, ${formatBytes(bytes)} with its recipe`;
-  note(`a delta from ${base.version}: ${cost}`);
+  note(
+    `adds a delta from ${base.version}: ${plural(windows.length, 'patched window')}, ${formatBytes(bytes)} with its recipe; a device fetches ${formatBytes(costBytes)} by it, and ${formatBytes(costs.chunkBytes)} by chunks`,
+  );
   const name: DeltaName = { product: to.product, from: base.counter, to: to.counter };
   const files: [string, Buffer][] = [
     [recipeTarget(name), recipe],

@@ -9,15 +9,24 @@ import type { SignedTargets } from '@sitecast/shared/trust';
 import type { OriginClient } from '../origin/client.ts';
 import { note } from '../output.ts';
 import { fetchDeltas } from './deltas-api.ts';
-
-export const deltaText = ({ product, from, to }: DeltaName): string =>
-  `delta of ${product} from the counter ${from} to ${to}`;
+import { deltaText, labelsTold } from './labels.ts';
 
 /** The deltas of a product that targets list: operators have signed them. */
 export function signedDeltasIn({ targets }: SignedTargets, product: string): DeltaName[] {
   return Object.keys(targets).flatMap(target => {
     const name = parseTargetName(target);
     return name?.kind === 'recipe' && name.product === product ? [name] : [];
+  });
+}
+
+/** The deltas that only one of two lists of targets has, or that they list with different bytes. */
+export function deltasBetween(before: SignedTargets, after: SignedTargets): DeltaName[] {
+  const hashIn = ({ targets }: SignedTargets, name: string) => targets[name]?.hashes.sha256;
+  const names = new Set([...Object.keys(before.targets), ...Object.keys(after.targets)]);
+  return [...names].flatMap(target => {
+    const name = parseTargetName(target);
+    if (name?.kind !== 'recipe' || hashIn(before, target) === hashIn(after, target)) return [];
+    return [name];
   });
 }
 
@@ -47,5 +56,6 @@ export async function removeUseless(
     ({ from, to }) => over.has(`${from} ${to}`) || !isThere(from) || !isThere(to),
   );
   removeDeltas(targets, useless);
-  for (const delta of useless) note(`leaves out the ${deltaText(delta)}: nobody needs it any more`);
+  const labels = labelsTold(product, deltas);
+  for (const delta of useless) note(`leaves out the ${deltaText(delta, labels)}: nobody needs it any more`);
 }

@@ -22,7 +22,7 @@ import {
 import { note, print, printJson } from '../output.ts';
 import { fetchDeltas } from '../release/deltas-api.ts';
 import { describeCost } from '../release/deltas-view.ts';
-import { describeDryRun, describeSuperseded } from './view.ts';
+import { describeDeltasAwaited, describeDryRun, describeSuperseded } from './view.ts';
 import { addOriginOptions, connect, type OriginOptions } from '../settings.ts';
 
 const MAX_MIN_FAILURES = 1_000_000;
@@ -64,6 +64,15 @@ well, soaks, and begins the next; after the last it's completed. Failures are ju
 device enrolled later gets it in the last stage. Without stages (--all-at-once alone) it soaks only if --soak or --last-soak says so.
 While its last stage soaks the next rollout may be started: this one is completed then. \`sitecast rollout rollback\` works to the end, and after it.
 
+--dry-run starts nothing. It shows which devices each stage would reach, and what the update costs them from each release that they run:
+  from 1.0.0, 5 devices: 1.4 MiB a device, by a delta          published: this is what they fetch
+  from 1.1.0, 2 devices: about 14 MiB a device, by chunks      an estimate: there is no delta yet, the origin may make one
+    1 of them lacks lz4-…: about 20 MiB a device, by a delta   it fetches chunks for a part
+  over the WAN of 2 sites: at most …                           devices of a site share what they fetch; the whole image is
+                                                               counted where some have not said which release they run
+When a rollout starts the origin makes deltas (\`sitecast release deltas PRODUCT\`). Devices with --max-bytes and sites with --wan-rate
+wait for theirs, at most until the time that \`rollout start\` tells; all others begin with chunks at once.
+
 A rollout file names flags without their dashes, and product and version; flags given besides count more:
   product: camera
   version: 2.0.0
@@ -75,6 +84,7 @@ Examples:
   sitecast rollout start camera 2.0.0 --canary-per-site --soak 12h
   sitecast rollout start camera 2.0.0 --stages 5,25,100 --max-failures 2% --window 'Mon-Fri 01:00-05:00'
   sitecast rollout start camera 2.0.0 --all-at-once --site north --tag ring=early --soak 2h
+  sitecast rollout start camera 2.0.0 --all-at-once --dry-run
   sitecast rollout start --file rollout.yaml --dry-run`;
 
 export function rolloutStartCommand(): SettingsCommand {
@@ -235,6 +245,7 @@ async function start(
     note(
       `no enrolled device matches yet: it waits for those that come, and no other rollout to the same can begin until \`sitecast rollout abort ${id}\``,
     );
+  note(describeDeltasAwaited({ ...started, ...wanted }, Date.now()));
   note(`watch it with: sitecast rollout status ${id} --watch`);
 }
 
@@ -245,7 +256,12 @@ async function showDryRun(
 ): Promise<void> {
   const cost = (await fetchDeltas(origin, product, version))?.cost;
   if (isJson) printJson({ ...dry, ...(cost && { cost }) });
-  else print([...describeDryRun(dry), ...(cost ? describeCost(cost) : [])]);
+  else
+    print([
+      ...describeDryRun(dry),
+      ...(cost ? describeCost(cost) : []),
+      ...describeDeltasAwaited({ ...dry, product, version }, Date.now()),
+    ]);
 }
 
 /** @param canaries ids of the named canary devices */

@@ -65,6 +65,9 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
     `for ${describeMatch(status)}; started ${status.createdAt} by ${field(status.startedBy)}`,
     describeStages(status),
     describeTerms(status),
+    ...(isGoingOn(status)
+      ? describeDeltasAwaited({ ...status, version: status.release.version }, nowMs)
+      : []),
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
     ...describeNext(status),
@@ -108,19 +111,21 @@ export function progressText({ doneBytes, totalBytes }: { doneBytes: number; tot
   return `${percent}% of ${formatBytes(totalBytes)}`;
 }
 
+const isGoingOn = ({ state }: Pick<Rollout, 'state'>): boolean => state === 'active' || state === 'paused';
+
 /** `done 1 %; now 10 % since …; then 50 %, 100 %` */
 function describeStages({ plan, stage, state, stageStartedAt }: Rollout): string {
   const names = plan.stages.map(({ basisPoints }) => shareText(basisPoints));
-  const isGoingOn = state === 'active' || state === 'paused';
+  const isOn = isGoingOn({ state });
   const soakMs = soakMsOf(plan, stage);
   const isLast = stage + 1 >= names.length;
   const parts = [
     stage > 0 ? `done ${names.slice(0, stage).join(', ')}` : '',
-    `${isGoingOn ? 'now' : 'last'} ${names[stage] ?? ''} since ${stageStartedAt}`,
-    isGoingOn && soakMs > 0
+    `${isOn ? 'now' : 'last'} ${names[stage] ?? ''} since ${stageStartedAt}`,
+    isOn && soakMs > 0
       ? `once its devices are well it soaks ${formatDurationMs(soakMs)}${isLast ? ', then it is completed' : ''}`
       : '',
-    isLast ? '' : `${isGoingOn ? 'then' : 'not'} ${names.slice(stage + 1).join(', ')}`,
+    isLast ? '' : `${isOn ? 'then' : 'not'} ${names.slice(stage + 1).join(', ')}`,
   ];
   return `stages: ${parts.filter(part => part !== '').join('; ')}`;
 }
@@ -239,6 +244,17 @@ export function describeDryRun({ id, total, stages, plan, names, blockedBy, supe
       `it can't be started yet: rollout ${blockedBy.rollout} of ${blockedBy.version} is ${blockedBy.state} and could reach the same devices`,
     );
   return lines;
+}
+
+/** Who waits for deltas and who doesn't, where some are still to come. @param nowMs those of a past time are awaited no more */
+export function describeDeltasAwaited(
+  { deltasBy, product, version }: { deltasBy?: string | undefined; product: string; version: string },
+  nowMs: number,
+): string[] {
+  if (deltasBy === undefined || Date.parse(deltasBy) <= nowMs) return [];
+  return [
+    `deltas: the origin makes some first (sitecast release deltas ${product} ${version}); devices with --max-bytes and sites with --wan-rate wait for theirs until ${deltasBy} at the latest, all others begin with chunks`,
+  ];
 }
 
 /** @param what happens to them */

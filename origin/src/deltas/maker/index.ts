@@ -1,6 +1,7 @@
 export { type ComposedDelta, type ComposedWindow, composeDelta } from './compose-delta.ts';
 export { makeDelta } from './make-delta.ts';
 export {
+  deltaCosts,
   type DeltaRequest,
   type ImageSource,
   type MadeWindow,

@@ -1,5 +1,10 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { deltaListSchema, deltaRequestSchema, type DeltaView } from '@sitecast/shared/api';
+import {
+  deltaListSchema,
+  deltaRemovalSchema,
+  deltaRequestSchema,
+  type DeltaView,
+} from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type DeltaName, nameSchema, versionSchema } from '@sitecast/shared/release';
 import { updateCost } from '../../deltas/costs.ts';
@@ -8,7 +13,7 @@ import type { SignedDelta } from '../../deltas/signed.ts';
 import { deltasTo } from '../../deltas/wanted.ts';
 import { readListing } from '../../repository/listing.ts';
 import type { Repository } from '../../repository/repository.ts';
-import { findRelease, versionIn } from '../../rollouts/releases.ts';
+import { demandProduct, findRelease, versionIn } from '../../rollouts/releases.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireRole, takeJson } from '../guards.ts';
@@ -18,10 +23,11 @@ const MAX_BODY_BYTES = 16 * 1024;
 const path = '/api/v1/products/{product}/deltas';
 const params = z.object({ product: nameSchema });
 
-/** Deltas between releases: which are made, what updates cost, and having some made beforehand. */
+/** Deltas between releases: which are made, what updates cost, having some made beforehand, and removing some. */
 export function deltaRoutes(app: OriginApp, deps: AppDeps): void {
   listRoute(app, deps);
   requestRoute(app, deps);
+  removeRoute(app, deps);
 }
 
 function listRoute(app: OriginApp, deps: AppDeps): void {
@@ -36,12 +42,13 @@ function listRoute(app: OriginApp, deps: AppDeps): void {
       request: { params, query: z.object({ to: versionSchema.optional() }) },
       responses: withProblems({
         200: jsonAnswer('The deltas.', deltaListSchema),
-        404: { description: 'No such release is published.' },
+        404: { description: 'No such product or release is published.' },
       }),
     }),
     async c => {
       const { product } = c.req.valid('param');
       const { to } = c.req.valid('query');
+      demandProduct(repository, product);
       const list = [...deltas.list(product), ...(await deltas.signed.list(product))];
       if (to === undefined) return c.json({ deltas: await shown(repository, list) }, 200);
       const { counter, version } = (await findRelease({ repository }, product, { version: to })).manifest;
@@ -71,8 +78,7 @@ function requestRoute(app: OriginApp, { tokens, bodies, deltas, repository, flee
     async c => {
       const { product } = c.req.valid('param');
       const body = c.req.valid('json');
-      const counterOf = async (name: { version: string } | { counter: number }): Promise<number> =>
-        (await findRelease({ repository }, product, name)).manifest.counter;
+      const counterOf = counters(repository, product);
       const to = await counterOf(body.to);
       const wanted: DeltaName[] = [];
       for (const name of body.from ?? []) {
@@ -89,6 +95,67 @@ function requestRoute(app: OriginApp, { tokens, bodies, deltas, repository, flee
       );
       return c.json({ deltas: await shown(repository, [...jobs, ...signed]) }, 202);
     },
+  );
+}
+
+function removeRoute(app: OriginApp, { tokens, bodies, deltas, repository }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: `${path}/remove`,
+      summary:
+        "Ends the making of deltas, and takes the origin's out of the list. A rollout that is started later has them made again.",
+      security: bearer('operator'),
+      middleware: takeJson({ tokens, bodies }, 'operator', MAX_BODY_BYTES),
+      request: { params, body: jsonBody(deltaRemovalSchema) },
+      responses: withProblems({
+        200: jsonAnswer('The deltas that were removed.', deltaListSchema),
+        404: { description: 'No such product, release or delta.' },
+      }),
+    }),
+    async c => {
+      const { product } = c.req.valid('param');
+      const body = c.req.valid('json');
+      const counterOf = counters(repository, product);
+      const to = await counterOf(body.to);
+      const from = body.from && (await Promise.all(body.from.map(counterOf)));
+      const named = deltas
+        .list(product)
+        .filter(
+          delta => delta.to === to && from?.includes(delta.from) !== false && delta.state !== 'removed',
+        );
+      const missing = from?.find(counter => !named.some(delta => delta.from === counter));
+      if (missing !== undefined || named.length === 0)
+        throw await noSuchDelta(repository, product, missing, to);
+      return c.json(
+        { deltas: await shown(repository, await deltas.remove(named, c.get('token').name)) },
+        200,
+      );
+    },
+  );
+}
+
+/** @returns finds the counter of a published release. @throws SITECAST_PRODUCT_UNKNOWN, SITECAST_RELEASE_UNKNOWN */
+function counters(repository: Repository, product: string) {
+  return async (name: { version: string } | { counter: number }): Promise<number> =>
+    (await findRelease({ repository }, product, name)).manifest.counter;
+}
+
+async function noSuchDelta(
+  repository: Repository,
+  product: string,
+  from: number | undefined,
+  to: number,
+): Promise<SitecastError> {
+  const labelOf = async (counter: number): Promise<string> =>
+    (await versionIn(repository, product, counter)) ?? `counter ${counter}`;
+  const toText = await labelOf(to);
+  const fromText = from === undefined ? '' : ` from ${await labelOf(from)}`;
+  return new SitecastError(
+    'notFound',
+    'SITECAST_DELTA_UNKNOWN',
+    `the origin makes no delta${fromText} to ${product} ${toText}, and has none`,
+    { hint: `\`sitecast release deltas ${product} ${toText}\` lists those that there are.` },
   );
 }
 

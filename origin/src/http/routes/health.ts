@@ -39,7 +39,9 @@ export function healthRoutes(app: OriginApp, { repository, readiness, metrics }:
       const why = await readiness.check();
       if (why) {
         const data = { code: why.code };
-        throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why.message, { data });
+        // Anyone may ask. Where the data lie concerns operators, who find it in the log.
+        const message = why.code === 'SITECAST_NO_SPACE' ? 'the disk of the origin is full' : why.message;
+        throw new SitecastError('unreachable', 'SITECAST_NOT_READY', message, { data });
       }
       const { chunks, files } = repository.damage;
       const damage = { chunks, files };

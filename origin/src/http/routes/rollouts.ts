@@ -116,7 +116,12 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
         const names = fleet.registry.namesOf(stages.flatMap(({ devices }) => devices));
         const supersedes = superseded.map(nameOf);
         const told = { id: rollout.id, total: candidates.length, plan, stages, names, supersedes };
-        return c.json({ ...told, ...(blocked && { blockedBy: blocked }) }, 200);
+        const { deltasBy } = rollout;
+        const others = {
+          ...(blocked && { blockedBy: blocked }),
+          ...(deltasBy !== undefined && { deltasBy }),
+        };
+        return c.json({ ...told, ...others }, 200);
       }
       const { record, superseded } = await rollouts.start(body, c.get('token').name);
       const status = await fullStatus(deps, record, { limit: 0, nowMs: now() });
@@ -266,6 +271,7 @@ function describeRollout(record: RolloutRecord): RolloutView {
     ...(window !== undefined && { window }),
     ...(download !== undefined && { download }),
     ...(notBefore !== undefined && { notBefore }),
+    ...(rollout.deltasBy !== undefined && { deltasBy: rollout.deltasBy }),
     offlineForMs: rollout.offlineForMs,
     maxDownBasisPoints: rollout.maxDownBasisPoints,
     changes,

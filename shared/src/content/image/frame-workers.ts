@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { builtModule } from '../../built-module.ts';
+import { builtModule, THREAD_LIMITS } from '../../built-module.ts';
 import { SitecastError } from '../../errors.ts';
 import { DEFAULT_ZSTD_LEVEL, MAX_ZSTD_LEVEL, MIN_ZSTD_LEVEL } from '../zstd.ts';
 import type { FrameReply, FrameTask, FrameWorkerData } from './frame-tasks.ts';
@@ -105,7 +105,7 @@ export class FrameWorkers {
     const worker = new Worker(builtModule(import.meta.url, 'frame-worker'), {
       workerData: this.#workerData,
       execArgv: [],
-      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
+      resourceLimits: { ...THREAD_LIMITS, maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
     });
     this.#workers.set(worker, undefined);
     worker.on('message', (reply: FrameReply) => this.#settle(worker, reply));

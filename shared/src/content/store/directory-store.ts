@@ -16,7 +16,7 @@ import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { makeDirectory, readFileBounded, syncDirectory } from '../../durable/index.ts';
+import { diskFull, makeDirectory, readFileBounded, syncDirectory } from '../../durable/index.ts';
 import { isSystemError, SitecastError } from '../../errors.ts';
 import { Chunk } from '../chunk.ts';
 import { CHUNK_ID_BYTES, type ChunkId, chunkIdFromHex, chunkPath, eachId } from '../chunk-id.ts';
@@ -140,7 +140,7 @@ export class DirectoryStore implements WritableChunkStore {
       await rename(partial, this.pathOf(chunk.id));
     } catch (error) {
       await rm(partial, { force: true });
-      throw storeFull(error);
+      throw storeFull(error, this.root);
     }
     this.#unsynced.add(chunk.id);
     return true;
@@ -160,7 +160,7 @@ export class DirectoryStore implements WritableChunkStore {
       renameSync(partial, this.pathOf(id));
     } catch (error) {
       rmSync(partial, { force: true });
-      throw storeFull(error);
+      throw storeFull(error, this.root);
     }
     this.#unsynced.add(id);
     return true;
@@ -273,7 +273,7 @@ export class DirectoryStore implements WritableChunkStore {
     try {
       renameSync(from.pathOf(id), this.pathOf(id));
     } catch (error) {
-      throw isSystemError(error, 'ENOENT') ? chunkNotFound(id, from, error) : storeFull(error);
+      throw isSystemError(error, 'ENOENT') ? chunkNotFound(id, from, error) : storeFull(error, this.root);
     }
     this.#unsynced.add(id);
   }
@@ -311,7 +311,7 @@ function boundedFrame(id: ChunkId, frame: Uint8Array): Uint8Array {
   return frame;
 }
 
-function storeFull(error: unknown): unknown {
+function storeFull(error: unknown, root: string): unknown {
   if (!isSystemError(error, 'ENOSPC', 'EDQUOT')) return error;
-  return new SitecastError('noSpace', 'SITECAST_NO_SPACE', 'no space is left for chunks', { cause: error });
+  return diskFull('chunk store', root, { cause: error });
 }
