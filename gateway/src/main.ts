@@ -26,6 +26,7 @@ import type { Log } from '@sitecast/shared/log';
 import { gatewayProgram } from './program.ts';
 import { lanUrls } from './peer-gateways/lan-urls.ts';
 import { type Adapters, openServices, type Wan } from './services.ts';
+import { MAX_TARGET_BYTES } from './mirror/target-files.ts';
 import { type GatewaySettings, originOf, parseUpstreamUrl, upstreamUrls } from './settings.ts';
 
 /** For chunks from upstreams: as many connections as chunks are fetched at one time. */
@@ -40,6 +41,8 @@ const NEIGHBOUR_TIMEOUTS = { idleTimeoutMs: 5000, timeoutMs: 5 * 60_000 };
 
 /** A chunk of 1 MiB at the least rate, shared by two gateways and what they fetch for each other. */
 const PACED_DEADLINE_MS = 110_000;
+/** A target file, beside the time that the longest one takes at the rate. */
+const FILE_TIMEOUT_MS = 10 * 60_000;
 /** A peer gateway, or a neighbour, may wait for its own WAN before it answers. Whether it lives is found out by other requests. */
 const PEER_GATEWAY_STORE = { connections: MAX_UPSTREAM_FETCHES, silenceMs: 110_000, deadlineMs: 110_000 };
 
@@ -179,10 +182,17 @@ function openUpstreams(
   { urls, originUrl, via }: Pick<AdapterOptions['upstreams'], 'urls' | 'originUrl' | 'via'>,
   { wanLimits, metrics, ...common }: Pick<AdapterOptions, 'identity' | 'now' | 'signal'> & Wan,
 ): HttpUpstream[] {
+  const pacedFiles = {
+    timeoutMs: FILE_TIMEOUT_MS + wanLimits.longestMs(MAX_TARGET_BYTES),
+    // While it waits for its turn nothing of it is read.
+    idleTimeoutMs: PACED_DEADLINE_MS,
+    pace: wanLimits.tookOfFile.bind(wanLimits),
+  };
   return urls.map(
     url =>
       new HttpUpstream({
         ...common,
+        ...(wanLimits.isPaced && { pacedFiles }),
         connections: via,
         url,
         isOrigin: url === originUrl,

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type ChunkIndex, chunkPath } from '@sitecast/shared/content';
+import type { ChunkIndex } from '@sitecast/shared/content';
 import { encodeRecipe } from '@sitecast/shared/delta';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin } from '@sitecast/shared/testing/origin';
@@ -11,24 +11,11 @@ import {
   GatewayHarness,
   until,
 } from './testing/harness.ts';
+import { CHUNK_BYTES, enrolRunning, noise, pathOf, timesAsked } from './testing/site-with-deltas.ts';
 
 const harness = new GatewayHarness();
 afterEach(() => harness.closeAll());
 afterAll(removeTemporaryDirectories);
-
-const CHUNK_BYTES = 16_384;
-const pathOf = (id: Uint8Array): string => `chunks/${chunkPath(id)}`;
-
-/** Incompressible bytes, the same for the same seed. */
-function noise(chunks: number, seed: number, chunkBytes = CHUNK_BYTES): Buffer {
-  const parts: Buffer[] = [];
-  for (let at = 0; at * 32 < chunks * chunkBytes; at += 1)
-    parts.push(createHash('sha256').update(`${seed} ${at}`).digest());
-  return Buffer.concat(parts).subarray(0, chunks * chunkBytes);
-}
-
-const timesAsked = (origin: FakeOrigin, ids: readonly Uint8Array[]): number[] =>
-  ids.map(id => origin.count(`GET /${pathOf(id)}`));
 
 /** A camera at Lisbon that the gateway knows. */
 async function enrolDevice(gateway: TestGateway): Promise<void> {
@@ -139,22 +126,19 @@ it('keeps its rate over a real socket, and delays no metadata', async () => {
   expect(performance.now() - beginMs).toBeGreaterThan((6 * chunkBytes) / 400 - 100);
 });
 
-/** A camera at Lisbon that says which release it runs. */
-/** @param deltas what the device says that it can do with them; undefined: nothing */
-async function enrolRunning(
-  gateway: TestGateway,
-  counter: number,
-  deltas: string | undefined = 'recipe-1',
-): Promise<void> {
-  const device = new TestDevice();
-  await device.post(`${gateway.url}/site/v1/enrolments`, { envelope: await device.enrolment() });
-  const report = await device.report({
-    booted: { slot: 'A', release: { counter, version: `${counter}.0.0` } },
-    inventory: { product: 'camera', ...(deltas !== undefined && { deltas }) },
-  });
-  const answer = await device.post(`${gateway.url}/site/v1/reports`, { reports: [report] });
-  expect(answer.status).toBe(202);
-}
+it('keeps its rate for chunk indexes, too, and counts them', async () => {
+  const origin = await harness.origin();
+  // 5000 chunks are 200 kB of index.
+  const { index } = await origin.publishRelease('camera', 1, noise(5000, 1, 32), 32);
+  const indexBytes = index.encode().length;
+  await origin.startRollout('camera', 1);
+  const beginMs = performance.now();
+  const gateway = await harness.gateway(origin, { wanRate: 100_000 });
+  // A lower bound, as above.
+  expect(performance.now() - beginMs).toBeGreaterThan(indexBytes / 100 - 100);
+  const received = await gateway.metric('sitecast_wan_received_bytes_total{kind="targets"}');
+  expect(received).toBeGreaterThanOrEqual(indexBytes);
+});
 
 /**
  * Two releases with a common begin, and a delta whose patch makes the first of the two chunks that differ.

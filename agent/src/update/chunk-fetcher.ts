@@ -1,7 +1,7 @@
 import {
   type ChunkIndex,
   type ChunkStore,
-  FRAME_OVERHEAD_BYTES,
+  longestFrameBytes,
   MAX_CHUNK_BYTES,
 } from '@sitecast/shared/content';
 import { formatBytes } from '@sitecast/shared/text';
@@ -141,7 +141,7 @@ export class ChunkFetcher {
       name: gateway.name,
       has: (id, request) => gateway.has(id, request),
       get: async (id, request = {}) => {
-        const longestBytes = (request.lengthBytes ?? MAX_CHUNK_BYTES) + FRAME_OVERHEAD_BYTES;
+        const longestBytes = longestFrameBytes(request.lengthBytes ?? MAX_CHUNK_BYTES);
         try {
           return await spending.pay(longestBytes, onSent => gateway.get(id, { ...request, onSent }));
         } catch (error) {

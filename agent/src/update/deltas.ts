@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { ChunkIndex } from '@sitecast/shared/content';
 import {
   decodeRecipe,
+  MAX_PATCH_INDEX_BYTES,
   MAX_RECIPE_BYTES,
   type PlacedWindow,
   type Recipe,
@@ -20,9 +21,6 @@ import { MAX_FAILED_RECIPES, type Spending } from '../state/spending.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { Trust } from '../upstream/trust.ts';
 import type { SlotContent, SlotContents } from './slot-contents.ts';
-
-/** 100,000 chunks of patches, which are a GiB and more. */
-const MAX_PATCH_INDEX_BYTES = 4 * 1024 * 1024;
 
 /** `signed-only`: a recipe counts only where the top-level targets list it, so offline keys have signed it. */
 export type DeltaMode = 'on' | 'signed-only' | 'off';

@@ -40,6 +40,13 @@ export interface HttpUpstreamOptions {
   /** A whole file of metadata or targets may take that long. */
   timeoutMs?: number;
   idleTimeoutMs?: number;
+  /** For target files in place of those above, where their pieces are paced. */
+  pacedFiles?: {
+    timeoutMs: number;
+    idleTimeoutMs: number;
+    /** Awaited after each piece, before the next is read: slows the sender down. @param sumBytes of the file so far */
+    pace: (lengthBytes: number, sumBytes: number, signal?: AbortSignal) => Promise<void>;
+  };
 }
 
 /** An origin or another gateway, over HTTP. */
@@ -118,19 +125,18 @@ export class HttpUpstream implements Upstream {
   }
 
   #fetcher(kind: 'metadata' | 'targets'): MetadataFetcher {
-    const { timeoutMs, idleTimeoutMs, connections, onBytes } = this.#options;
-    const fetcher = new HttpFetcher(`${this.url}/${kind}`, {
+    const { connections, onBytes, pacedFiles } = this.#options;
+    const paced = kind === 'targets' ? pacedFiles : undefined;
+    const { timeoutMs, idleTimeoutMs } = paced ?? this.#options;
+    return new HttpFetcher(`${this.url}/${kind}`, {
       headers: MAY_FETCH,
       ...(connections && { connections }),
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
       ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
-    });
-    return {
-      fetch: async (path, options) => {
-        const bytes = await fetcher.fetch(path, options);
-        onBytes(kind, bytes?.length ?? 0);
-        return bytes;
+      onPiece: (lengthBytes, sumBytes, signal) => {
+        onBytes(kind, lengthBytes);
+        return paced?.pace(lengthBytes, sumBytes, signal);
       },
-    };
+    });
   }
 }

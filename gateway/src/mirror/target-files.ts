@@ -9,7 +9,7 @@ import type { Sources } from './sources.ts';
 /** Bound of the target files in memory. */
 const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
 /** The longest target file that is mirrored, a chunk index. */
-const MAX_TARGET_BYTES = 64 * 1024 * 1024;
+export const MAX_TARGET_BYTES = 64 * 1024 * 1024;
 /** Bound of the files on the disk that devices asked for and no rollout needs. */
 const MAX_ON_DEMAND_BYTES = 256 * 1024 * 1024;
 const MAX_FETCHES = 4;

@@ -1,14 +1,16 @@
-import { type ChunkId, ChunkIndex, type ChunkStore, eachId } from '@sitecast/shared/content';
-import { applicableWith, decodeRecipe, MAX_RECIPE_BYTES, RECIPE_FORMAT } from '@sitecast/shared/delta';
+import { type ChunkId, type ChunkIndex, type ChunkStore, eachId } from '@sitecast/shared/content';
+import { applicableWith, RECIPE_FORMAT } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import { usesRecipes } from '@sitecast/shared/fleet';
-import { indexTarget, parseTargetName, patchIndexTarget, recipeTarget } from '@sitecast/shared/release';
+import { indexTarget } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
 import { inForce, type MirrorSet } from '../mirror/mirror-set.ts';
+import { DeltaAllowance, type DeltaImage } from './delta-allowance.ts';
+import { BEYOND, hashOf, ListedDeltas, type UpdateWay } from './listed-deltas.ts';
+import { costOf, joined, planUpdate, type UpdatePlan } from './update-plan.ts';
 import { type Base, type SiteUpdates, type Wanted, wantedUpdates } from './wanted-updates.ts';
-import { type HeldDelta, joined, planUpdate, type UpdatePlan } from './update-plan.ts';
 
 /** At most this share of the cache is fetched ahead, counted in plain bytes. */
 const MAX_SHARE_OF_CACHE = 0.5;
@@ -51,19 +53,6 @@ interface PrefetchDeps extends SiteUpdates {
 
 type Targets = ReadonlyMap<string, FoundTarget>;
 
-/** How devices come to a release. */
-interface UpdateWay {
-  listed: ListedDelta | undefined;
-  /** Encoders of the recipe that they have; undefined: by chunks. */
-  usable: string[] | undefined;
-}
-
-/** A delta as it is listed. */
-interface ListedDelta {
-  recipe: FoundTarget;
-  patchIndex: FoundTarget;
-}
-
 /**
  * Fetches before the first device asks what the devices of this site will need for active rollouts: the patches of deltas from the
  * releases that they run, and chunks that neither these nor a patch give.
@@ -73,13 +62,15 @@ export class Prefetch {
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
   /** Bytes of what was fetched, by index, running release and how its devices use the delta. */
   readonly #done = new Map<string, number>();
-  /** The encoders that recipes name, by their hashes; undefined where one can't be read. */
-  readonly #encoders = new Map<string, readonly string[] | undefined>();
+  readonly #allowance: DeltaAllowance;
+  readonly #deltas: ListedDeltas;
   /** Rollouts that were under way when this gateway started: devices may hold their images already. */
   #older: ReadonlySet<string> | undefined;
 
   constructor(deps: PrefetchDeps) {
     this.#deps = deps;
+    this.#allowance = new DeltaAllowance(deps.log);
+    this.#deltas = new ListedDeltas({ ...deps, allowance: this.#allowance });
   }
 
   /** Returns when the signal comes. */
@@ -135,7 +126,8 @@ export class Prefetch {
     byName: Targets,
   ): Promise<{ target: FoundTarget; index: ChunkIndex } | undefined> {
     const target = byName.get(indexTarget(product, counter));
-    const index = target && (await this.#read(target));
+    const isHere = target && (await this.#deps.local(target));
+    const index = isHere && (await this.#deltas.indexOf(target));
     return index && { target, index };
   }
 
@@ -154,29 +146,24 @@ export class Prefetch {
     { target, index, byName }: { target: FoundTarget; index: ChunkIndex; byName: Targets },
   ): Promise<{ plans: Map<string, UpdatePlan>; doneBytes: number }> {
     const isPending = Date.parse(rollout.deltasBy ?? '') > this.#deps.now();
+    const costBytes = (): number => costOf(planUpdate(index, undefined, undefined));
+    const image: DeltaImage = { key: hashOf(target), product, to, costBytes };
     const plans = new Map<string, UpdatePlan>();
     let doneBytes = 0;
     for (const base of bases) {
-      const way = await this.#wayOf(base, { product, to }, byName);
-      const key = `${hashOf(target)} ${base.from ?? ''} ${way.usable?.join() ?? 'chunks'}`;
+      const way = await this.#deltas.wayOf(base, image, byName);
+      if (way === BEYOND) continue;
+      const key = `${image.key} ${base.from ?? ''} ${way.usable?.join() ?? 'chunks'}`;
       if (plans.has(key)) continue;
       const done = this.#done.get(key);
       doneBytes += done ?? 0;
-      const plan =
-        done === undefined && (await this.#planOf(index, base, { product, isPending, byName, ...way }));
-      if (plan) plans.set(key, plan);
+      if (done !== undefined) continue;
+      const plan = await this.#planOf(index, base, { image, isPending, byName, ...way });
+      // What is beyond the bounds isn't planned again and again.
+      if (plan === BEYOND) this.#done.set(key, 0);
+      else if (plan) plans.set(key, plan);
     }
     return { plans, doneBytes };
-  }
-
-  /** How devices use the delta, if there is one. */
-  async #wayOf(
-    { from, ability }: Base,
-    { product, to }: { product: string; to: number },
-    byName: Targets,
-  ): Promise<UpdateWay> {
-    const listed = from === undefined ? undefined : listedDelta(byName, { product, from, to });
-    return { listed, usable: listed && (await this.#usableEncoders(listed.recipe, ability)) };
   }
 
   /** @returns undefined where it is to wait for the delta */
@@ -184,54 +171,32 @@ export class Prefetch {
     index: ChunkIndex,
     { from, ability }: Base,
     {
-      product,
+      image,
       isPending,
       byName,
       listed,
       usable,
-    }: UpdateWay & { product: string; isPending: boolean; byName: Targets },
-  ): Promise<UpdatePlan | undefined> {
-    const target = from === undefined ? undefined : byName.get(indexTarget(product, from));
-    const base = target && (await this.#fetchIndex(target));
-    const delta = listed && usable && (await this.#delta(listed));
+    }: UpdateWay & { image: DeltaImage; isPending: boolean; byName: Targets },
+  ): Promise<UpdatePlan | typeof BEYOND | undefined> {
+    const target = from === undefined ? undefined : byName.get(indexTarget(image.product, from));
+    const base = target && (await this.#deltas.indexOf(target));
+    const delta = listed && usable && (await this.#deltas.held(listed, image));
+    if (delta === BEYOND) return BEYOND;
     // Of a device that hasn't been heard since the start it isn't known whether a delta for it is being made.
     const wouldBeWhole = from !== undefined && !base;
     const isAwaiting = isPending && !delta && mayUseDeltas(ability);
     if (isAwaiting && (this.#deps.isPaced() || wouldBeWhole)) return undefined;
-    return planUpdate(index, base, delta, delta && applicableWith(delta.recipe.encoders, usable ?? []));
-  }
-
-  /** The encoders of a recipe that devices have. @returns undefined where they can't use the recipe, or it can't be had */
-  async #usableEncoders(recipe: FoundTarget, ability: Base['ability']): Promise<string[] | undefined> {
-    const isTopLevel = recipe.role === 'targets';
-    const isUnheard = ability === 'unheard';
-    if (!isUnheard && !usesRecipes(ability, { format: RECIPE_FORMAT, isTopLevel })) return undefined;
-    const hash = hashOf(recipe);
-    if (!this.#encoders.has(hash)) {
-      const bytes = await this.#fetched(recipe);
-      if (!bytes) return undefined;
-      this.#encoders.set(
-        hash,
-        unlessUnreadable(() => decodeRecipe(bytes).encoders),
-      );
-    }
-    const named = this.#encoders.get(hash)?.filter(name => isUnheard || ability.encoders.includes(name));
-    // By their names alone: another order is no other plan.
-    return named && [...new Set(named)].sort();
-  }
-
-  /** @returns undefined where a file can't be had, or is of a later format: devices of a later version fetch the patches when they ask */
-  async #delta({ recipe, patchIndex: listed }: ListedDelta): Promise<HeldDelta | undefined> {
-    const bytes = await this.#fetched(recipe);
-    const patchIndex = await this.#fetchIndex(listed);
-    return bytes && patchIndex && unlessUnreadable(() => ({ recipe: decodeRecipe(bytes), patchIndex }));
+    if (!delta) return planUpdate(index, base, undefined);
+    const plan = planUpdate(index, base, delta, applicableWith(delta.recipe.encoders, usable));
+    const name = `${hashOf(listed.recipe)} ${usable.join()}`;
+    return this.#allowance.admitPatches(image, name, plan.patchCostBytes) ? plan : BEYOND;
   }
 
   #forgetUnlisted(targets: Iterable<FoundTarget>): void {
     const listed = new Set([...targets].map(hashOf));
     for (const key of this.#done.keys())
       if (!listed.has(key.split(' ').slice(0, 2).join(' '))) this.#done.delete(key);
-    for (const hash of this.#encoders.keys()) if (!listed.has(hash)) this.#encoders.delete(hash);
+    this.#deltas.forgetOthers(listed);
   }
 
   #mustWait(rollout: string, target: FoundTarget, index: ChunkIndex): boolean {
@@ -277,56 +242,11 @@ export class Prefetch {
   }
 
   /** The plan's chunks that aren't cached here. */
-  async *#lacking({ ids }: UpdatePlan): AsyncGenerator<ChunkId, void> {
+  async *#lacking({ ids }: Pick<UpdatePlan, 'ids'>): AsyncGenerator<ChunkId, void> {
     const { cache, isAllowed } = this.#deps;
     for (const id of eachId(ids.bytes()))
       if (isAllowed(id) && !(await cache.has(id))) yield Uint8Array.from(id);
   }
-
-  /** A mirrored file: it is fetched if it isn't here. @returns undefined where it can't be had */
-  async #fetched(target: FoundTarget): Promise<Uint8Array | undefined> {
-    // No device takes a longer one.
-    if (parseTargetName(target.name)?.kind === 'recipe' && target.file.length > MAX_RECIPE_BYTES)
-      return undefined;
-    try {
-      return (await this.#deps.local(target)) ?? (await this.#deps.fetch(target));
-    } catch (error) {
-      if (error instanceof SitecastError) return undefined;
-      throw error;
-    }
-  }
-
-  /** Of patches, or of a release that devices run already. */
-  async #fetchIndex(target: FoundTarget): Promise<ChunkIndex | undefined> {
-    return decoded(await this.#fetched(target));
-  }
-
-  async #read(target: FoundTarget): Promise<ChunkIndex | undefined> {
-    return decoded(await this.#deps.local(target));
-  }
-}
-
-/** @returns undefined for a later format: its chunks are fetched when a device asks */
-function decoded(bytes: Uint8Array | undefined): ChunkIndex | undefined {
-  return bytes && unlessUnreadable(() => ChunkIndex.decode(bytes));
-}
-
-/** @returns undefined where it throws a SitecastError */
-function unlessUnreadable<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch (error) {
-    if (error instanceof SitecastError) return undefined;
-    throw error;
-  }
-}
-
-function listedDelta(
-  byName: Targets,
-  name: { product: string; from: number; to: number },
-): ListedDelta | undefined {
-  const [recipe, patchIndex] = [byName.get(recipeTarget(name)), byName.get(patchIndexTarget(name))];
-  return recipe && patchIndex && { recipe, patchIndex };
 }
 
 /** Whether devices may use some delta, if there is one. */
@@ -341,8 +261,4 @@ function idsOf({ rollouts }: MirrorSet): Set<string> {
 /** The error is about this chunk alone: others may come all the same. */
 function isAboutChunk(error: unknown): error is SitecastError {
   return error instanceof SitecastError && (error.kind === 'notFound' || error.kind === 'untrusted');
-}
-
-function hashOf({ name, file }: FoundTarget): string {
-  return `${name} ${file.hashes.sha256}`;
 }

@@ -1,4 +1,4 @@
-import { ChunkIdSet, type ChunkIndex, eachId } from '@sitecast/shared/content';
+import { ChunkIdSet, type ChunkIndex, eachId, FRAME_OVERHEAD_BYTES } from '@sitecast/shared/content';
 import {
   isWorthFetching,
   patchChunkBytes,
@@ -21,6 +21,13 @@ export interface UpdatePlan {
   ids: ChunkIdSet;
   /** Of the plain chunks. */
   bytes: number;
+  /** What the chunks of patches among them cost: as `costOf`. */
+  patchCostBytes: number;
+}
+
+/** What the chunks of a plan cost the WAN at the most, bytes: as many tiny chunks cost more than they hold. */
+export function costOf({ ids, bytes }: Pick<UpdatePlan, 'ids' | 'bytes'>): number {
+  return bytes + ids.size * FRAME_OVERHEAD_BYTES;
 }
 
 /**
@@ -38,8 +45,9 @@ export function planUpdate(
     base && delta ? worthIt(placedWindows(delta.recipe, base, target).filter(canApply), target, delta) : [];
   const patched = new Uint8Array(target.count);
   for (const { firstChunk, chunkCount } of windows) patched.fill(1, firstChunk, firstChunk + chunkCount);
-  const plan: UpdatePlan = { ids: new ChunkIdSet(), bytes: 0 };
+  const plan: UpdatePlan = { ids: new ChunkIdSet(), bytes: 0, patchCostBytes: 0 };
   if (delta) addPatches(plan, delta.patchIndex, windows);
+  plan.patchCostBytes = costOf(plan);
   const isZero = zeroChunks(target);
   for (let at = 0; at < target.count; at += 1) {
     const id = target.idAt(at);
@@ -50,7 +58,7 @@ export function planUpdate(
 }
 
 /** One plan for all of them: what several need is fetched once. */
-export function joined(plans: readonly UpdatePlan[]): UpdatePlan {
+export function joined(plans: readonly UpdatePlan[]): Pick<UpdatePlan, 'ids' | 'bytes'> {
   const ids = new ChunkIdSet();
   for (const plan of plans) for (const id of eachId(plan.ids.bytes())) ids.add(id);
   return { ids, bytes: plans.reduce((sum, { bytes }) => sum + bytes, 0) };

@@ -55,6 +55,20 @@ it('sends first, with half of the rate at most, and chunks wait for it', async (
   expect([limits.bytesAtOnce(10 ** 9), limits.bytesAtOnce(1000)]).toEqual([2_000_000, 1000]);
 });
 
+it('counts target files, and makes long ones wait', async () => {
+  const { limits, clock } = limitsAt({ wanRate: 1_000_000 });
+  await limits.tookOfFile(65_536, 65_536);
+  expect(clock()).toBe(0);
+  await limits.tookOfFile(34_464, 100_000);
+  expect(clock()).toBeCloseTo(100, 6);
+  await limits.tookOfFile(60_000, 60_000);
+  // A chunk waits for the short file.
+  await limits.took(40_000);
+  expect(clock()).toBeCloseTo(200, 6);
+  expect(limits.longestMs(1_000_000)).toBe(2000);
+  expect(limitsAt({}).limits.longestMs(1_000_000)).toBe(0);
+});
+
 it('delays nothing where no rate was set', async () => {
   const { limits, clock } = limitsAt({ quietHours }, MONDAY_EVENING);
   await limits.took(1e9);

@@ -9,6 +9,8 @@ export const MIN_WAN_BYTES_PER_S = 32_000;
 const AT_ONCE_S = 4;
 /** The part of the rate that may go out. A flood of reports leaves chunks the rest. */
 const SENT_PART = 0.5;
+/** So much of a target file comes without a wait, as metadata does: orders are short. */
+const PROMPT_BYTES = 64 * 1024;
 /** The length of most chunks, at the default sizes. */
 const TYPICAL_CHUNK_BYTES = 128 * 1024;
 const SECOND_MS = 1000;
@@ -37,7 +39,7 @@ interface WanLimitsDeps {
 
 /**
  * How much of the site's WAN this gateway may use, and when: one rate for both directions together. Reports go first, with half of the
- * rate at most; chunks have the rest. Metadata, and what gateways of the site give each other, do not count.
+ * rate at most; target files and chunks have the rest. Metadata, and what gateways of the site give each other, do not count.
  */
 export class WanLimits {
   readonly #settings: WanSettings;
@@ -85,9 +87,13 @@ export class WanLimits {
 
   /** @returns how many chunks are fetched at one time, at most `most`: with more, each would be slow and miss its deadline */
   fetchesAtOnce(most: number): number {
+    return Math.max(1, Math.min(most, Math.floor((this.#leastRate * AT_ONCE_S) / TYPICAL_CHUNK_BYTES)));
+  }
+
+  /** Bytes a second; infinite without a rate. */
+  get #leastRate(): number {
     const { wanRate, quietRate } = this.#settings;
-    const leastRate = Math.min(wanRate ?? Number.POSITIVE_INFINITY, quietRate ?? Number.POSITIVE_INFINITY);
-    return Math.max(1, Math.min(most, Math.floor((leastRate * AT_ONCE_S) / TYPICAL_CHUNK_BYTES)));
+    return Math.min(wanRate ?? Number.POSITIVE_INFINITY, quietRate ?? Number.POSITIVE_INFINITY);
   }
 
   /** @throws SITECAST_QUIET_HOURS (unreachable) with {retryAfterS} where no chunk is fetched now, not even for a device */
@@ -123,6 +129,22 @@ export class WanLimits {
     if (this.#rate === undefined) return;
     this.#all.count(lengthBytes);
     await this.#wait(this.#all.leftMs, signal);
+  }
+
+  /**
+   * As `took`, for a piece of a target file: a short file is never held up, chunks wait for it.
+   * @param sumBytes of the file so far
+   */
+  async tookOfFile(lengthBytes: number, sumBytes: number, signal?: AbortSignal): Promise<void> {
+    if (this.#rate === undefined) return;
+    if (sumBytes > PROMPT_BYTES) await this.took(lengthBytes, signal);
+    else this.#all.count(lengthBytes);
+  }
+
+  /** Milliseconds that so many bytes take at the least rate of the settings, shared with another gateway; 0 without one. */
+  longestMs(lengthBytes: number): number {
+    const rate = this.#leastRate;
+    return rate === Number.POSITIVE_INFINITY ? 0 : Math.ceil((2 * SECOND_MS * lengthBytes) / rate);
   }
 
   /** Notes that so many bytes go out. They do not wait for chunks; chunks wait for them. */

@@ -12,6 +12,14 @@ export const MAX_FRAME_BYTES = MAX_CHUNK_BYTES + 16 * 1024;
 /** A frame is at most that much longer than its chunk, in bytes, but for encoders that flush often. */
 export const FRAME_OVERHEAD_BYTES = 256;
 
+/**
+ * The longest frame that is taken for a chunk whose plain length is known, in bytes: as MAX_FRAME_BYTES, four times what zstd's own
+ * blocks add, and FRAME_OVERHEAD_BYTES.
+ */
+export function longestFrameBytes(plainBytes: number): number {
+  return Math.min(MAX_FRAME_BYTES, plainBytes + Math.ceil(plainBytes / 64) + FRAME_OVERHEAD_BYTES);
+}
+
 /** The longest window a frame may ask a decoder to keep: what RFC 8878 (3.1.1.1.2) wants every decoder to support. */
 export const MAX_FRAME_WINDOW_BYTES = 8 * 1024 * 1024;
 

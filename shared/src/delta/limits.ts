@@ -5,6 +5,9 @@ import { MAX_CHUNK_BYTES } from '../content/limits.ts';
 /** The longest recipe. It's a signed target that the holder of the online key `deltas` can write. */
 export const MAX_RECIPE_BYTES = 4 * 1024 * 1024;
 
+/** The longest index of patches: 100,000 chunks, which are a GiB and more. The holder of the same key can write it. */
+export const MAX_PATCH_INDEX_BYTES = 4 * 1024 * 1024;
+
 /** Most windows of one recipe. */
 export const MAX_RECIPE_WINDOWS = 65_536;
 

@@ -39,6 +39,8 @@ export interface HttpRequest {
   silenceMs?: number;
   /** How an error describes that silence. */
   silenceText?: string;
+  /** The bytes of an answer cost something: the request isn't sent again once an answer has begun. */
+  isPaid?: boolean;
   /** Added to the data of errors, beside the URL. */
   data?: Record<string, unknown>;
 }
@@ -132,7 +134,8 @@ export class HttpClient {
         });
       } catch (error) {
         signal?.throwIfAborted();
-        const isRepeatable = !isAnswered || method === 'GET' || method === 'HEAD';
+        const isRepeatable =
+          !isAnswered || ((method === 'GET' || method === 'HEAD') && request.isPaid !== true);
         if (!isRetry && isRepeatable && isStale(sent, error)) continue;
         throw error;
       } finally {
@@ -181,17 +184,21 @@ export function metered(
 ): AsyncIterable<Buffer> {
   if (!onSent) return body;
   const declared = Number(headers['content-length'] ?? Number.NaN);
-  if (!Number.isSafeInteger(declared) || declared < 0) return eachTold(body, onSent);
+  if (!Number.isSafeInteger(declared) || declared < 0) return eachTold(body, maxBytes, onSent);
   onSent(Math.min(declared, maxBytes));
   return body;
 }
 
 async function* eachTold(
   body: AsyncIterable<Buffer>,
+  maxBytes: number,
   onSent: (lengthBytes: number) => void,
 ): AsyncGenerator<Buffer> {
+  let leftBytes = maxBytes;
   for await (const piece of body) {
-    onSent(piece.length);
+    const lengthBytes = Math.min(piece.length, leftBytes);
+    leftBytes -= lengthBytes;
+    onSent(lengthBytes);
     yield piece;
   }
 }

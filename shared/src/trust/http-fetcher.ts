@@ -17,6 +17,8 @@ export interface HttpFetcherOptions {
   headers?: Record<string, string>;
   /** Default: no proxies, Node's authorities. */
   connections?: Connections;
+  /** Awaited after each piece of an answer, before the next is read: slows the sender down. @param sumBytes of the answer so far */
+  onPiece?: (lengthBytes: number, sumBytes: number, signal?: AbortSignal) => Promise<void> | undefined;
 }
 
 const DEFAULT_TIMEOUT_MS = 10 * 60_000;
@@ -32,11 +34,13 @@ export class HttpFetcher implements MetadataFetcher {
   readonly #http: HttpClient;
   readonly #timeoutMs: number;
   readonly #idleTimeoutMs: number;
+  readonly #onPiece: HttpFetcherOptions['onPiece'];
 
   /** @param baseUrl a folder, with or without a `/` at its end */
   constructor(baseUrl: string | URL, options: HttpFetcherOptions = {}) {
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
     this.#idleTimeoutMs = options.idleTimeoutMs ?? DEFAULT_IDLE_TIMEOUT_MS;
+    this.#onPiece = options.onPiece;
     this.#http = new HttpClient(new URL(String(baseUrl).replace(/\/*$/, '/')).href, {
       connections: options.connections,
       headers: { ...options.headers, 'accept-encoding': 'identity', 'cache-control': 'no-cache' },
@@ -54,26 +58,33 @@ export class HttpFetcher implements MetadataFetcher {
       silenceMs: this.#idleTimeoutMs,
       silenceText: `no byte for ${this.#idleTimeoutMs} ms`,
     };
-    return await this.#http.exchange(path, { ...limits, signal }, answer =>
-      this.#read(path, answer, { maxBytes, onSent }),
+    return await this.#http.exchange(path, { ...limits, signal, isPaid: onSent !== undefined }, answer =>
+      this.#read(path, answer, { maxBytes, signal, onSent }),
     );
   }
 
   async #read(
     path: string,
     answer: HttpAnswer,
-    { maxBytes, onSent }: Pick<Parameters<MetadataFetcher['fetch']>[1], 'maxBytes' | 'onSent'>,
+    { maxBytes, signal, onSent }: Parameters<MetadataFetcher['fetch']>[1],
   ): Promise<Uint8Array | undefined> {
+    let sumBytes = 0;
+    const onPiece = (lengthBytes: number) => {
+      sumBytes += lengthBytes;
+      return this.#onPiece?.(lengthBytes, sumBytes, signal);
+    };
     refuseRedirect(answer);
     const { status, headers } = answer;
-    const body = metered(answer, status === 200 ? maxBytes : MAX_REFUSAL_BYTES, onSent);
+    // Whoever pays for bytes has put aside as many as the file has.
+    const refusalBytes = Math.min(MAX_REFUSAL_BYTES, onSent ? maxBytes : MAX_REFUSAL_BYTES);
+    const body = metered(answer, status === 200 ? maxBytes : refusalBytes, onSent);
     if (status === 404 || status === 403) {
-      await readBounded(body, MAX_REFUSAL_BYTES);
+      await readBounded(body, refusalBytes, onPiece);
       return undefined;
     }
     if (status !== 200) throw this.#http.unusable(path, `it answered with status ${status}`);
     const declared = Number(headers['content-length'] ?? 0);
-    const bytes = declared > maxBytes ? undefined : await readBounded(body, maxBytes);
+    const bytes = declared > maxBytes ? undefined : await readBounded(body, maxBytes, onPiece);
     if (!bytes) throw tooLarge(this.#http.urlOf(path), maxBytes);
     return bytes;
   }

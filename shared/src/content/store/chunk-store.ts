@@ -58,14 +58,14 @@ export function chunkNotFound(id: ChunkId, store: Pick<ChunkStore, 'name'>, caus
   });
 }
 
-/** The error for a frame that is longer than that of any chunk. */
-export function frameTooLarge(id: ChunkId, cause?: unknown): SitecastError {
+/** The error for a frame that is longer than that of any chunk, or of one as long as this. */
+export function frameTooLarge(id: ChunkId, cause?: unknown, maxBytes = MAX_FRAME_BYTES): SitecastError {
   const hex = chunkIdToHex(id);
   return new SitecastError(
     'tooLarge',
     'SITECAST_FRAME_TOO_LARGE',
-    `the frame of chunk ${hex} is longer than ${MAX_FRAME_BYTES} bytes`,
-    { data: { id: hex, maxBytes: MAX_FRAME_BYTES }, cause },
+    `the frame of chunk ${hex} is longer than ${maxBytes} bytes`,
+    { data: { id: hex, maxBytes }, cause },
   );
 }
 

@@ -12,7 +12,8 @@ import type { Chunk } from '../chunk.ts';
 import { chunkPath } from '../chunk-id.ts';
 import { ChunkIndexBuilder } from '../chunk-index.ts';
 import { needsProgram, noise, removeTemporaryDirectories, run, temporaryDirectory } from '../fixtures.ts';
-import { MAX_FRAME_BYTES } from '../limits.ts';
+import { SitecastError } from '../../errors.ts';
+import { longestFrameBytes, MAX_FRAME_BYTES } from '../limits.ts';
 import { uploadImage } from '../image/upload-image.ts';
 import { chunkOf, testChunkStore } from './conformance.ts';
 import { DirectoryStore } from './directory-store.ts';
@@ -197,6 +198,53 @@ it('reads a frame of the largest size', async () => {
   expect((await store.get(id)).frame().length).toBe(MAX_FRAME_BYTES);
   const over = await asking((_request, response) => response.end(Buffer.alloc(MAX_FRAME_BYTES + 1)));
   await expect(over.store.get(id)).rejects.toMatchObject({ code: 'SITECAST_FRAME_TOO_LARGE' });
+});
+
+it.each([200, 503])(
+  'reads and counts no more than a frame of the chunk can have, whatever comes with status %i',
+  async status => {
+    for (const declared of [undefined, 10 * MAX_FRAME_BYTES]) {
+      const { store } = await asking((_request, response) => {
+        response.writeHead(status, declared === undefined ? {} : { 'content-length': declared });
+        sendForever(response);
+      });
+      let countedBytes = 0;
+      const onSent = (lengthBytes: number) => (countedBytes += lengthBytes);
+      await expect(store.get(id, { lengthBytes: 1000, onSent })).rejects.toBeInstanceOf(SitecastError);
+      expect(countedBytes).toBe(longestFrameBytes(1000));
+    }
+  },
+);
+
+it('takes the longest frame that a chunk of a known length can have, and no longer one', async () => {
+  const longest = longestFrameBytes(1000);
+  expect(longest).toBe(1000 + 16 + 256);
+  const { store } = await asking((_request, response) => response.end(Buffer.alloc(longest)));
+  expect((await store.get(id, { lengthBytes: 1000 })).frame().length).toBe(longest);
+  const over = await asking((_request, response) => response.end(Buffer.alloc(longest + 1)));
+  await expect(over.store.get(id, { lengthBytes: 1000 })).rejects.toMatchObject({
+    code: 'SITECAST_FRAME_TOO_LARGE',
+    data: { maxBytes: longest },
+  });
+});
+
+it('asks again for a chunk whose answer broke off, unless its bytes are paid for', async () => {
+  const frame = chunkOf('asked for').frame();
+  let answers = 0;
+  const { store } = await asking((_request, response) => {
+    answers += 1;
+    if (answers % 2 === 1) {
+      response.end(frame);
+      return;
+    }
+    response.writeHead(200, { 'content-length': frame.length });
+    response.write(frame.subarray(0, 1), () => setTimeout(() => response.socket?.resetAndDestroy(), 20));
+  });
+  let countedBytes = 0;
+  const onSent = (lengthBytes: number) => (countedBytes += lengthBytes);
+  await store.get(id, { onSent });
+  await expect(store.get(id, { onSent })).rejects.toMatchObject(unreachable);
+  expect([answers, countedBytes]).toEqual([2, 2 * frame.length]);
 });
 
 it('does not read an endless error page', async () => {

@@ -2,7 +2,7 @@ import { SitecastError } from '../../errors.ts';
 import { type Connections, type HttpAnswer, HttpClient, metered, readBounded } from '../../outbound/index.ts';
 import { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex, chunkPath } from '../chunk-id.ts';
-import { MAX_FRAME_BYTES } from '../limits.ts';
+import { longestFrameBytes, MAX_FRAME_BYTES } from '../limits.ts';
 import { type ChunkRequest, type ChunkStore, chunkNotFound, frameTooLarge } from './chunk-store.ts';
 
 const DEFAULT_SILENCE_MS = 30_000;
@@ -77,16 +77,20 @@ export class HttpStore implements ChunkStore {
   }
 
   async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
+    const { lengthBytes, onSent } = request;
+    const longestBytes = lengthBytes === undefined ? MAX_FRAME_BYTES : longestFrameBytes(lengthBytes);
+    // Whoever pays for bytes has put aside as many as a frame can have.
+    const discardedBytes = Math.min(MAX_DISCARDED_BYTES, onSent ? longestBytes : MAX_DISCARDED_BYTES);
     return this.#exchange('GET', id, request, async answer => {
       const { status } = answer;
-      const body = metered(answer, status === 200 ? MAX_FRAME_BYTES : MAX_DISCARDED_BYTES, request.onSent);
+      const body = metered(answer, status === 200 ? longestBytes : discardedBytes, request.onSent);
       // An error page is read to its end so that the connection can be used again; a long one ends it.
-      if (status !== 200) await readBounded(body, MAX_DISCARDED_BYTES);
+      if (status !== 200) await readBounded(body, discardedBytes);
       if (isAbsent(status)) throw chunkNotFound(id, this);
       this.#demandOk(id, status);
       const pace = (lengthBytes: number) => this.#options.pace?.(lengthBytes, request.signal);
-      const frame = await readBounded(body, MAX_FRAME_BYTES, pace);
-      if (!frame) throw frameTooLarge(id);
+      const frame = await readBounded(body, longestBytes, pace);
+      if (!frame) throw frameTooLarge(id, undefined, longestBytes);
       return Chunk.fromFrame(id, frame);
     });
   }
@@ -99,12 +103,13 @@ export class HttpStore implements ChunkStore {
   #exchange<T>(
     method: 'GET' | 'HEAD',
     id: ChunkId,
-    { signal, headers }: ChunkRequest,
+    { signal, headers, onSent }: ChunkRequest,
     read: (answer: HttpAnswer) => Promise<T>,
   ): Promise<T> {
     const { silenceMs = DEFAULT_SILENCE_MS, deadlineMs = DEFAULT_DEADLINE_MS } = this.#options;
     const data = { store: this.name, id: chunkIdToHex(id) };
-    const request = { method, signal, silenceMs, deadlineMs, data, ...(headers && { headers }) };
+    const isPaid = onSent !== undefined;
+    const request = { method, signal, silenceMs, deadlineMs, data, isPaid, ...(headers && { headers }) };
     return this.#http.exchange(chunkPath(id), request, read);
   }
 

@@ -1,0 +1,142 @@
+import { ChunkIndex } from '@sitecast/shared/content';
+import { decodeRecipe, MAX_PATCH_INDEX_BYTES, MAX_RECIPE_BYTES, RECIPE_FORMAT } from '@sitecast/shared/delta';
+import { SitecastError } from '@sitecast/shared/errors';
+import { usesRecipes } from '@sitecast/shared/fleet';
+import { patchIndexTarget, recipeTarget } from '@sitecast/shared/release';
+import type { FoundTarget } from '@sitecast/shared/trust';
+import type { DeltaAllowance, DeltaImage } from './delta-allowance.ts';
+import type { HeldDelta } from './update-plan.ts';
+import type { Base } from './wanted-updates.ts';
+
+/** How devices come to a release. */
+export interface UpdateWay {
+  listed: ListedDelta | undefined;
+  /** Encoders of the recipe that they have; undefined: by chunks. */
+  usable: string[] | undefined;
+}
+
+/** A delta as it is listed. */
+export interface ListedDelta {
+  /** Counter of the release that it leads from. */
+  from: number;
+  recipe: FoundTarget;
+  patchIndex: FoundTarget;
+}
+
+/** More of the deltas to an image isn't fetched ahead. */
+export const BEYOND = 'beyond';
+
+interface ListedDeltasDeps {
+  /** A mirrored file that is here. */
+  local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
+  /** Fetches a mirrored file that isn't here. */
+  fetch: (target: FoundTarget) => Promise<Uint8Array>;
+  allowance: DeltaAllowance;
+}
+
+/** The files of deltas as the devices of this site can use them. Those that aren't here are fetched, as far as the allowance goes. */
+export class ListedDeltas {
+  readonly #deps: ListedDeltasDeps;
+  /** The encoders that recipes name, by their hashes; undefined where one can't be read. */
+  readonly #encoders = new Map<string, readonly string[] | undefined>();
+
+  constructor(deps: ListedDeltasDeps) {
+    this.#deps = deps;
+  }
+
+  /** How devices use the delta to the image, if there is one. */
+  async wayOf(
+    { from, ability }: Base,
+    image: DeltaImage,
+    byName: ReadonlyMap<string, FoundTarget>,
+  ): Promise<UpdateWay | typeof BEYOND> {
+    const { product, to } = image;
+    const listed = from === undefined ? undefined : listedDelta(byName, { product, from, to });
+    if (!listed) return { listed: undefined, usable: undefined };
+    const { recipe } = listed;
+    const isUnheard = ability === 'unheard';
+    const isTopLevel = recipe.role === 'targets';
+    if (!isUnheard && !usesRecipes(ability, { format: RECIPE_FORMAT, isTopLevel }))
+      return { listed, usable: undefined };
+    const hash = hashOf(recipe);
+    if (!this.#encoders.has(hash)) {
+      const bytes = await this.#recipe(listed, image);
+      if (bytes === BEYOND) return BEYOND;
+      if (!bytes) return { listed, usable: undefined };
+      this.#encoders.set(
+        hash,
+        unlessUnreadable(() => decodeRecipe(bytes).encoders),
+      );
+    }
+    const named = this.#encoders.get(hash)?.filter(name => isUnheard || ability.encoders.includes(name));
+    // By their names alone: another order is no other plan.
+    return { listed, usable: named && [...new Set(named)].sort() };
+  }
+
+  /** @returns undefined where a file can't be had, or is of a later format: devices of a later version fetch the patches when they ask */
+  async held(listed: ListedDelta, image: DeltaImage): Promise<HeldDelta | typeof BEYOND | undefined> {
+    const bytes = await this.#recipe(listed, image);
+    const indexBytes = await this.#file(listed.patchIndex, MAX_PATCH_INDEX_BYTES, () =>
+      this.#deps.allowance.admitPatchIndex(image, listed.patchIndex),
+    );
+    if (bytes === BEYOND || indexBytes === BEYOND) return BEYOND;
+    const patchIndex = indexBytes && unlessUnreadable(() => ChunkIndex.decode(indexBytes));
+    return bytes && patchIndex && unlessUnreadable(() => ({ recipe: decodeRecipe(bytes), patchIndex }));
+  }
+
+  /** Of a release; it is fetched where it isn't here. @returns undefined where it can't be had or read */
+  async indexOf(release: FoundTarget): Promise<ChunkIndex | undefined> {
+    const bytes = await this.#file(release, Number.POSITIVE_INFINITY, () => true);
+    return bytes === BEYOND ? undefined : bytes && unlessUnreadable(() => ChunkIndex.decode(bytes));
+  }
+
+  /** @param listed the hashes of what is */
+  forgetOthers(listed: ReadonlySet<string>): void {
+    for (const hash of this.#encoders.keys()) if (!listed.has(hash)) this.#encoders.delete(hash);
+    this.#deps.allowance.keepOnly(listed);
+  }
+
+  #recipe({ recipe, from }: ListedDelta, image: DeltaImage): Promise<Uint8Array | typeof BEYOND | undefined> {
+    return this.#file(recipe, MAX_RECIPE_BYTES, () => this.#deps.allowance.admitRecipe(image, from, recipe));
+  }
+
+  /** @param maxBytes no device takes a longer one. @returns undefined where it can't be had */
+  async #file(
+    target: FoundTarget,
+    maxBytes: number,
+    mayFetch: () => boolean,
+  ): Promise<Uint8Array | typeof BEYOND | undefined> {
+    if (target.file.length > maxBytes) return undefined;
+    try {
+      const found = await this.#deps.local(target);
+      if (found) return found;
+      return mayFetch() ? await this.#deps.fetch(target) : BEYOND;
+    } catch (error) {
+      if (error instanceof SitecastError) return undefined;
+      throw error;
+    }
+  }
+}
+
+function listedDelta(
+  byName: ReadonlyMap<string, FoundTarget>,
+  name: { product: string; from: number; to: number },
+): ListedDelta | undefined {
+  const [recipe, patchIndex] = [byName.get(recipeTarget(name)), byName.get(patchIndexTarget(name))];
+  return recipe && patchIndex && { from: name.from, recipe, patchIndex };
+}
+
+/** @returns undefined where it throws a SitecastError: a later format, whose chunks are fetched when a device asks */
+function unlessUnreadable<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof SitecastError) return undefined;
+    throw error;
+  }
+}
+
+/** What tells a listed file apart. */
+export function hashOf({ name, file }: FoundTarget): string {
+  return `${name} ${file.hashes.sha256}`;
+}
