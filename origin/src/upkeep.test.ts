@@ -1,7 +1,11 @@
+import { existsSync, mkdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { chunkIdOf, compressFrame } from '@sitecast/shared/content';
 import { until } from '@sitecast/shared/testing';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { DiskFiles } from './adapters/disk/disk-files.ts';
+import { publishedPath } from './adapters/disk/layout.ts';
 import { imageOf } from './testing/operator.ts';
 import { testLog } from './testing/origin.ts';
 import { randomChunks, temporaryOrigin } from './testing/setup.ts';
@@ -103,6 +107,22 @@ it('deletes uploads that were never published, at the start and every day', asyn
   clock.passDays(2);
   await passMinutes(1);
   expect(await chunks.totals()).toMatchObject({ chunks: 0 });
+});
+
+it('deletes chunks that no index names once the process has run for a day, not before', async () => {
+  const [chunk = Buffer.alloc(0)] = randomChunks(1);
+  const path = join(origin.path, publishedPath(chunkIdOf(chunk)));
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, compressFrame(chunk));
+  const longAgo = new Date(origin.clock.nowMs - 60 * 86_400_000);
+  utimesSync(path, longAgo, longAgo);
+  await upkeep.start();
+  origin.clock.passHours(23);
+  await passMinutes(1);
+  expect(existsSync(path)).toBe(true);
+  origin.clock.passHours(1);
+  await passMinutes(1);
+  await until('the chunk to be deleted', () => !existsSync(path));
 });
 
 it('does nothing more once it is stopped', async () => {

@@ -85,8 +85,10 @@ export class Upkeep {
   #sweepChunks(nowMs: number): void {
     const { repository, stagingTtlMs } = this.#deps;
     this.#chunksSweptMs = nowMs;
-    this.#sweepingChunks ??= this.#attempt('deleting unused chunks failed', () =>
-      repository.removeUnusedChunks(nowMs - stagingTtlMs),
+    this.#sweepingChunks ??= this.#attempt(
+      'deleting unused chunks failed',
+      () => repository.removeUnusedChunks(nowMs - stagingTtlMs),
+      SWEEP_INTERVAL_MS,
     ).finally(() => {
       this.#sweepingChunks = undefined;
     });
@@ -104,12 +106,12 @@ export class Upkeep {
     }
   }
 
-  async #attempt(failure: string, act: () => Promise<void>): Promise<void> {
+  async #attempt(failure: string, act: () => Promise<void>, retryMs = CHECK_INTERVAL_MS): Promise<void> {
     try {
       await act();
       this.#errors.succeeded(failure);
     } catch (error) {
-      this.#errors.failed(failure, error, failure, { retryMs: CHECK_INTERVAL_MS });
+      this.#errors.failed(failure, error, failure, { retryMs });
     }
   }
 }

@@ -11,7 +11,13 @@ import {
   DEFAULT_CHUNK_SIZES,
   DEFAULT_ZSTD_LEVEL,
 } from '@sitecast/shared/content';
-import { type ComposedWindow, composeDelta, type ImageSource, makeDelta } from '@sitecast/origin/maker';
+import {
+  type ComposedWindow,
+  composeDelta,
+  composedWindow,
+  type ImageSource,
+  makeDelta,
+} from '@sitecast/origin/maker';
 import { decodeRecipe } from '@sitecast/shared/delta';
 
 const BLOCK_BYTES = 4 * 1024 * 1024;
@@ -26,7 +32,7 @@ const windows: ComposedWindow[] = [];
 const unmade: string[] = [];
 for await (const { patch, unmade: why, ...window } of makeDelta({ base, target, frameBytes, niceness: 0 })) {
   if (patch === undefined) unmade.push(why ?? '');
-  else windows.push({ ...window, patch });
+  else windows.push(composedWindow({ ...window, patch }));
 }
 const head = {
   product: 'bench',
@@ -34,13 +40,15 @@ const head = {
   to: { counter: 2, indexSha256: sha256(target.index) },
 };
 const delta = await composeDelta(head, { base: base.index, target: target.index }, windows, frameBytes);
+const chunks: Uint8Array[] = [];
+for await (const chunk of delta.chunks()) chunks.push(chunk);
 await writeFile('recipe', delta.recipe);
-await writeFile('patches', Buffer.concat(delta.chunks));
+await writeFile('patches', Buffer.concat(chunks));
 await writeFile('base.caibx', base.index.encode());
 const figures: DeltaFigures = {
   recipeBytes: delta.recipe.length,
   patchIndexBytes: delta.patchIndex.encode().length,
-  patchBytes: delta.chunks.reduce((sum, chunk) => sum + frameOf(chunk), 0),
+  patchBytes: chunks.reduce((sum, chunk) => sum + frameOf(chunk), 0),
   chunkBytes: decodeRecipe(delta.recipe).restFrameBytes,
   windows: windows.length,
   unmade,

@@ -5,6 +5,12 @@ import type { MadeWindow, WindowPlace } from './maker-port.ts';
 /** A window as it is kept until its delta is published. */
 export type KeptWindow = WindowPlace & Pick<MadeWindow, 'frameBytes'> & { patch: Buffer | undefined };
 
+/** A window that is kept, without its patch. */
+export type FinishedWindow = Omit<KeptWindow, 'patch'> & {
+  /** Undefined: its chunks are sent. */
+  patchLength: number | undefined;
+};
+
 /**
  * Where the work on deltas lies: which are made, and the windows of those that aren't finished. One origin at a time changes it.
  *
@@ -16,7 +22,9 @@ export interface DeltaWork {
   /** Replaces all of them, durably. */
   saveJobs(jobs: readonly DeltaJob[]): Promise<void>;
   /** The windows that were kept, in no order. A damaged one is left out: it is made again. */
-  windows(delta: DeltaName): Promise<KeptWindow[]>;
+  windows(delta: DeltaName): Promise<FinishedWindow[]>;
+  /** The patch of a window that was kept. @returns undefined where it is lost or damaged, or there is none */
+  patch(delta: DeltaName, firstChunk: number): Promise<Buffer | undefined>;
   /** Durable when it resolves. */
   keepWindow(delta: DeltaName, window: KeptWindow): Promise<void>;
   /**

@@ -249,6 +249,38 @@ it('tries again after a failure, ever later, gives up at last, and begins anew w
   ]);
 });
 
+it('counts a start that ends in the midst of making as a try, unless a window was finished, and gives up at last', async () => {
+  const ask = () => harness.origin.deltas.request([{ product: 'camera', from: 1, to: 2 }], 'test');
+  const job = () => harness.origin.deltas.job({ product: 'camera', from: 1, to: 2 });
+  /** The process dies while it makes this window. */
+  const dieAt = async (chunk: number) => {
+    let isReached = false;
+    onWindow = ({ firstChunk }) => {
+      if (firstChunk < chunk) return Promise.resolve();
+      isReached = true;
+      return new Promise(() => undefined);
+    };
+    harness.origin.deltas.start();
+    await until('the window', () => isReached);
+    await harness.restart();
+    harness.clock.passHours(1);
+  };
+  await ask();
+  await dieAt(2);
+  expect(job()).toMatchObject({ state: 'waiting', tries: 0 });
+  for (const tries of [1, 2, 3]) {
+    await dieAt(2);
+    expect(job()).toMatchObject({ state: 'waiting', tries, reason: { code: 'SITECAST_DELTA_INTERRUPTED' } });
+  }
+  await dieAt(2);
+  expect(job()).toMatchObject({ state: 'failed', tries: 4, reason: { code: 'SITECAST_DELTA_INTERRUPTED' } });
+  onWindow = async () => undefined;
+  harness.origin.deltas.start();
+  await ask();
+  await until('the delta', () => stateOf(1, 2) === 'published');
+  expectPatchesToMake(second);
+});
+
 it('fails clearly where the disk is full, keeps what is finished, and goes on once there is room', async () => {
   onWindow = async ({ firstChunk }) => {
     if (firstChunk === 2) freeBytes = 0;
@@ -338,7 +370,10 @@ it('publishes a delta in the end, wherever the process dies and whatever the pow
     await dying.deltas.stop();
     if (!breaker.hasDied) break;
     breaker.lose((['nothing', 'contents', 'everything'] as const)[dieAt % 3] ?? 'nothing');
-    const next = await openTestOrigin({ ...testDisk(path), now });
+    let laterMs = 0;
+    const next = await openTestOrigin({ ...testDisk(path), now: () => now() + laterMs });
+    // A start that ended in the midst of making counts as a failed try.
+    laterMs = 120_000;
     ends[next.deltas.job(name) ? 'kept' : 'lost'] += 1;
     await next.deltas.request([name], 'test');
     next.deltas.start();

@@ -13,6 +13,7 @@ import type { DeltaWork } from './delta-work.ts';
 import {
   type DeltaJob,
   failedJob,
+  interruptedJob,
   isForgettable,
   isRemovedBefore,
   isUnfinished,
@@ -62,8 +63,16 @@ export class Deltas {
   static async open(deps: DeltasDeps): Promise<Deltas> {
     const deltas = new Deltas(deps);
     for (const job of await deps.work.jobs())
-      deltas.#jobs.put(job.state === 'making' ? { ...job, state: 'waiting' } : job);
+      deltas.#jobs.put(job.state === 'making' ? await deltas.#interrupted(job) : job);
     return deltas;
+  }
+
+  async #interrupted(job: DeltaJob): Promise<DeltaJob> {
+    const { work, now, log } = this.#deps;
+    const after = interruptedJob(job, (await work.windows(job)).length, now());
+    const { product, from, to, state, tries } = after;
+    log.warn({ product, from, to, state, tries }, 'the process before ended in the midst of making a delta');
+    return after;
   }
 
   /** Those of a product, or all; in the order in which they were asked for. */
@@ -269,20 +278,24 @@ export class Deltas {
   }
 
   async #make(job: DeltaJob): Promise<void> {
-    const { now, log } = this.#deps;
+    const { work, now, log } = this.#deps;
     const abort = new AbortController();
     this.#making = { delta: job, abort };
     const fields = { product: job.product, from: job.from, to: job.to };
-    this.#put({ ...job, state: 'making' });
     log.info(fields, 'a delta is being made');
     const begunMs = performance.now();
     let after: DeltaJob | undefined;
     try {
+      const windowsBefore = (await work.windows(job)).length;
+      const begun: DeltaJob = { ...job, state: 'making', windowsBefore };
+      this.#put(begun);
+      // Whatever ends this process from now on counts as a try: see `interruptedJob`.
+      await this.#serial(() => this.#save());
       const made = await makeOne(this.#deps, job, {
         signal: abort.signal,
         encoders: encodersFor(job.product, job.from, this.#deps.registry),
         onProgress: progress => {
-          if (!abort.signal.aborted) this.#put({ ...job, state: 'making', ...progress });
+          if (!abort.signal.aborted) this.#put({ ...begun, ...progress });
         },
       });
       const endedAt = new Date(now()).toISOString();
@@ -291,7 +304,8 @@ export class Deltas {
       log.info({ ...fields, state: made.state, patchBytes: made.patchBytes, tookS }, 'a delta is finished');
     } catch (error) {
       // As far as it got: that much isn't made again.
-      const current = this.job(job) ?? job;
+      const { doneBasisPoints, patches, patchBytes } = this.job(job) ?? job;
+      const current = { ...job, doneBasisPoints, patches, patchBytes };
       if (abort.signal.aborted) {
         after = { ...current, state: 'waiting' };
         log.info(fields, 'making a delta is interrupted');

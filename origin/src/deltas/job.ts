@@ -24,6 +24,8 @@ export const deltaJobSchema = z.object({
   requestedAt: z.string(),
   /** How often making it has failed. */
   tries: z.int().min(0),
+  /** While it is made: windows that were finished when that began. */
+  windowsBefore: z.int().min(0).exactOptional(),
   notBefore: z.string().exactOptional(),
   reason: z.object({ code: z.string(), message: z.string() }).exactOptional(),
   /** How much of the target image has been gone through, in ten thousandths. */
@@ -51,6 +53,21 @@ export function newJob({ product, from, to }: DeltaName, by: string, nowMs: numb
   const requestedAt = new Date(nowMs).toISOString();
   const none = { tries: 0, doneBasisPoints: 0, patches: 0, patchBytes: 0 };
   return { product, from, to, state: 'waiting', by, requestedAt, ...none };
+}
+
+/**
+ * A job that was being made when its process died. That counts as a try, unless a window was finished meanwhile: a delta of many windows
+ * isn't given up for many restarts.
+ * @param windows that are finished
+ */
+export function interruptedJob(
+  { windowsBefore = 0, ...job }: DeltaJob,
+  windows: number,
+  nowMs: number,
+): DeltaJob {
+  if (windows > windowsBefore) return { ...job, state: 'waiting' };
+  const message = 'the origin ended in the midst of making it, with no window finished since it had begun';
+  return failedJob(job, { code: 'SITECAST_DELTA_INTERRUPTED', message }, nowMs);
 }
 
 export function isUnfinished({ state }: DeltaJob): boolean {

@@ -1,29 +1,24 @@
-import {
-  BATCH_HEAD_BYTES,
-  batchesOf,
-  type BatchEntry,
-  chunkIdOf,
-  compressFrame,
-  MAX_BATCH_BYTES,
-  MIN_ZSTD_LEVEL,
-} from '@sitecast/shared/content';
+import { BATCH_HEAD_BYTES, batchesOf, MAX_BATCH_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { DeltaName } from '@sitecast/shared/release';
+import type { Log } from '../log.ts';
 import { type ListedRelease, readListing } from '../repository/listing.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { RepositoryStore } from '../repository/repository-store.ts';
 import { demandRoom, type Room } from '../room.ts';
 import type { ChunkStaging } from '../staging/ports.ts';
-import type { DeltaWork, KeptWindow } from './delta-work.ts';
+import type { DeltaWork, FinishedWindow, KeptWindow } from './delta-work.ts';
 import type { DeltaJob } from './job.ts';
 import {
   type ComposedDelta,
+  type ComposedWindow,
   deltaCosts,
   type DeltaMaker,
   MAX_DELTA_PATCH_BYTES,
   type MadeWindow,
   type WindowPlace,
 } from './maker-port.ts';
+import { patchFrames } from './patch-frames.ts';
 import { PublishedImage } from './published-image.ts';
 
 /** How long one delta may take, and one window of it; what isn't made then is sent as chunks. */
@@ -38,9 +33,10 @@ export interface MakeDeps {
   repository: Repository;
   published: Pick<RepositoryStore, 'open'>;
   chunks: Pick<ChunkStaging, 'stage'>;
-  work: Pick<DeltaWork, 'windows' | 'keepWindow' | 'makeRoomFor'>;
+  work: Pick<DeltaWork, 'windows' | 'patch' | 'keepWindow' | 'makeRoomFor'>;
   maker: DeltaMaker;
   room: Room;
+  log: Log;
 }
 
 interface Images {
@@ -126,18 +122,19 @@ async function openImages(
 
 /** @returns the windows that have a patch, in the target's order */
 async function finishWindows(
-  { work, maker, room }: MakeDeps,
+  { work, maker, room, log }: MakeDeps,
   delta: DeltaName,
   { base, target }: Images,
   { signal, encoders, onProgress }: MakeOptions,
-): Promise<(KeptWindow & { patch: Buffer })[]> {
+): Promise<ComposedWindow[]> {
   const kept = new Map((await work.windows(delta)).map(window => [window.firstChunk, window]));
-  const patched: (KeptWindow & { patch: Buffer })[] = [];
+  const patched: ComposedWindow[] = [];
   let patchBytes = 0;
-  const use = ({ patch, ...place }: KeptWindow): void => {
-    if (patch) {
-      patched.push({ ...place, patch });
-      patchBytes += patch.length;
+  const use = ({ patchLength, ...place }: FinishedWindow): void => {
+    if (patchLength !== undefined) {
+      const readPatch = () => patchOf(work, delta, place.firstChunk);
+      patched.push({ ...place, patchLength, readPatch });
+      patchBytes += patchLength;
     }
     const done = (place.targetOffset + place.targetLength) / target.index.lengthBytes;
     onProgress({ doneBasisPoints: Math.floor(10_000 * done), patches: patched.length, patchBytes });
@@ -161,9 +158,13 @@ async function finishWindows(
   try {
     for await (const made of making) {
       await demandRoom(room);
+      const { firstChunk, unmade, failure: detail } = made;
+      if (unmade === 'failed' || unmade === 'deadline')
+        log.warn({ ...delta, firstChunk, unmade, detail }, 'a window has no patch: its chunks are sent');
       const window = keptOf(made);
       await work.keepWindow(delta, window);
-      use(window);
+      const { patch, ...place } = window;
+      use({ ...place, patchLength: patch?.length });
       if (patchBytes > MAX_DELTA_PATCH_BYTES) break;
     }
   } catch (error) {
@@ -172,6 +173,16 @@ async function finishWindows(
     if (!deadline.aborted) throw error;
   }
   return patched.sort((one, other) => one.firstChunk - other.firstChunk);
+}
+
+async function patchOf(
+  work: Pick<DeltaWork, 'patch'>,
+  delta: DeltaName,
+  firstChunk: number,
+): Promise<Buffer> {
+  const patch = await work.patch(delta, firstChunk);
+  if (patch) return patch;
+  throw new Error(`the patch of the window at chunk ${firstChunk} can't be read back: it is made again`);
 }
 
 function keptOf({ patch, frameBytes, ...made }: MadeWindow): KeptWindow {
@@ -190,16 +201,13 @@ async function stagePatches(
   staging: Pick<ChunkStaging, 'stage'>,
   { chunks }: Pick<ComposedDelta, 'chunks'>,
 ): Promise<number> {
-  let frameBytes = 0;
-  for (const batch of batchesOf(framesOf(chunks), BATCH_BYTES)) {
+  let [frameBytes, count] = [0, 0];
+  const entries = patchFrames(chunks(), () => (count += 1));
+  for await (const batch of batchesOf(entries, BATCH_BYTES)) {
     // Its memory is handed over: afterwards it has no length.
     frameBytes += batch.length;
     const { error } = await staging.stage(batch.buffer, batch.length);
     if (error) throw error;
   }
-  return frameBytes - chunks.length * BATCH_HEAD_BYTES;
-}
-
-function* framesOf(chunks: readonly Uint8Array[]): Generator<BatchEntry> {
-  for (const plain of chunks) yield { id: chunkIdOf(plain), frame: compressFrame(plain, MIN_ZSTD_LEVEL) };
+  return frameBytes - count * BATCH_HEAD_BYTES;
 }

@@ -1,7 +1,7 @@
 import type { ChunkIndex } from '@sitecast/shared/content';
 import { decodeRecipe, type RecipeRelease } from '@sitecast/shared/delta';
 
-/** Patches of one delta together: they are in memory while they are put together. The rest is sent as chunks. */
+/** Patches of one delta together. The rest is sent as chunks. */
 export const MAX_DELTA_PATCH_BYTES = 256 * 1024 * 1024;
 
 /** An image whose index and bytes are at hand. */
@@ -50,13 +50,21 @@ export interface DeltaRequest {
   readonly signal?: AbortSignal;
 }
 
+/** A window that a recipe can name. */
+export interface ComposedWindow extends WindowPlace {
+  readonly frameBytes: number;
+  readonly patchLength: number;
+  /** Its patch, the same bytes at each call. */
+  readonly readPatch: () => Promise<Uint8Array>;
+}
+
 /** A delta as it is published. */
 export interface ComposedDelta {
   readonly recipe: Buffer;
   /** The index of all patches, one after the other. An index lists at least one chunk: without a window it is one byte. */
   readonly patchIndex: ChunkIndex;
-  /** Plain bytes of the chunks that the patch index lists, in its order. */
-  readonly chunks: readonly Uint8Array[];
+  /** Plain bytes of the chunks that the patch index lists, in its order, each at most MAX_CHUNK_BYTES. Patches are read for it again. */
+  readonly chunks: () => AsyncIterable<Uint8Array>;
 }
 
 /** What makes deltas: it knows images and patches, and nothing of releases, jobs and stores. */
@@ -68,13 +76,16 @@ export interface DeltaMaker {
    */
   makeDelta(request: DeltaRequest): AsyncIterable<MadeWindow>;
   /**
-   * Puts the recipe and the patches together.
+   * Puts the recipe and the patches together, of which one is in memory at one time.
+   * @param head `indexSha256` of both releases is that of the indexes given
    * @param windows all windows that have a patch, in the target's order
+   * @param frameBytes bytes of the frame of chunk number `chunk` of the target
+   * @throws SITECAST_RECIPE_… where windows don't fit the indexes; what `readPatch` throws
    */
   composeDelta(
     head: { readonly product: string; readonly from: RecipeRelease; readonly to: RecipeRelease },
     indexes: { readonly base: ChunkIndex; readonly target: ChunkIndex },
-    windows: readonly (WindowPlace & { readonly frameBytes: number; readonly patch: Uint8Array })[],
+    windows: readonly ComposedWindow[],
     frameBytes: (chunk: number) => number | Promise<number>,
   ): Promise<ComposedDelta>;
 }
@@ -99,11 +110,11 @@ export interface DeltaCosts {
  */
 export function deltaCosts(
   { recipe, patchIndex }: Pick<ComposedDelta, 'recipe' | 'patchIndex'>,
-  windows: readonly { readonly frameBytes: number; readonly patch: Uint8Array }[],
+  windows: readonly Pick<ComposedWindow, 'frameBytes' | 'patchLength'>[],
   indexBytes: number,
 ): DeltaCosts {
   const restBytes = decodeRecipe(recipe).restFrameBytes;
-  const patchBytes = windows.reduce((sum, { patch }) => sum + patch.length, 0);
+  const patchBytes = windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
   // Nobody fetches an index of no patches.
   const headBytes = recipe.length + (windows.length > 0 ? patchIndex.encode().length : 0);
   const chunkBytes = indexBytes + windows.reduce((sum, window) => sum + window.frameBytes, 0) + restBytes;

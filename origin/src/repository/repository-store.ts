@@ -174,6 +174,8 @@ export function partOf(beginning: number, parts: number): number {
 export interface PublishedChunks {
   /** The ids of all that are there, or of those of one part, in lists of any length. */
   list(part?: ChunkPart): AsyncIterable<Uint8Array>;
+  /** When chunks were last published here, milliseconds since 1970; undefined where nothing tells. It goes with the chunks into a backup. */
+  publishedMs(): Promise<number | undefined>;
   /**
    * Deletes chunks that nothing refers to, but for those that were published or asked for by an upload since `beforeMs`.
    * @returns how many

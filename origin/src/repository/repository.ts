@@ -18,6 +18,7 @@ import { type DeltaChange, planDeltas } from './delta-change.ts';
 import { type PublishedFile, referencedBy } from './listing.ts';
 import { changedRoles } from './online-roles.ts';
 import { OnlineSigner } from './online-signer.ts';
+import { keepChunksOfLostMetadata } from './half-restored.ts';
 import { type DamagedRepository, findRepository } from './opening.ts';
 import { PublishedContent } from './published-content.ts';
 import { stillDamaged, withoutOnlineRoles } from './rebuild.ts';
@@ -68,6 +69,7 @@ export class Repository {
    */
   static async open(deps: RepositoryDeps): Promise<Repository> {
     const found = await findRepository(deps);
+    await keepChunksOfLostMetadata(deps, found.current);
     const repository = new Repository(deps, found);
     if (found.damaged) await repository.#rebuild(found.damaged);
     await repository.#state.activateKeys();

@@ -1,5 +1,5 @@
 import type { Repository } from './repository.ts';
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { chunkIdOf } from '@sitecast/shared/content';
 import { POINT_STEP } from '@sitecast/shared/testing';
@@ -117,6 +117,55 @@ it('deletes nothing while it is not known what an index names', async () => {
     writeFileSync(join(origin.path, 'spare', name), 'damaged');
   await expect(sweepLater(2)).rejects.toMatchObject({ code: 'SITECAST_FILES_LOST' });
   expect(thereOf([...first.chunks, ...second.chunks]).every(Boolean)).toBe(true);
+});
+
+it('keeps for as long as an upload what newer metadata named, where a part of a backup was restored, and says so', async () => {
+  const metadata = join(origin.path, 'repository/metadata');
+  const backup = join(origin.path, 'backup');
+  cpSync(metadata, backup, { recursive: true });
+  origin.clock.passDays(1);
+  await origin.repository.renew();
+  const third = imageOf(...randomChunks(2));
+  await origin.operator.publishOk('camera', third);
+  for (let days = 0; days < 10; days += 5) await sweepLater(5);
+  await origin.close();
+  rmSync(metadata, { recursive: true });
+  cpSync(backup, metadata, { recursive: true });
+  const start = async () => {
+    const logged: string[] = [];
+    return { ...(await openTestOrigin({ ...testDisk(origin.path), now: origin.clock.now, logged })), logged };
+  };
+  const restored = await start();
+  expect(restored.logged.join('\n')).toContain('published chunks are newer than the metadata');
+  await sweepLater(0, restored);
+  await sweepLater(1.5, restored);
+  expect(thereOf(third.chunks)).toEqual([true, true]);
+  await restored.close();
+  // Later starts know nothing of it, and keep to it all the same.
+  const next = await start();
+  expect(next.logged.join('\n')).not.toContain('newer than the metadata');
+  await sweepLater(0, next);
+  await sweepLater(4, next);
+  expect(thereOf(third.chunks)).toEqual([true, true]);
+  await sweepLater(2, next);
+  expect(thereOf(third.chunks)).toEqual([false, false]);
+  expect(thereOf([...first.chunks, ...second.chunks]).every(Boolean)).toBe(true);
+  await next.close();
+});
+
+it('reads no other index where one is known to be lost', async () => {
+  await sweepLater(8);
+  const folder = join(origin.path, 'repository/targets/releases');
+  const indexes = readdirSync(folder).filter(name => name.endsWith('.caibx'));
+  const lost = indexes.find(name => name.endsWith('camera-2.caibx')) ?? '';
+  const others = indexes.filter(name => name !== lost);
+  rmSync(join(folder, lost));
+  rmSync(join(origin.path, 'spare'), { recursive: true });
+  await expect(sweepLater(0)).rejects.toMatchObject({ code: 'SITECAST_FILES_LOST' });
+  // What was read would be set aside now: the next sweep reads nothing.
+  for (const name of others) writeFileSync(join(folder, name), 'damaged');
+  await expect(sweepLater(1)).rejects.toMatchObject({ data: { target: indexTarget('camera', 2) } });
+  expect(others.map(name => existsSync(join(folder, name)))).toEqual(others.map(() => true));
 });
 
 it('deletes no chunk of what is published, wherever the process dies in the midst of it', async () => {

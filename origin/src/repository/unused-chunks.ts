@@ -22,7 +22,7 @@ const REMOVED_AT_ONCE = 512;
 interface UnusedChunksDeps {
   published: Pick<RepositoryStore, 'target' | 'targets'>;
   publishedChunks: Pick<PublishedChunks, 'list' | 'removeUnused'>;
-  content: Pick<PublishedContent, 'read'>;
+  content: Pick<PublishedContent, 'read' | 'damage'>;
   /** Runs an act while no change is under way. @param act is given what is published then */
   exclusively: <T>(act: (committed: Committed | undefined) => Promise<T>) => Promise<T>;
 }
@@ -39,13 +39,16 @@ export async function removeUnusedChunks(deps: UnusedChunksDeps, beforeMs: numbe
   const { exclusively, publishedChunks } = deps;
   const committed = await exclusively(async current => current);
   if (!committed) return 0;
+  const lost = indexesOf(committed).find(({ name }) => deps.content.damage.hasFile(name));
+  // Known already: no index is read in vain.
+  if (lost) throw fileLost(lost);
   const indexBytes = indexesOf(committed).reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
   const parts = Math.max(1, Math.ceil(indexBytes / INDEX_ENTRY_BYTES / MAX_MARKS));
   let removed = 0;
   for (let part = 0; part < parts; part += 1) {
     const marks = new Marks(deps, { part, parts });
-    await marks.addKept();
     await marks.addListed(committed);
+    await marks.addKept();
     for await (const ids of publishedChunks.list({ part, parts })) {
       const unused = marks.without(ids);
       for (let at = 0; at < unused.length; at += REMOVED_AT_ONCE * CHUNK_ID_BYTES) {
@@ -91,7 +94,8 @@ class Marks {
   async addKept(): Promise<void> {
     const { published } = this.#deps;
     for await (const file of published.targets()) {
-      const bytes = isIndex(file) ? await published.target(file) : undefined;
+      const isNew = isIndex(file) && !this.#indexes.has(targetKey(file));
+      const bytes = isNew ? await published.target(file) : undefined;
       if (bytes) this.#add(file, bytes);
     }
   }

@@ -23,10 +23,13 @@ export function writeBatchHead(target: Buffer, at: number, id: ChunkId, frameByt
  * Puts frames into batches of at most `maxBytes`, in their order.
  * @param maxBytes at most MAX_BATCH_BYTES, and no less than the longest frame with its head
  */
-export function* batchesOf(entries: Iterable<BatchEntry>, maxBytes: number): Generator<Buffer<ArrayBuffer>> {
+export async function* batchesOf(
+  entries: Iterable<BatchEntry> | AsyncIterable<BatchEntry>,
+  maxBytes: number,
+): AsyncGenerator<Buffer<ArrayBuffer>> {
   let held: BatchEntry[] = [];
   let heldBytes = 0;
-  for (const entry of entries) {
+  for await (const entry of entries) {
     const entryBytes = BATCH_HEAD_BYTES + entry.frame.length;
     if (heldBytes + entryBytes > maxBytes || held.length === MAX_BATCH_CHUNKS) {
       yield joined(held, heldBytes);

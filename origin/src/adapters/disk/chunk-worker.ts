@@ -21,6 +21,7 @@ import {
   chunkHexOf,
   DAMAGED_CHUNKS,
   damagedPath,
+  LAST_PUBLISHED,
   publishedFolder,
   publishedPath,
   STAGED_CHUNKS,
@@ -137,6 +138,7 @@ export class ChunkWorker {
       this.#drop(hex);
       if (staged && staged.plainBytes > 0) this.#remember(verifiedAs(id, staged.plainBytes));
     }
+    this.#files.write(LAST_PUBLISHED, Buffer.from(new Date(this.#now()).toISOString()));
   }
 
   unpublish(ids: Uint8Array): void {

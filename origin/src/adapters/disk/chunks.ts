@@ -7,7 +7,8 @@ import {
 } from '../../repository/repository-store.ts';
 import type { ChunkStaging } from '../../staging/ports.ts';
 import type { Files } from './files.ts';
-import { chunkHexOf, PUBLISHED_CHUNKS, publishedFolder, stagedPath } from './layout.ts';
+import { readOrUndefined } from './errors.ts';
+import { chunkHexOf, LAST_PUBLISHED, PUBLISHED_CHUNKS, publishedFolder, stagedPath } from './layout.ts';
 
 /** Staged and published chunks on one disk. Calls are carried out one after the other. */
 export interface LocalChunks extends ChunkStaging, Pick<PublishedChunks, 'inspect' | 'removeUnused'> {
@@ -23,6 +24,7 @@ export interface LocalChunks extends ChunkStaging, Pick<PublishedChunks, 'inspec
 
 /** A folder of published chunks: the first two bytes of their ids. */
 const FOLDER = /^[0-9a-f]{4}$/;
+const MAX_TIME_BYTES = 64;
 
 /** The published chunks, as files that any web server may hand out. */
 export class DiskChunks implements PublishedChunks {
@@ -44,6 +46,12 @@ export class DiskChunks implements PublishedChunks {
       }
       yield Buffer.concat(ids);
     }
+  }
+
+  async publishedMs(): Promise<number | undefined> {
+    const bytes = await readOrUndefined(this.#files, LAST_PUBLISHED, MAX_TIME_BYTES);
+    const timeMs = Date.parse(bytes?.toString('utf8') ?? '');
+    return Number.isNaN(timeMs) ? undefined : timeMs;
   }
 
   removeUnused(ids: Uint8Array, beforeMs: number): Promise<number> {
@@ -74,5 +82,5 @@ export async function publishChunks(files: Files, chunks: LocalChunks, ids: Uint
   if (ids.length === 0) return;
   await chunks.publish(ids);
   const folders = new Set([...eachId(ids)].map(publishedFolder));
-  await files.syncAll([...folders, PUBLISHED_CHUNKS]);
+  await files.syncAll([LAST_PUBLISHED, ...folders, PUBLISHED_CHUNKS]);
 }

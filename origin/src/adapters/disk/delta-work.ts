@@ -1,6 +1,6 @@
 import type { DeltaName } from '@sitecast/shared/release';
 import { z } from 'zod';
-import type { DeltaWork, KeptWindow } from '../../deltas/delta-work.ts';
+import type { DeltaWork, FinishedWindow, KeptWindow } from '../../deltas/delta-work.ts';
 import { type DeltaJob, deltaJobSchema } from '../../deltas/job.ts';
 import { errorFields, type Log } from '../../log.ts';
 import { sha256Hex } from '../../repository/committed.ts';
@@ -59,15 +59,20 @@ export class DiskDeltaWork implements DeltaWork {
     );
   }
 
-  async windows(delta: DeltaName): Promise<KeptWindow[]> {
-    const kept: KeptWindow[] = [];
+  async windows(delta: DeltaName): Promise<FinishedWindow[]> {
+    const kept: FinishedWindow[] = [];
     for await (const { name } of this.#files.list(DELTAS)) {
       if (stemOf(name) !== stem(delta)) continue;
-      const bytes = await readOrUndefined(this.#files, `${DELTAS}/${name}`, MAX_WINDOW_BYTES);
-      const window = bytes && decodeWindow(bytes);
-      if (window) kept.push(window);
+      const window = await this.#read(`${DELTAS}/${name}`);
+      if (!window) continue;
+      const { patch, ...place } = window;
+      kept.push({ ...place, patchLength: patch?.length });
     }
     return kept;
+  }
+
+  async patch(delta: DeltaName, firstChunk: number): Promise<Buffer | undefined> {
+    return (await this.#read(pathOf(delta, firstChunk)))?.patch;
   }
 
   async keepWindow(delta: DeltaName, { patch, ...place }: KeptWindow): Promise<void> {
@@ -75,7 +80,7 @@ export class DiskDeltaWork implements DeltaWork {
     const length = Buffer.alloc(HEAD_LENGTH_BYTES);
     length.writeUInt32LE(text.length);
     const bytes = Buffer.concat([length, text, ...(patch ? [patch] : [])]);
-    await this.#files.writeDurably(`${DELTAS}/${stem(delta)}.${place.firstChunk}.window`, bytes, PRIVATE);
+    await this.#files.writeDurably(pathOf(delta, place.firstChunk), bytes, PRIVATE);
   }
 
   async makeRoomFor(delta: DeltaName, maxOtherBytes: number): Promise<void> {
@@ -104,9 +109,17 @@ export class DiskDeltaWork implements DeltaWork {
       if (found !== undefined && !stems.has(found)) await this.#files.remove(`${DELTAS}/${name}`);
     }
   }
+
+  async #read(path: string): Promise<KeptWindow | undefined> {
+    const bytes = await readOrUndefined(this.#files, path, MAX_WINDOW_BYTES);
+    return bytes && decodeWindow(bytes);
+  }
 }
 
 const stem = ({ product, from, to }: DeltaName): string => `${product}-${to}-from-${from}`;
+
+const pathOf = (delta: DeltaName, firstChunk: number): string =>
+  `${DELTAS}/${stem(delta)}.${firstChunk}.window`;
 
 /** The delta that a window's file belongs to; undefined for other files. */
 function stemOf(name: string): string | undefined {

@@ -13,6 +13,8 @@ export const TARGETS = 'repository/targets';
 export const TIMESTAMP = `${METADATA}/timestamp.json`;
 /** The published chunks, laid out as casync does. */
 export const PUBLISHED_CHUNKS = 'repository/chunks';
+/** When chunks were last published, as text. It lies among them, so whoever restores other parts of a backup leaves it. */
+export const LAST_PUBLISHED = `${PUBLISHED_CHUNKS}/last-published`;
 /** Chunks that nothing refers to yet: flat, because a chunk is looked up there by name alone. */
 export const STAGED_CHUNKS = 'staging/chunks';
 export const STAGED_FILES = 'staging/files';

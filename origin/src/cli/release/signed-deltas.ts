@@ -1,11 +1,4 @@
-import {
-  batchesOf,
-  ChunkIndex,
-  chunkIdOf,
-  compressFrame,
-  MAX_BATCH_BYTES,
-  MIN_ZSTD_LEVEL,
-} from '@sitecast/shared/content';
+import { batchesOf, ChunkIndex, MAX_BATCH_BYTES } from '@sitecast/shared/content';
 import {
   type DeltaName,
   indexTarget,
@@ -17,9 +10,11 @@ import { plural } from '@sitecast/shared/text';
 import {
   composeDelta,
   type ComposedWindow,
+  composedWindow,
   deltaCosts,
   makeDelta,
   MAX_DELTA_PATCH_BYTES,
+  patchFrames,
 } from '../../deltas/maker/index.ts';
 import type { OriginClient } from '../origin/client.ts';
 import type { RepositoryView } from '../origin/repository-view.ts';
@@ -106,7 +101,7 @@ async function makeFrom(
     // Somebody waits for it, unlike for those that an origin makes.
     const delta = { base: copy.source, target, frameBytes, niceness: 0 };
     for await (const { patch, ...place } of makeDelta(delta)) {
-      if (patch) windows.push({ ...place, patch });
+      if (patch) windows.push(composedWindow({ ...place, patch }));
       patchBytes += patch?.length ?? 0;
       const readBytes = place.targetOffset + place.targetLength;
       progress.update({ readBytes, totalBytes: target.index.lengthBytes, sentBytes: patchBytes });
@@ -147,7 +142,7 @@ export async function draftDelta(
   }
   const { recipe, patchIndex, chunks } = composed;
   const index = Buffer.from(patchIndex.encode());
-  const bytes = (await stage(origin, chunks)) + recipe.length + index.length;
+  const bytes = (await stage(origin, chunks())) + recipe.length + index.length;
   note(
     `adds a delta from ${base.version}: ${plural(windows.length, 'patched window')}, ${formatBytes(bytes)} with its recipe; a device fetches ${formatBytes(costBytes)} by it, and ${formatBytes(costs.chunkBytes)} by chunks`,
   );
@@ -160,10 +155,9 @@ export async function draftDelta(
 }
 
 /** @returns bytes that were sent */
-async function stage(origin: OriginClient, chunks: readonly Uint8Array[]): Promise<number> {
-  const frames = chunks.map(plain => ({ id: chunkIdOf(plain), frame: compressFrame(plain, MIN_ZSTD_LEVEL) }));
+async function stage(origin: OriginClient, chunks: AsyncIterable<Uint8Array>): Promise<number> {
   let sentBytes = 0;
-  for (const batch of batchesOf(frames, BATCH_BYTES)) {
+  for await (const batch of batchesOf(patchFrames(chunks), BATCH_BYTES)) {
     await origin.bytes('/api/v1/chunks', { method: 'POST', bytes: batch });
     sentBytes += batch.length;
   }

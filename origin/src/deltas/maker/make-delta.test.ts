@@ -3,7 +3,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { ChunkCutter, ChunkIndexBuilder, chunkIdOf, DEFAULT_CHUNK_SIZES } from '@sitecast/shared/content';
 import { applyPatch, decodeRecipe, targetIndexOf, windowsOf } from '@sitecast/shared/delta';
 import { expect, it } from 'vitest';
-import { composeDelta } from './compose-delta.ts';
+import { composeDelta, composedWindow } from './compose-delta.ts';
 import type { ImageSource, MadeWindow } from '../maker-port.ts';
 import { makeDelta } from './make-delta.ts';
 
@@ -58,7 +58,9 @@ it('makes a recipe and patches from which the target is made', async () => {
   const { base, target } = images();
   const frameBytes = frameBytesOf(target);
   const made = await allOf(makeDelta({ niceness: 0, base, target, frameBytes }));
-  const windows = made.flatMap(({ patch, ...window }) => (patch === undefined ? [] : [{ ...window, patch }]));
+  const windows = made.flatMap(({ patch, ...window }) =>
+    patch === undefined ? [] : [composedWindow({ ...window, patch })],
+  );
   expect(windows.length).toBeGreaterThan(0);
   const head = {
     product: 'camera',
@@ -67,11 +69,13 @@ it('makes a recipe and patches from which the target is made', async () => {
   };
   const indexes = { base: base.index, target: target.index };
   const { recipe, patchIndex, chunks } = await composeDelta(head, indexes, windows, frameBytes);
+  const parts: Uint8Array[] = [];
+  for await (const chunk of chunks()) parts.push(chunk);
+  const patches = Buffer.concat(parts);
 
   const read = decodeRecipe(recipe);
   expect(targetIndexOf(read, base.index).encode().equals(target.index.encode())).toBe(true);
-  expect(patchIndex.lengthBytes).toBe(Buffer.concat(chunks).length);
-  const patches = Buffer.concat(chunks);
+  expect(patchIndex.lengthBytes).toBe(patches.length);
   for (const window of windowsOf(read, base.index, target.index)) {
     const { baseOffset, baseLength, targetOffset, targetLength, patchOffset, patchLength } = window;
     const rebuilt = applyPatch({
@@ -159,6 +163,26 @@ it('goes on with another process where one is killed', async () => {
   expect(first).toMatchObject({ unmade: 'failed', failure: expect.stringContaining('SIGKILL') });
   expect(others.length).toBeGreaterThan(0);
   expect(others.every(({ unmade }) => unmade !== 'failed')).toBe(true);
+});
+
+it('reads what a publisher has made in its process alone, and fails where that ends', async () => {
+  const { base, target } = images();
+  // The beginning of a squashfs with zstd, 4.0: more of it is asked for.
+  const superblock = Buffer.alloc(96);
+  superblock.writeUInt32LE(0x73717368);
+  superblock.writeUInt32LE(2 ** 17, 12);
+  superblock.writeUInt16LE(6, 20);
+  superblock.writeUInt16LE(4, 28);
+  const hostile = imageOf(Buffer.concat([superblock, base.bytes]));
+  let reads = 0;
+  const read: ImageSource['read'] = async (offset, lengthBytes) => {
+    reads += 1;
+    for (const pid of await makerProcesses()) process.kill(pid, 'SIGKILL');
+    return hostile.read(offset, lengthBytes);
+  };
+  const request = { base: { ...hostile, read }, target, frameBytes: frameBytesOf(target), niceness: 0 };
+  await expect(allOf(makeDelta(request))).rejects.toMatchObject({ code: 'SITECAST_WORKER_FAILED' });
+  expect(reads).toBe(1);
 });
 
 it('works at the lowest priority unless told otherwise', async () => {

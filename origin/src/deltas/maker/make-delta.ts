@@ -117,6 +117,17 @@ async function openBoth(
     openImage(
       bytesOf(image),
       {
+        pieces: source =>
+          child.ask(
+            { name: 'pieces', sizeBytes: source.sizeBytes },
+            DEFAULT_DEADLINE_MS,
+            signal,
+            (offset, length) => {
+              if (offset + length > source.sizeBytes)
+                throw new RangeError('a part beyond the end of the image');
+              return source.read(offset, length);
+            },
+          ),
         scan: task => child.ask({ name: 'scan', ...task }, DEFAULT_DEADLINE_MS, signal),
         probe: ({ layers }, bytes, at) =>
           child.ask({ name: 'probe', bytes, layers, at }, DEFAULT_DEADLINE_MS, signal),

@@ -5,7 +5,14 @@ import { setPriority } from 'node:os';
 import { sleep } from '@sitecast/shared/async';
 import { builtModule } from '@sitecast/shared/built-module';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { MakerReply, MakerResults, MakerTask } from './tasks.ts';
+import {
+  type MakerMessage,
+  type MakerReply,
+  type MakerResults,
+  type MakerTask,
+  MAX_PART_BYTES,
+  type WantedPart,
+} from './tasks.ts';
 
 /** For JavaScript objects; the images' bytes and suffix arrays lie outside, and are bounded by the sizes of a window. */
 const MAX_HEAP_MIB = 256;
@@ -18,6 +25,9 @@ export class DeadlinePassed extends Error {}
 
 /** The process took more memory than it may: it was ended. */
 class MemoryPassed extends Error {}
+
+/** Gives the process what it wants of the image that its task is about. */
+type ReadPart = (offset: number, length: number) => Promise<Uint8Array>;
 
 /**
  * The process that makes deltas: at a low priority, and ended where a task takes too long. The next task starts
@@ -36,12 +46,14 @@ export class MakerChild {
 
   /**
    * To be called for one task after the other.
+   * @param read for tasks that want parts of an image; they are checked: the process has read what a publisher has made
    * @throws DeadlinePassed, MemoryPassed; SITECAST_WORKER_FAILED where the process ended by itself or the task failed; the signal's reason
    */
   async ask<Name extends MakerTask['name']>(
     task: MakerTask & { name: Name },
     deadlineMs: number,
     signal?: AbortSignal,
+    read?: ReadPart,
   ): Promise<MakerResults[Name]> {
     signal?.throwIfAborted();
     const child = (this.#child ??= start(this.#niceness));
@@ -49,7 +61,7 @@ export class MakerChild {
     const abort = signal === undefined ? ended.signal : AbortSignal.any([ended.signal, signal]);
     try {
       const reply = await Promise.race([
-        send(child, task, abort),
+        answered(child, task, { abort, read }),
         exit(child, abort),
         tooLarge(child, this.#maxResidentBytes, abort),
         deadline(deadlineMs, abort),
@@ -99,10 +111,29 @@ function start(niceness: number): ChildProcess {
   return child;
 }
 
-async function send(child: ChildProcess, task: MakerTask, signal: AbortSignal): Promise<MakerReply> {
-  const answered = once(child, 'message', { signal });
-  child.send(task, () => undefined);
-  const [reply]: MakerReply[] = await answered;
+type Answer = Exclude<MakerReply, { wanted: WantedPart }>;
+
+async function answered(
+  child: ChildProcess,
+  task: MakerTask,
+  { abort, read }: { abort: AbortSignal; read: ReadPart | undefined },
+): Promise<Answer> {
+  let message: MakerMessage = task;
+  for (;;) {
+    const reply = await exchange(child, message, abort);
+    if (!('wanted' in reply)) return reply;
+    const { offset, length } = reply.wanted;
+    const isSane = [offset, length].every(number => Number.isSafeInteger(number) && number >= 0);
+    if (!read || !isSane || length > MAX_PART_BYTES) throw failed('it wants what it may not');
+    message = { name: 'part', bytes: await read(offset, length) };
+    abort.throwIfAborted();
+  }
+}
+
+async function exchange(child: ChildProcess, message: MakerMessage, abort: AbortSignal): Promise<MakerReply> {
+  const replied = once(child, 'message', { signal: abort });
+  child.send(message, () => undefined);
+  const [reply]: MakerReply[] = await replied;
   if (reply === undefined) throw failed('it sent nothing');
   return reply;
 }

@@ -4,17 +4,33 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { BaseSamples } from './base-samples.ts';
 import { bsdiff } from './bsdiff.ts';
 import { STREAM_ENCODERS } from './encoders.ts';
+import { readLayer } from './opening/squashfs-layer.ts';
 import { probeBlock, scanPart } from './opening/scan.ts';
 import { openAll, openBaseFor, openTarget } from './opening/window-views.ts';
-import type { MakerReply, MakerResults, MakerTask } from './tasks.ts';
+import type { MakerMessage, MakerReply, MakerResults, MakerTask, WantedPart } from './tasks.ts';
 
 let samples = new BaseSamples(0);
 
-process.on('message', (task: MakerTask) => {
-  void answer(task).then(reply => process.send?.(reply));
+/** Takes the part of the image that is waited for. */
+let onPart: (bytes: Uint8Array) => void = () => {};
+
+process.on('message', (message: MakerMessage) => {
+  if (message.name === 'part') onPart(message.bytes);
+  else void answer(message).then(send);
 });
 // Whoever started it is gone: nobody wants the result.
 process.on('disconnect', () => process.exit());
+
+function send(reply: MakerReply): void {
+  process.send?.(reply);
+}
+
+function partOf(wanted: WantedPart): Promise<Uint8Array> {
+  return new Promise(resolve => {
+    onPart = resolve;
+    send({ wanted });
+  });
+}
 
 async function answer(task: MakerTask): Promise<MakerReply> {
   try {
@@ -34,6 +50,11 @@ async function carryOut(task: MakerTask): Promise<MakerResults[MakerTask['name']
       return undefined;
     case 'find':
       return Float64Array.from(samples.find(openAll(task)));
+    case 'pieces':
+      return await readLayer({
+        sizeBytes: task.sizeBytes,
+        read: (offset, length) => partOf({ offset, length }),
+      });
     case 'scan':
       return scanPart(task);
     case 'probe':

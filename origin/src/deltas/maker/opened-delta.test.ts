@@ -7,7 +7,7 @@ import { applyPatch, decodeRecipe, encodersIn, pieceCodec, windowsOf } from '@si
 import { encodedPiece } from '@sitecast/shared/delta/testing';
 import { isSystemError } from '@sitecast/shared/errors';
 import { afterAll, expect, it } from 'vitest';
-import { composeDelta } from './compose-delta.ts';
+import { composeDelta, composedWindow } from './compose-delta.ts';
 import type { ImageSource } from '../maker-port.ts';
 import { makeDelta } from './make-delta.ts';
 import { LZ4_LEGACY_MAGIC } from './opening/scan.ts';
@@ -101,7 +101,7 @@ async function deltaOf(base: Image, target: Image, encoders?: string[]) {
   const release = (counter: number) => ({ counter, indexSha256: '0'.repeat(64) });
   const head = { product: 'camera', from: release(1), to: release(2) };
   const indexes = { base: base.index, target: target.index };
-  const { recipe } = await composeDelta(head, indexes, windows, frameBytes);
+  const { recipe } = await composeDelta(head, indexes, windows.map(composedWindow), frameBytes);
   const read = decodeRecipe(recipe);
   for (const [at, window] of windowsOf(read, base.index, target.index).entries()) {
     const named = read.encoders.filter((_, encoder) => (window.encoderBits >> encoder) % 2 === 1);

@@ -1,4 +1,5 @@
 import type { ScanResult, ScanTask } from './opening/scan.ts';
+import type { SquashfsLayer } from './opening/squashfs-layer.ts';
 import type { RangeBytes } from './opening/window-views.ts';
 
 /** What the maker's process is asked to do, one task at a time. */
@@ -14,6 +15,8 @@ export type MakerTask =
     })
   /** Where in the opened base the content of this range of the target lies: offsets, rising. */
   | (RangeBytes & { readonly name: 'find' })
+  /** The compressed pieces that the tables of a squashfs name; it asks for the parts of the image that it needs. */
+  | { readonly name: 'pieces'; readonly sizeBytes: number }
   /** The plain lengths of compressed pieces, and where kernels may begin. */
   | (ScanTask & { readonly name: 'scan' })
   /** Whether an LZ4 block lies behind a length at `at` of the range's opened bytes. */
@@ -31,9 +34,27 @@ export interface MakerResults {
   begin: undefined;
   sample: undefined;
   find: Float64Array;
+  /** Undefined where it isn't one that can be opened. */
+  pieces: SquashfsLayer | undefined;
   scan: ScanResult;
   probe: { length: number; plainLength: number } | undefined;
   patch: Uint8Array | undefined;
 }
 
-export type MakerReply = { readonly result: MakerResults[MakerTask['name']] } | { readonly error: string };
+/** A part of the image that a task is about. */
+export interface WantedPart {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** The longest part that is read for the process at one time. */
+export const MAX_PART_BYTES = 256 * 1024;
+
+/** What the process sends: the answer to its task, or, before that, what it needs for it. */
+export type MakerReply =
+  | { readonly result: MakerResults[MakerTask['name']] }
+  | { readonly error: string }
+  | { readonly wanted: WantedPart };
+
+/** What the process is sent: a task, or the part that it wanted. */
+export type MakerMessage = MakerTask | { readonly name: 'part'; readonly bytes: Uint8Array };

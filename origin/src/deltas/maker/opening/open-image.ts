@@ -1,12 +1,14 @@
 import { MAX_PIECE_BYTES, PIECE_CODECS } from '@sitecast/shared/delta';
-import { blockwise, type ByteSource, NotOpened } from './byte-source.ts';
+import type { ByteSource } from './byte-source.ts';
 import { type ImageRange, MAX_LOOKED_AT_BYTES, OpenedImage, type OpenedLayer } from './opened-image.ts';
-import { type Piece, PieceMap } from './piece-map.ts';
+import { MAX_PIECES, type Piece, PieceMap } from './piece-map.ts';
 import { LZ4_LEGACY_BLOCK_BYTES, type ScanResult, type ScanTask } from './scan.ts';
-import { type ListedPiece, readSquashfs, type SquashfsPieces } from './squashfs.ts';
+import { liesInside, type SquashfsLayer } from './squashfs-layer.ts';
 
-/** What opening an image leaves to the maker's process, where the time goes. */
+/** What opening an image leaves to the maker's process: whatever reads what a publisher has made, and where the time goes. */
 export interface Prober {
+  /** As `readLayer`. */
+  pieces(source: ByteSource): Promise<SquashfsLayer | undefined>;
   scan(task: ScanTask): Promise<ScanResult>;
   /** Opens a range, and looks for an LZ4 block whose length stands at `at` of what comes out. */
   probe(
@@ -31,12 +33,17 @@ export async function openImage(
   prober: Prober,
   codecs: readonly string[] = PIECE_CODECS.map(({ name }) => name),
 ): Promise<OpenedImage> {
-  const found = await readPieces(source);
-  const squashfs = found !== undefined && codecs.includes(found.codec.piece.name) ? found : undefined;
+  const found = await prober.pieces(source);
+  const isUsable =
+    found &&
+    codecs.includes(found.codec) &&
+    found.offsets.length <= MAX_PIECES &&
+    liesInside(found, source.sizeBytes);
+  const squashfs = isUsable ? found : undefined;
   const { pieces, magics } = await scanAll(source, squashfs, prober);
   const outer: OpenedLayer = {
-    codec: squashfs?.codec.piece.name ?? 'zstd-1.5.5-wasm',
-    parameter: squashfs?.codec.parameter ?? 1,
+    codec: squashfs?.codec ?? 'zstd-1.5.5-wasm',
+    parameter: squashfs?.parameter ?? 1,
     pieces: new PieceMap(pieces),
   };
   const withoutKernels = new OpenedImage(source.sizeBytes, [outer]);
@@ -47,41 +54,25 @@ export async function openImage(
   ]);
 }
 
-async function readPieces(source: ByteSource): Promise<SquashfsPieces | undefined> {
-  try {
-    const found = await readSquashfs(blockwise(source));
-    if (found === undefined) return undefined;
-    // Throws where they overlap.
-    const map = new PieceMap(found.pieces.map(piece => ({ ...piece, plainLength: piece.maxPlainLength })));
-    return map.count === 0 ? undefined : found;
-  } catch (error) {
-    if (error instanceof NotOpened) return undefined;
-    throw error;
-  }
-}
-
 /** Opens everything once: for the lengths of pieces, and places where kernels may begin, in the opened image. */
 async function scanAll(
   source: ByteSource,
-  squashfs: SquashfsPieces | undefined,
+  squashfs: SquashfsLayer | undefined,
   prober: Prober,
 ): Promise<{ pieces: Piece[]; magics: number[] }> {
-  const listed = [...(squashfs?.pieces ?? [])].sort((one, other) => one.offset - other.offset);
   const pieces: Piece[] = [];
   const magics: number[] = [];
   let growth = 0;
   for (let offset = 0, first = 0; offset < source.sizeBytes; ) {
-    const { end, last } = partEnd(listed, first, offset, source.sizeBytes);
-    const inPart = listed.slice(first, last);
+    const { end, last } = partEnd(squashfs, first, offset, source.sizeBytes);
+    const inPart = Array.from({ length: last - first }, (_, at) => pieceAt(squashfs, first + at)).filter(
+      piece => piece !== undefined,
+    );
     const from = offset;
     const { plainLengths, magics: found } = await prober.scan({
-      codec: squashfs?.codec.piece.name ?? '',
+      codec: squashfs?.codec ?? '',
       bytes: await source.read(offset, end - offset),
-      pieces: inPart.map(piece => ({
-        offset: piece.offset - from,
-        length: piece.length,
-        plainLength: piece.maxPlainLength,
-      })),
+      pieces: inPart.map(piece => ({ ...piece, offset: piece.offset - from })),
     });
     for (const magic of found) magics.push(offset + growth + magic);
     inPart.forEach(({ offset, length }, at) => {
@@ -96,9 +87,16 @@ async function scanAll(
   return { pieces, magics };
 }
 
+/** `plainLength` is the longest that it can be. */
+function pieceAt(layer: SquashfsLayer | undefined, at: number): Piece | undefined {
+  const [offset, length, plainLength] = [layer?.offsets[at], layer?.lengths[at], layer?.maxPlainLengths[at]];
+  if (offset === undefined || length === undefined || plainLength === undefined) return undefined;
+  return { offset, length, plainLength };
+}
+
 /** Where a part that begins at `offset` ends: behind whole pieces, before it would be too long, opened. */
 function partEnd(
-  pieces: readonly ListedPiece[],
+  layer: SquashfsLayer | undefined,
   first: number,
   offset: number,
   sizeBytes: number,
@@ -106,8 +104,8 @@ function partEnd(
   let end = Math.min(offset + PART_BYTES, sizeBytes);
   let last = first;
   let opened = PART_BYTES;
-  for (let piece = pieces[last]; piece !== undefined && piece.offset < end; piece = pieces[++last]) {
-    opened += piece.maxPlainLength;
+  for (let piece = pieceAt(layer, last); piece && piece.offset < end; piece = pieceAt(layer, ++last)) {
+    opened += piece.plainLength;
     if (opened > MAX_LOOKED_AT_BYTES) return { end: piece.offset, last };
     end = Math.max(end, piece.offset + piece.length);
   }

@@ -12,6 +12,7 @@ import { openImage, type Prober } from './open-image.ts';
 import { baseLayers, type OpenedImage } from './opened-image.ts';
 import { LZ4_LEGACY_MAGIC, probeBlock, scanPart } from './scan.ts';
 import { readSquashfs } from './squashfs.ts';
+import { readLayer } from './squashfs-layer.ts';
 import { openAll, openBaseFor, openTarget } from './window-views.ts';
 
 const KIB = 1024;
@@ -20,6 +21,7 @@ const folder = mkdtempSync(join(tmpdir(), 'sitecast-opening-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const prober: Prober = {
+  pieces: readLayer,
   scan: task => Promise.resolve(scanPart(task)),
   probe: ({ layers }, bytes, at) => Promise.resolve(probeBlock(openAll({ bytes, layers }), at)),
 };
