@@ -18,6 +18,8 @@ export interface TestDelta {
   encoders?: readonly StreamEncoder[];
   /** Chunks of the patches have that many bytes. */
   patchChunkBytes?: number;
+  /** Windows read nothing of the base. */
+  isWithoutBase?: boolean;
   /** The role that lists it; `deltas` unless given. */
   role?: 'deltas' | 'targets';
   /** Alters the patches, say. */
@@ -32,7 +34,8 @@ export async function publishTestDelta(fleet: FleetRepository, delta: TestDelta)
   for (const firstChunk of delta.firsts) {
     const offset = target.index.startOf(firstChunk);
     const end = target.index.endOf(firstChunk + delta.chunkCount - 1);
-    const old = base.image.subarray(offset, end);
+    const baseOffset = delta.isWithoutBase === true ? 0 : offset;
+    const old = base.image.subarray(baseOffset, delta.isWithoutBase === true ? 0 : end);
     const add = old.length;
     const diff = Uint8Array.from(old, (byte, at) => (target.image[offset + at] ?? 0) - byte);
     const extra = target.image.subarray(offset + add, end);
@@ -41,7 +44,7 @@ export async function publishTestDelta(fleet: FleetRepository, delta: TestDelta)
       delta.encoders ?? [],
     );
     made.push(patch);
-    const lengths = { baseOffset: offset, baseLength: add, patchLength: patch.length };
+    const lengths = { baseOffset, baseLength: add, patchLength: patch.length };
     windows.push({
       firstChunk,
       chunkCount: delta.chunkCount,

@@ -343,6 +343,15 @@ describe('what a release may cost', () => {
   });
 });
 
+it('makes windows that read nothing of the base', async () => {
+  await order({ isWithoutBase: true });
+  expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  expect((await harness.device.slot('A')).equals(image2)).toBe(true);
+  // Five windows of three chunks; the last five chunks are in none.
+  expect(counts().chunks).toBe(5);
+  expect(counts().patches).toBeGreaterThan(0);
+});
+
 it('fetches no patch twice, whenever the power fails, and makes nothing wrong', async () => {
   await order();
   await harness.device.close();
@@ -364,7 +373,7 @@ it('fetches no patch twice, whenever the power fails, and makes nothing wrong', 
     return { isCut, isRight, repeated: ids.length - new Set(ids).size };
   };
   expect(await run(undefined)).toEqual({ isCut: false, isRight: true, repeated: 0 });
-  const isPatch = /^[0-9a-f]{64} (before|after)$|^chunk|^slot sync|^spending/;
+  const isPatch = /^[0-9a-f]{64} (before|after)$|^chunk|^slot sync|^spending|^patch /;
   const seen = new Map<string, number>();
   const places = reached.flatMap(name => {
     seen.set(name, (seen.get(name) ?? 0) + 1);

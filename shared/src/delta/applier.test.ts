@@ -1,21 +1,17 @@
-import { execFile } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { promisify } from 'node:util';
-import { afterAll, expect, it } from 'vitest';
-import { needsProgram, removeTemporaryDirectories, temporaryDirectory } from '../content/fixtures.ts';
+import { expect, it } from 'vitest';
+import { needsProgram } from '../content/fixtures.ts';
 import { PatchApplier } from './applier.ts';
 import {
   changedPieces,
   largestOpened,
+  type MadePatch,
   manyBlocks,
   patchWithDiff,
   SYSTEM_ENCODERS,
 } from './testing/fixtures.ts';
+import { peakAboveIdle } from './testing/peak.ts';
 import { applyPatch } from './apply.ts';
 import { encodePatch } from './patch.ts';
-
-afterAll(removeTemporaryDirectories);
 
 const MIB = 1024 * 1024;
 const FOREVER = { maxMs: Number.POSITIVE_INFINITY };
@@ -109,31 +105,7 @@ it('gives the code of what is wrong, and refuses what is larger than its memory'
     expect(target.equals(bytes)).toBe(true);
   }));
 
-/** Applies a patch several times in a process of its own. Prints by how many KiB its peak grew. */
-const PEAK = `
-import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
-const [module, folder, targetLength] = process.argv.slice(1);
-const peak = () => Number(/VmHWM:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'latin1'))[1]);
-const { PatchApplier } = await import(module);
-const idle = peak();
-const applier = new PatchApplier();
-const load = (name, memory) => {
-  const file = openSync(folder + name);
-  const bytes = memory(fstatSync(file).size);
-  readSync(file, bytes);
-  closeSync(file);
-  return bytes;
-};
-for (let count = 0; count < 4; count += 1) {
-  const base = load('/base', length => applier.baseMemory(length));
-  const patch = load('/patch', length => applier.patchMemory(length));
-  await applier.apply({ patch, base, targetLength: Number(targetLength), maxMs: Infinity });
-}
-await applier.close();
-console.log(peak() - idle);
-`;
-
-async function longestWindow(): Promise<{ base: Buffer; patch: Buffer; target: Uint8Array }> {
+async function longestWindow(): Promise<MadePatch> {
   const { base, streams, target } = changedPieces(8 * MIB, 4 * MIB);
   return { base, patch: await encodePatch(streams, SYSTEM_ENCODERS), target };
 }
@@ -144,13 +116,8 @@ it.for([
 ] as const)('stays within 64 MiB above idle with %s, again and again', async ([, make], context) => {
   needsProgram(context, 'bzip2', '--help');
   needsProgram(context, 'xz', '--version');
-  const { base, patch, target } = await make();
+  const made = await make();
+  const { base, patch, target } = made;
   expect(Buffer.compare(applyPatch({ patch, base, targetLength: target.length }), target)).toBe(0);
-  const folder = await temporaryDirectory();
-  await writeFile(join(folder, 'base'), base);
-  await writeFile(join(folder, 'patch'), patch);
-  const module = new URL('../../dist/delta/index.js', import.meta.url);
-  const args = ['--input-type=module', '-e', PEAK, module.href, folder, String(target.length)];
-  const { stdout } = await promisify(execFile)(process.execPath, args);
-  expect(Number(stdout)).toBeLessThan(64 * 1024);
+  expect(await peakAboveIdle([made])).toBeLessThan(64 * MIB);
 });

@@ -2,10 +2,10 @@ import { spawnSync } from 'node:child_process';
 import { noise } from '../../content/fixtures.ts';
 import { SitecastError } from '../../errors.ts';
 import { ByteWriter } from '../bytes.ts';
-import { type PieceCodec, pieceCodec } from '../encoders/index.ts';
+import { deflateParameter, type PieceCodec, pieceCodec } from '../encoders/index.ts';
 import { STREAM_CODECS } from '../codecs/stream-codec.ts';
 import { encodePatch, type PatchStreams, type StreamEncoder } from '../patch.ts';
-import { closeTarget, writeViews } from '../views.ts';
+import { type BaseLayer, closeTarget, writeViews } from '../views.ts';
 
 /** What a test gets of a run: `done`, or the code of its error. Any other error is no answer. */
 export function codeOf(run: () => unknown): string {
@@ -129,16 +129,55 @@ export function patchWithDiff(coded: Uint8Array, targetLength: number): Buffer {
   return writer.finish();
 }
 
+const MIB = 2 ** 20;
+
+/** A patch with what it is made from and makes. */
+export interface MadePatch {
+  base: Buffer;
+  patch: Buffer;
+  target: Uint8Array;
+}
+
+/** By codec, what the base's pieces and the target's are made with: the longest blocks of the target at what takes most memory. */
+const PARAMETERS = new Map([
+  ['zstd-1.5.5-wasm', { base: 1, target: 16 }],
+  ['pako-2.2.0', { base: deflateParameter(1, 15, 0), target: deflateParameter(9, 15, 0) }],
+  ['liblzma-5.4-ported', { base: 10, target: 10 }],
+]);
+
 /**
- * As much as a device's memory is asked for: a base that opens to 10 MiB, a target of nearly as much, and the longest blocks at a level of zstd that
+ * As much as a device's memory is asked for: a base that opens to 10 MiB, a target of nearly as much, and the longest blocks at a level that
  * takes the most.
  */
-export async function largestOpened(): Promise<{ base: Buffer; patch: Buffer; target: Uint8Array }> {
-  const codec = pieceCodec('zstd-1.5.5-wasm');
-  const MIB = 2 ** 20;
+export async function largestOpened(name = 'zstd-1.5.5-wasm'): Promise<MadePatch> {
   const plain = noise(10 * MIB, 'opened').map(byte => byte & 0x3f);
-  const blocks = Array.from({ length: 10 }, (_, at) => plain.subarray(at * MIB, (at + 1) * MIB));
-  const coded = blocks.map(block => encodedPiece(codec, block, 1));
+  return await openedBy(name, plain, plain);
+}
+
+/** The same with two layers: an LZ4 block of 8 MiB in blocks of zstd. */
+export async function largestNested(): Promise<MadePatch> {
+  // LZ4 has no codes for bytes: it finds the second half of each 64 bytes.
+  const plain = noise(8 * MIB, 'nested');
+  for (let at = 0; at < plain.length; at += 64) plain.copyWithin(at + 32, at, at + 32);
+  const lz4 = pieceCodec('lz4hc-1.9.4');
+  const block = encodedPiece(lz4, plain, 9);
+  const piece = { rawBefore: 0, compressedLength: block.length, plainLength: plain.length };
+  return await openedBy('zstd-1.5.5-wasm', block, plain, [{ codec: lz4.name, pieces: [piece] }]);
+}
+
+/** @param outer what the base's pieces hold; @param plain what the inner layers make of it */
+async function openedBy(
+  name: string,
+  outer: Uint8Array,
+  plain: Uint8Array,
+  inner: readonly BaseLayer[] = [],
+): Promise<MadePatch> {
+  const codec = pieceCodec(name);
+  const { base: baseParameter, target: parameter } = PARAMETERS.get(name) ?? { base: 0, target: 0 };
+  const blocks = Array.from({ length: Math.ceil(outer.length / MIB) }, (_, at) =>
+    outer.subarray(at * MIB, (at + 1) * MIB),
+  );
+  const coded = blocks.map(block => encodedPiece(codec, block, baseParameter));
   const add = 6 * MIB;
   const changed = new Uint8Array(add).map((_, at) => (at % 50 === 0 ? at % 5 : 0));
   const extra = noise(3.4 * MIB, 'extra');
@@ -147,13 +186,14 @@ export async function largestOpened(): Promise<{ base: Buffer; patch: Buffer; ta
     { rawBefore: 0, plainLength: MIB },
     { rawBefore: MIB, plainLength: MIB },
   ];
-  const targetLayer = { codec: codec.name, parameter: 16, headBytes: 0, pieces };
-  const basePieces = coded.map(({ length }) => ({
+  const targetLayer = { codec: codec.name, parameter, headBytes: 0, pieces };
+  const basePieces = coded.map(({ length }, at) => ({
     rawBefore: 0,
     compressedLength: length,
-    plainLength: MIB,
+    plainLength: blocks[at]?.length ?? 0,
   }));
-  const views = writeViews({ base: [{ codec: codec.name, pieces: basePieces }], target: [targetLayer] });
+  const baseLayers = [{ codec: codec.name, pieces: basePieces }, ...inner];
+  const views = writeViews({ base: baseLayers, target: [targetLayer] });
   const streams = { control: Int32Array.of(add, extra.length, 0), diff: changed, extra };
   return {
     base: Buffer.concat(coded),

@@ -1,2 +1,3 @@
-export { encodedPiece, SYSTEM_ENCODERS } from './fixtures.ts';
+export { encodedPiece, largestNested, largestOpened, SYSTEM_ENCODERS } from './fixtures.ts';
 export { type FuzzResult, fuzzDeltas } from './fuzz.ts';
+export { peakAboveIdle } from './peak.ts';
