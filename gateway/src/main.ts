@@ -27,6 +27,7 @@ import { gatewayProgram } from './program.ts';
 import { lanUrls } from './peer-gateways/lan-urls.ts';
 import { type Adapters, openServices, type Wan } from './services.ts';
 import { MAX_TARGET_BYTES } from './mirror/target-files.ts';
+import type { WanLimits } from './wan/wan-limits.ts';
 import { type GatewaySettings, originOf, parseUpstreamUrl, upstreamUrls } from './settings.ts';
 
 /** For chunks from upstreams: as many connections as chunks are fetched at one time. */
@@ -182,17 +183,11 @@ function openUpstreams(
   { urls, originUrl, via }: Pick<AdapterOptions['upstreams'], 'urls' | 'originUrl' | 'via'>,
   { wanLimits, metrics, ...common }: Pick<AdapterOptions, 'identity' | 'now' | 'signal'> & Wan,
 ): HttpUpstream[] {
-  const pacedFiles = {
-    timeoutMs: FILE_TIMEOUT_MS + wanLimits.longestMs(MAX_TARGET_BYTES),
-    // While it waits for its turn nothing of it is read.
-    idleTimeoutMs: PACED_DEADLINE_MS,
-    pace: wanLimits.tookOfFile.bind(wanLimits),
-  };
   return urls.map(
     url =>
       new HttpUpstream({
         ...common,
-        ...(wanLimits.isPaced && { pacedFiles }),
+        ...pacedFiles(wanLimits),
         connections: via,
         url,
         isOrigin: url === originUrl,
@@ -211,6 +206,18 @@ function openUpstreams(
         },
       }),
   );
+}
+
+/** Target files keep to the rate, if there is one. */
+function pacedFiles(limits: WanLimits): Pick<HttpUpstreamOptions, 'pacedFiles'> {
+  if (!limits.isPaced) return {};
+  const paced = {
+    timeoutMs: FILE_TIMEOUT_MS + limits.longestMs(MAX_TARGET_BYTES),
+    // While a file waits for its turn nothing of it is read.
+    idleTimeoutMs: PACED_DEADLINE_MS,
+    pace: limits.tookOfFile.bind(limits),
+  };
+  return { pacedFiles: paced };
 }
 
 /** A member of the fleet's network as an upstream. */
@@ -232,6 +239,7 @@ function openNeighbour(
   return new HttpUpstream({
     ...common,
     ...NEIGHBOUR_TIMEOUTS,
+    ...pacedFiles(wanLimits),
     url,
     isOrigin: false,
     chunks: verifying(chunks, (_store, { code }) => metrics.refused(url, code)),
