@@ -41,10 +41,20 @@ async function device(deltas: string, counter = 1): Promise<void> {
 
 const DELTAS = ['release', 'deltas', 'camera'];
 
-it('a typing error in the name of the product is no success', async () => {
-  const { exitCode, stdout, stderr } = await sitecast('release', 'deltas', 'camrea');
-  expect({ exitCode, stdout }).toEqual({ exitCode: 3, stdout: '' });
-  expect(stderr).toContain('Is camera meant?');
+it('a typing error in the name of the product is no success, and no empty list without a word', async () => {
+  for (const command of [
+    ['release', 'deltas'],
+    ['rollout', 'list'],
+  ]) {
+    const { exitCode, stdout, stderr } = await sitecast(...command, 'camrea');
+    expect({ exitCode, stdout }).toEqual({ exitCode: 3, stdout: '' });
+    expect(stderr).toContain('Is camera meant?');
+  }
+  expect(await sitecast('rollout', 'list', 'camera')).toMatchObject({ exitCode: 0 });
+  const booted = { slot: 'A' as const, release: { counter: 1, version: '1.0.0' } };
+  await (await harness.device()).report({ state: 'idle', booted, inventory: { product: 'camera' } });
+  const list = await sitecast('device', 'list', '--product', 'camrea');
+  expect(list.stdout).toBe('no device fits: nobody in the fleet has the product camrea (is it camera?)\n');
 });
 
 it('--remove takes away just what is named, and says what follows', async () => {

@@ -259,10 +259,19 @@ export class Deltas {
     }
   }
 
+  /** Why none is made at the moment, whatever waits: what is made couldn't be published. */
+  whyNone(): string | undefined {
+    const { leadership, repository } = this.#deps;
+    const { missingKeys, clockDoubt } = repository;
+    if (!leadership.isHeld) return 'another origin has the lead';
+    if (missingKeys.length > 0)
+      return `the origin lacks its keys of ${missingKeys.map(({ role }) => role).join(', ')}`;
+    return clockDoubt?.isRefused === true ? clockDoubt.message : undefined;
+  }
+
   #next(): DeltaJob | undefined {
-    const { leadership, repository, now, rollouts } = this.#deps;
-    const canPublish = repository.missingKeys.length === 0 && repository.clockDoubt?.isRefused !== true;
-    if (!leadership.isHeld || !canPublish) return undefined;
+    const { now, rollouts } = this.#deps;
+    if (this.whyNone() !== undefined) return undefined;
     const records = rollouts.list();
     return nextJob(this.list(), job => isNeeded(job, records), now());
   }

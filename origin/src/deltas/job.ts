@@ -101,11 +101,17 @@ export function failedJob(job: DeltaJob, reason: DeltaJob['reason'], nowMs: numb
 
 /** What is left of a delta that is removed: that it was there, and why it isn't any more. */
 export function removedJob(
-  { product, from, to, by, requestedAt }: DeltaJob,
-  reason: NonNullable<DeltaJob['reason']>,
+  { product, from, to, by, requestedAt, state, reason: failure }: DeltaJob,
+  { code, message }: NonNullable<DeltaJob['reason']>,
   nowMs: number,
 ): DeltaJob {
   const endedAt = new Date(nowMs).toISOString();
+  // One that succeeded in the end still knows why it failed before.
+  const isUnmade = failure && state !== 'published' && state !== 'notWorth';
+  const reason = {
+    code,
+    message: isUnmade ? `${message}; making it had failed: ${failure.code}: ${failure.message}` : message,
+  };
   return { ...newJob({ product, from, to }, by, nowMs), state: 'removed', requestedAt, reason, endedAt };
 }
 

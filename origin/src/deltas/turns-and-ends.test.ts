@@ -1,4 +1,6 @@
 import { until } from '@sitecast/shared/testing';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { listedDeltas } from '../repository/delta-listing.ts';
@@ -118,6 +120,46 @@ it('one that was asked for once the rollouts to its release were over is made, a
   harness.clock.passHours(8 * 24);
   await harness.origin.deltas.tend();
   expect(jobOf(2)).toBeUndefined();
+});
+
+it('of one that failed and then went, both reasons stay visible', async () => {
+  const { deltas } = harness.origin;
+  const { id } = await harness.startRollout({ counter: 3, match: { sites: ['north'] } });
+  onWindow = async () => {
+    throw new Error('the maker is broken');
+  };
+  await ask(3);
+  deltas.start();
+  await until('a failure', () => jobOf(3)?.tries === 1);
+  harness.clock.passHours(1);
+  await act(id, 'abort');
+  await deltas.tend();
+  expect(jobOf(3)).toMatchObject({
+    state: 'removed',
+    reason: {
+      code: 'SITECAST_DELTA_OVER',
+      message: expect.stringMatching(/was aborted; making it had failed: .*the maker is broken/),
+    },
+  });
+});
+
+it('where the origin can publish nothing, it says why none is made', async () => {
+  expect(await harness.call('GET', '/api/v1/products/camera/deltas')).not.toHaveProperty('held');
+  const key = join(harness.path, 'keys', 'deltas.pem');
+  const bytes = readFileSync(key);
+  rmSync(key);
+  await harness.restart();
+  harness.origin.deltas.start();
+  await ask(3);
+  expect(await harness.call('GET', '/api/v1/products/camera/deltas')).toMatchObject({
+    deltas: [{ state: 'waiting' }],
+    held: expect.stringContaining('lacks its keys of deltas'),
+  });
+  await harness.origin.deltas.stop();
+  writeFileSync(key, bytes);
+  await harness.restart();
+  harness.origin.deltas.start();
+  await until('the delta', () => jobOf(3)?.state === 'published');
 });
 
 it('one that the origin began by itself is forgotten with its rollout, as ever', async () => {

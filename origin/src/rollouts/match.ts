@@ -59,7 +59,8 @@ function rangesOverlap(one: Match['fromCounter'], other: Match['fromCounter']): 
 /** Names in one answer. */
 const MAX_NAMED = 10;
 
-type UnknownKind = 'site' | 'hardware' | 'tag';
+const UNKNOWN_KINDS = ['product', 'site', 'hardware', 'tag'] as const;
+type UnknownKind = (typeof UNKNOWN_KINDS)[number];
 
 /** A name that no member of the fleet has: more often a typing error than a plan. */
 interface UnknownName {
@@ -72,14 +73,14 @@ interface UnknownName {
 type Names = Record<UnknownKind, readonly string[]>;
 
 /**
- * The first ten of these names that no member of the fleet has. Known are the sites of all gateways and devices that aren't revoked,
+ * The first ten of these names that no member of the fleet has. Known are the products and sites of all gateways and devices that aren't revoked,
  * and the hardware and tags of devices: of all, or of one product's.
  */
 export function unknownNames(names: Partial<Names>, registry: Registry, product?: string): UnknownName[] {
-  const wanted: Names = { site: [], hardware: [], tag: [], ...names };
-  if (wanted.site.length + wanted.hardware.length + wanted.tag.length === 0) return [];
+  const wanted: Names = { product: [], site: [], hardware: [], tag: [], ...names };
+  if (UNKNOWN_KINDS.every(what => wanted[what].length === 0)) return [];
   const known = namesIn(registry, product);
-  const unknown = (['site', 'hardware', 'tag'] as const).flatMap(what =>
+  const unknown = UNKNOWN_KINDS.flatMap(what =>
     wanted[what].filter(name => !known[what].has(name)).map(name => ({ what, name })),
   );
   return unknown.slice(0, MAX_NAMED).map(({ what, name }) => {
@@ -115,10 +116,16 @@ export const tagTexts = (tags: Record<string, string>): string[] =>
   Object.entries(tags).map(([name, value]) => `${name}=${value}`);
 
 function namesIn(registry: Registry, product: string | undefined): Record<UnknownKind, ReadonlySet<string>> {
-  const names = { site: new Set<string>(), hardware: new Set<string>(), tag: new Set<string>() };
+  const names = {
+    product: new Set<string>(),
+    site: new Set<string>(),
+    hardware: new Set<string>(),
+    tag: new Set<string>(),
+  };
   for (const member of registry.members()) {
     if (member.revokedAt !== undefined) continue;
     names.site.add(member.site);
+    if (member.product !== undefined) names.product.add(member.product);
     if (product !== undefined && member.product !== product) continue;
     if (member.hardware !== undefined) names.hardware.add(member.hardware);
     for (const tag of tagTexts(member.tags)) names.tag.add(tag);

@@ -82,6 +82,7 @@ const updateCostSchema = z.object({
 
 export const deltaListSchema = z.object({
   deltas: z.array(deltaSchema),
+  held: described('Why the origin makes none at the moment, although some wait.', z.string().optional()),
   cost: z
     .object({
       to: releaseNameSchema,

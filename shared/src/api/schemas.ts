@@ -44,7 +44,7 @@ export const unknownNamesSchema = described(
   z
     .array(
       z.object({
-        what: openEnum(['site', 'hardware', 'tag']),
+        what: openEnum(['product', 'site', 'hardware', 'tag']),
         name: z.string(),
         nearest: z.string().optional(),
       }),

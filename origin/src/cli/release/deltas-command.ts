@@ -32,7 +32,7 @@ under way need come first, then those that operators asked for. With a version t
 each release that runs; what isn't published yet is an estimate (\`about\`).
 
 What it shows of a delta:
-  waiting        its turn comes; where making it failed, the reason and the time of the next try stand beside
+  waiting        its turn comes; where making it failed, the reason and the time of the next try stand beside it
   making, 42 %   so much of the image has been gone through
   published      devices use it
   not worth it   devices would fetch no less by it than by chunks: they take chunks
@@ -118,6 +118,8 @@ function show(product: string, list: DeltaList): void {
     note(
       `no delta of ${product} yet: the origin makes those that devices need when a rollout is started, or: sitecast release deltas ${product} VERSION --from VERSION`,
     );
+  if (list.held !== undefined)
+    note(`none is made at the moment: ${list.held}; \`sitecast status\` says more`);
   for (const delta of list.deltas)
     if (delta.state === 'failed' && delta.toVersion !== undefined)
       note(

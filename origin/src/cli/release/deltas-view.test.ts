@@ -20,6 +20,7 @@ it('lists deltas by the labels of their releases, with what is known of each, an
   const reason = { code: 'SITECAST_NO_SPACE', message: 'the disk is full' };
   const lines = describeDeltas([
     delta,
+    { ...delta, doneBasisPoints: 1250, estimatedBytes: 1024 },
     { ...delta, state: 'making', doneBasisPoints: 4250, estimatedBytes: 2048 },
     {
       ...delta,
@@ -42,6 +43,7 @@ it('lists deltas by the labels of their releases, with what is known of each, an
   expect(cells).toEqual([
     ['FROM -> TO', 'STATE', 'A DEVICE FETCHES', 'BY CHUNKS', 'SINCE', 'ASKED BY'],
     ['1.0.0 -> 2.0.0', 'waiting', '2026-12-01T08:00:00Z', 'origin'],
+    ['1.0.0 -> 2.0.0', 'waiting, 12 % made', 'about 1.0 KiB', '2026-12-01T08:00:00Z', 'origin'],
     ['1.0.0 -> 2.0.0', 'making, 42 %', 'about 2.0 KiB', '2026-12-01T08:00:00Z', 'origin'],
     ['1.0.0 -> 2.0.0', 'published', '1.4 MiB', '14 MiB', '2026-12-01T09:30:00Z', 'origin'],
     ['1.0.0 -> counter 4', 'not worth it', '2026-12-01T08:00:00Z', 'origin', 'chunks cost no more'],

@@ -20,12 +20,15 @@ export function describeDeltas(deltas: readonly DeltaView[]): string[] {
 export const fromText = ({ from, fromVersion }: Pick<DeltaView, 'from' | 'fromVersion'>): string =>
   fromVersion ?? `counter ${from}`;
 
+const percentOf = (basisPoints: number): string => `${Math.floor(basisPoints / 100)} %`;
+
 function stateOf({ state, doneBasisPoints, tries }: DeltaView): string {
   switch (state) {
     case 'waiting':
-      return tries > 0 ? `waiting, failed ${plural(tries, 'time')}` : state;
+      if (tries > 0) return `waiting, failed ${plural(tries, 'time')}`;
+      return doneBasisPoints > 0 ? `waiting, ${percentOf(doneBasisPoints)} made` : state;
     case 'making':
-      return `making, ${Math.floor(doneBasisPoints / 100)} %`;
+      return `making, ${percentOf(doneBasisPoints)}`;
     case 'notWorth':
       return 'not worth it';
     default:

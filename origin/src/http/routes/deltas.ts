@@ -50,12 +50,14 @@ function listRoute(app: OriginApp, deps: AppDeps): void {
       const { to } = c.req.valid('query');
       demandProduct(repository, product);
       const list = [...deltas.list(product), ...(await deltas.signed.list(product))];
-      if (to === undefined) return c.json({ deltas: await shown(repository, list) }, 200);
+      const why = list.some(({ state }) => state === 'waiting') ? deltas.whyNone() : undefined;
+      const held = why === undefined ? {} : { held: why };
+      if (to === undefined) return c.json({ deltas: await shown(repository, list), ...held }, 200);
       const { counter, version } = (await findRelease({ repository }, product, { version: to })).manifest;
       const costDeps = { repository, published, registry: fleet.registry };
       const cost = await updateCost(costDeps, { product, counter, version });
       const toIt = list.filter(delta => delta.to === counter);
-      return c.json({ deltas: await shown(repository, toIt), cost }, 200);
+      return c.json({ deltas: await shown(repository, toIt), cost, ...held }, 200);
     },
   );
 }

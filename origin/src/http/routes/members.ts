@@ -77,7 +77,7 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
         after: cursor,
       });
       const isNothing = cursor === undefined && page.members.length === 0;
-      const names = { site: listOf(query.site), tag: tagTexts(tags) };
+      const names = { product: listOf(query.product), site: listOf(query.site), tag: tagTexts(tags) };
       const unknown = isNothing ? unknownNames(names, fleet.registry, query.product) : [];
       return c.json({ ...page, pending, ...(unknown.length > 0 && { unknown }) }, 200);
     },

@@ -18,6 +18,7 @@ import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { firstOfEach, shownTurn } from '../../fleet/presence-view.ts';
 import { stagesAhead } from '../../rollouts/prepare.ts';
 import { isUnderWay, type RolloutRecord } from '../../rollouts/record.ts';
+import { demandProduct } from '../../rollouts/releases.ts';
 import type { StatusQuery } from '../../rollouts/status.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
@@ -130,7 +131,7 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
   );
 }
 
-function listRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
+function listRoute(app: OriginApp, { tokens, rollouts, repository }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -141,6 +142,7 @@ function listRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
       request: { query: listQuery },
       responses: withProblems({
         200: jsonAnswer('The rollouts.', rolloutListSchema),
+        404: { description: 'No such product is published, and it has no rollout.' },
       }),
     }),
     c => {
@@ -152,6 +154,8 @@ function listRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
             (product === undefined || record.product === product) &&
             (state === undefined || record.rollout.state === state),
         );
+      // A typing error isn't a product without rollouts.
+      if (product !== undefined && found.length === 0) demandProduct(repository, product);
       return c.json({ rollouts: found.map(describeRollout) }, 200);
     },
   );
