@@ -92,7 +92,7 @@ async function measurePair(pair: string, job: Omit<PeerJob, 'directory'>): Promi
   const encoded =
     closedBytes === 0
       ? ''
-      : `, ${((ours.apply.cpuMs / closedBytes) * 1000).toFixed(0)} ms for a re-encoded MB`;
+      : `, ${((ours.apply.cpuMs / closedBytes) * 1e6).toFixed(0)} ms for a re-encoded MB`;
   return [
     ...rows,
     rowOf(

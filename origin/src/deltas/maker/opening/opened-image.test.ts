@@ -42,6 +42,32 @@ describe('the base range of a window', () => {
     expect(range.layers.flatMap(({ pieces }) => pieces)).toHaveLength(1);
   });
 
+  it('opens the piece that has the most in it where a block of the outer layer holds the ends of two', () => {
+    // A kernel in a squashfs: its last block, zeros all, lies in the block of the squashfs in which the one before ends.
+    const zeros = { length: 40_000, plainLength: 8 * MIB };
+    const nested = new OpenedImage(2 * MIB, [
+      {
+        codec: 'zstd',
+        parameter: 15,
+        pieces: new PieceMap([{ offset: 0, length: MIB, plainLength: 4 * MIB }]),
+      },
+      {
+        codec: 'lz4hc-1.9.4',
+        parameter: 9,
+        pieces: new PieceMap([
+          { offset: 1000, ...BLOCK },
+          { offset: 1000 + BLOCK.length + 4, ...zeros },
+        ]),
+      },
+    ]);
+    const range = nested.baseRange(0, nested.openedBytes);
+    expect(openedBytes(range)).toBeLessThanOrEqual(MAX_OPENED_BASE_BYTES);
+    expect(range.layers.map(({ pieces }) => pieces)).toEqual([
+      [{ offset: 0, length: MIB, plainLength: 4 * MIB }],
+      [{ offset: 1000, ...BLOCK }],
+    ]);
+  });
+
   it('is all that was asked for where it fits, however short it is', () => {
     expect(kernel.baseRange(0, 1000)).toMatchObject({ offset: 0, length: 1000, layers: [] });
     const small = new OpenedImage(40_000, []);

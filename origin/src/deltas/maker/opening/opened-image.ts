@@ -76,7 +76,7 @@ export class OpenedImage {
       const range = this.#alignedRange(low, high);
       if (range !== undefined) return range;
       // Two blocks of a kernel are too long: one of them, where both would be touched.
-      if (high - low < MIN_BASE_BYTES) return this.rangeAround(high - 1, high);
+      if (high - low < MIN_BASE_BYTES) return withFewerPieces(this.rangeAround(high - 1, high));
       const less = Math.ceil((high - low) / 16);
       [low, high] = [low + less, high - less];
     }
@@ -90,11 +90,9 @@ export class OpenedImage {
 
   #alignedRange(from: number, to: number): ImageRange | undefined {
     const range = this.rangeAround(from, to);
-    const opened = range.layers.reduce(
-      (sum, { pieces }) => pieces.reduce((all, { length, plainLength }) => all + plainLength - length, sum),
-      range.length,
-    );
-    return range.length <= MAX_WINDOW_BASE_BYTES && opened <= MAX_OPENED_BASE_BYTES ? range : undefined;
+    return range.length <= MAX_WINDOW_BASE_BYTES && openedBytesOf(range) <= MAX_OPENED_BASE_BYTES
+      ? range
+      : undefined;
   }
 
   /**
@@ -181,6 +179,33 @@ export class OpenedImage {
     // Where no piece lies, both sides of a layer are the same.
     return { offset, length: end - offset, layers: layers.filter(({ pieces }) => pieces.length > 0) };
   }
+}
+
+function openedBytesOf({ length, layers }: ImageRange): number {
+  return layers.reduce(
+    (sum, { pieces }) => pieces.reduce((all, piece) => all + piece.plainLength - piece.length, sum),
+    length,
+  );
+}
+
+/**
+ * One piece of a block can lie whole in the block that another one ends in: the end of a kernel is hardly anything but zeros. Of the innermost layer the
+ * longest pieces stay, as long as all of it, opened, isn't too long: the others are found as they are.
+ */
+function withFewerPieces(range: ImageRange): ImageRange {
+  const outer = range.layers.slice(0, -1);
+  const innermost = range.layers.at(-1);
+  if (innermost === undefined || openedBytesOf(range) <= MAX_OPENED_BASE_BYTES) return range;
+  const kept = new Set<Piece>();
+  const withKept = (): ImageRange => {
+    const pieces = innermost.pieces.filter(piece => kept.has(piece));
+    return { ...range, layers: pieces.length === 0 ? outer : [...outer, { ...innermost, pieces }] };
+  };
+  for (const piece of [...innermost.pieces].sort((one, other) => other.length - one.length)) {
+    kept.add(piece);
+    if (openedBytesOf(withKept()) > MAX_OPENED_BASE_BYTES) kept.delete(piece);
+  }
+  return withKept();
 }
 
 /** The pieces in a range, with places in it: only whole ones, but for a last one that is cut off. */
