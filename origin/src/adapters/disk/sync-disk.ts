@@ -58,7 +58,8 @@ export class SyncDisk implements SyncFiles {
 
   modifiedMs(path: string): number | undefined {
     const found = statSync(this.#at(path), { throwIfNoEntry: false });
-    return found?.isFile() === true ? found.mtimeMs : undefined;
+    // A time goes to the system in seconds, and its fraction comes back a little less than it was.
+    return found?.isFile() === true ? Math.round(found.mtimeMs) : undefined;
   }
 
   touch(path: string, nowMs: number): void {
