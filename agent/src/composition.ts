@@ -223,7 +223,8 @@ function connectFilling(
   const { identity, stateFile, status, gateways, trust, exchange, spending, reporter } = opened;
   const { data, product, deltas: mode, maxApplyMs, concurrency } = settings;
   const contents = new SlotContents({ data, files, releases, stateFile, spending, log });
-  const deltas = new Deltas({ product, mode, maxApplyMs, trust, contents, stateFile, spending, log });
+  const known = { product, trust, gateways, contents, stateFile, spending, log };
+  const deltas = new Deltas({ ...known, mode, maxApplyMs });
   const patches = new KeptPatches(data, files);
   const filler = new SlotFiller({
     id: identity.id,

@@ -23,6 +23,7 @@ import type { GatewaySettings } from './settings.ts';
 import type { SiteServices } from './site-services.ts';
 import type { Upstream } from './upstream/upstream.ts';
 import { Prefetch } from './wan/prefetch.ts';
+import { SiteWays } from './wan/site-ways.ts';
 import type { WanLimits } from './wan/wan-limits.ts';
 
 /** How often the order of uses in the chunk cache is written down. */
@@ -92,12 +93,21 @@ export async function openChunkServices(deps: ChunkServicesDeps) {
   });
   if (siteNode) await serveDevices(deps, siteNode, pipeline);
   const { budget, upload } = await openUpload(deps, pipeline);
-  const prefetch = settings.prefetch && openPrefetch(deps, { disk, pipeline, deviceChunks });
+  const siteWays = new SiteWays({
+    set: () => deps.mirror.current,
+    devicesOf: product => deps.devices.of(product),
+    runningOf: id => deps.devices.runningOf(id),
+    local: target => deps.targets.local(target),
+    fetch: deps.fetchTarget,
+    cache: disk,
+  });
+  const prefetch = settings.prefetch && openPrefetch(deps, { disk, pipeline, deviceChunks, siteWays });
   return {
     disk,
     deviceChunks,
     pipeline,
     upload,
+    siteWays,
     // Their names are part of the log.
     tasks: {
       ...(prefetch && { prefetch: (signal: AbortSignal) => prefetch.run(signal) }),
@@ -213,15 +223,21 @@ async function serveDevices(
 
 function openPrefetch(
   { settings, mirror, targets, fetchTarget, devices, wanLimits, now, log }: ChunkServicesDeps,
-  from: { disk: DiskCache; pipeline: ChunkPipeline; deviceChunks: DeviceChunks | undefined },
+  from: {
+    disk: DiskCache;
+    pipeline: ChunkPipeline;
+    deviceChunks: DeviceChunks | undefined;
+    siteWays: SiteWays;
+  },
 ): Prefetch {
-  const { disk, pipeline, deviceChunks } = from;
+  const { disk, pipeline, deviceChunks, siteWays } = from;
   return new Prefetch({
     set: () => mirror.current,
     devicesOf: product => devices.of(product),
     runningOf: id => devices.runningOf(id),
     local: target => targets.local(target),
     fetch: fetchTarget,
+    siteWays,
     cache: disk,
     chunks: pipeline.forDevices,
     isAllowed: id => pipeline.isAllowed(id),

@@ -117,7 +117,7 @@ export async function openServices(
   const outside = await openOutside(adapters, { endings, signal });
   const { metrics, devices, revocations, peerGateways } = outside;
   const repository = openRepository(adapters, outside);
-  const { mirror, targets, fetchTarget } = repository;
+  const { mirror } = repository;
   const site = await openSiteServices({ ...adapters, ...outside, mirror, site: adapters.settings.site });
   const onSwap = siteFollows(adapters, outside, site);
   const follower = await followUpstreams(adapters, outside, { repository, onSwap });
@@ -131,9 +131,8 @@ export async function openServices(
   });
   const app = createApp({
     ...site,
-    mirror,
-    targets,
-    fetchTarget,
+    ...repository,
+    siteWays: chunks.siteWays,
     self: () => ({ id: identity.id, ...(devices.site && { site: devices.site }) }),
     onGatewaySeen: id => {
       if (!peerGateways.noteAlive(id)) site.registration.onUnknownGateway();

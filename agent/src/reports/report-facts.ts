@@ -1,5 +1,10 @@
 import { RECIPE_FORMAT } from '@sitecast/shared/delta';
-import { DELTA_INVENTORY, deltaAbilityText, type ReportEvent } from '@sitecast/shared/fleet';
+import {
+  DELTA_INVENTORY,
+  deltaAbilityText,
+  type ReportEvent,
+  SITE_WAY_INVENTORY,
+} from '@sitecast/shared/fleet';
 import type { WindowApplier } from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
 import type { StateFile } from '../state/state-file.ts';
@@ -8,12 +13,15 @@ import type { Trust } from '../upstream/trust.ts';
 
 /** What this device can do with deltas, for its reports: the origin makes them for what the fleet can use. */
 export function deltaInventory(
-  { deltas }: Pick<RunSettings, 'deltas'>,
+  { deltas, maxBytes }: Pick<RunSettings, 'deltas' | 'maxBytes'>,
   { encoders }: Pick<WindowApplier, 'encoders'>,
-): Record<string, string> {
+): Record<string, string | boolean> {
   if (deltas === 'off') return {};
   const ability = { recipeFormats: [RECIPE_FORMAT], encoders, isSignedOnly: deltas === 'signed-only' };
-  return { [DELTA_INVENTORY]: deltaAbilityText(ability) };
+  return {
+    [DELTA_INVENTORY]: deltaAbilityText(ability),
+    ...(maxBytes === undefined && { [SITE_WAY_INVENTORY]: true }),
+  };
 }
 
 /** What each report says of the device besides its state. */
@@ -26,7 +34,7 @@ export function reportFacts({
   trust: Pick<Trust, 'timestampVersion'>;
   stateFile: Pick<StateFile, 'current'>;
   status: Pick<StatusBoard, 'current'>;
-  deltas: Record<string, string>;
+  deltas: Record<string, string | boolean>;
 }): Pick<ReportEvent, 'timestampVersion' | 'booted' | 'inventory'> {
   const { booted, product, hardware } = status.current;
   const release = booted && stateFile.current.slots[booted].release;

@@ -148,6 +148,9 @@ export class Spending {
     const { trial } = this.#noted ?? {};
     return trial?.recipe === recipe ? trial.deaths : 0;
   }
+  get isBounded(): boolean {
+    return Number.isFinite(this.#maxBytes);
+  }
   /** Infinite without a bound. */
   get leftBytes(): number {
     return Math.max(0, this.#maxBytes - this.#spentBytes - this.#uncountedBytes);

@@ -25,6 +25,8 @@ export class FakeGateway extends FakeServer {
   retryAfterS: number | undefined;
   /** Says that it takes reports, and passes neither reports nor acknowledgements on. */
   swallowsReports = false;
+  /** Its answer about how devices come to a release; undefined: it doesn't know the question. */
+  way: unknown;
   /** Its answer about every device, whatever the origin does. */
   ofDevices: 'pending' | 'forged' | undefined;
   /** Earlier refusals that it adds to its answers to reports. */
@@ -44,7 +46,8 @@ export class FakeGateway extends FakeServer {
 
   protected override async answerSite({ method, path, json, send }: SiteRequest): Promise<void> {
     const [kind, id = ''] = path.split('/');
-    if (method === 'GET' && kind === 'assignments') await this.#answerAssignment(id, send);
+    if (kind === 'ways' && this.way !== undefined) send(200, { way: this.way });
+    else if (method === 'GET' && kind === 'assignments') await this.#answerAssignment(id, send);
     else if (method === 'GET' && kind === 'acknowledgements') await this.#answerAcknowledgement(id, send);
     else if (path === 'enrolments') await this.#answerEnrolment(json, send);
     else if (path === 'reports') {

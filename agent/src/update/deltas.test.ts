@@ -133,6 +133,37 @@ describe('an update with a recipe', () => {
   });
 });
 
+describe('a gateway that says that chunks cost the WAN of the site less', () => {
+  it('is believed by a device that pays for no bytes; it fetches not even the recipe', async () => {
+    await order();
+    harness.gateway.way = 'chunks';
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('A')).toEqual(image2);
+    expect(counts()).toEqual({ chunks: 20, patches: 0 });
+    expect(harness.gateway.count('.recipe')).toBe(0);
+    expect(harness.gateway.count('/site/v1/ways/camera/1/2')).toBeGreaterThan(0);
+    expect(harness.reports.at(-1)?.inventory).toMatchObject({ takesSiteWay: true });
+  });
+
+  it('is not asked by a device that has a bound: it takes the way that costs it least', async () => {
+    await order();
+    harness.gateway.way = 'chunks';
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: 10_000_000 } });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(counts()).toEqual({ chunks: 5, patches: PATCH_CHUNKS });
+    expect(harness.gateway.count('/site/v1/ways/')).toBe(0);
+    expect(harness.reports.at(-1)?.inventory).not.toHaveProperty('takesSiteWay');
+  });
+
+  it.each(['deltas', 'nonsense', { way: 1 }])('changes nothing by any other answer: %j', async way => {
+    await order();
+    harness.gateway.way = way;
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(counts()).toEqual({ chunks: 5, patches: PATCH_CHUNKS });
+  });
+});
+
 describe('what an update costs', () => {
   const patched = 15 * CHUNK_BYTES;
 

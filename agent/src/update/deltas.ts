@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { siteWaySchema } from '@sitecast/shared/api';
 import { ChunkIndex } from '@sitecast/shared/content';
 import {
   decodeRecipe,
@@ -16,7 +17,7 @@ import {
   recipeTarget,
   type ReleaseManifest,
 } from '@sitecast/shared/release';
-import type { Log, SlotName } from '../ports.ts';
+import type { Gateway, Log, SlotName } from '../ports.ts';
 import { MAX_FAILED_RECIPES, type Spending } from '../state/spending.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { Trust } from '../upstream/trust.ts';
@@ -42,6 +43,7 @@ interface DeltasDependencies {
   /** CPU time that applying patches may take for one image, milliseconds. */
   maxApplyMs: number;
   trust: Pick<Trust, 'document' | 'absentBytes'>;
+  gateways: { readonly liveliest: Pick<Gateway, 'getJson'> };
   contents: Pick<SlotContents, 'booted'>;
   stateFile: Pick<StateFile, 'current'>;
   spending: Spending;
@@ -68,12 +70,14 @@ export class Deltas {
   ): Promise<Delta | undefined> {
     const { product, mode, trust, spending, contents } = this.#deps;
     if (!this.mayCome(booted, counter)) return undefined;
+    const name = { product, from: this.#counterIn(booted), to: counter };
+    // A device that pays for bytes itself takes the way that costs it least.
+    if (!spending.isBounded && (await this.#goesByChunks(name, signal))) return undefined;
     if (!spending.hasRecipesLeft)
       this.#deps.log(
         'info',
         'many recipes were fetched for this release: no new one is, and chunks are fetched',
       );
-    const name = { product, from: this.#counterIn(booted), to: counter };
     try {
       // The holder of an online key may sign a new one each hour. One that is here is used, however many there were.
       const longestBytes = Math.min(spending.leftBytes, image.lengthBytes, MAX_RECIPE_BYTES);
@@ -96,6 +100,29 @@ export class Deltas {
     } catch (error) {
       this.#tell('the recipe', error, signal);
       return undefined;
+    }
+  }
+
+  /**
+   * Whether the site's gateway says that chunks cost the site's WAN less than the deltas of all its devices. It isn't believed in
+   * anything but that: chunks lead to the same image.
+   */
+  async #goesByChunks({ product, from, to }: DeltaName, signal: AbortSignal): Promise<boolean> {
+    try {
+      const path = `/site/v1/ways/${product}/${from}/${to}`;
+      const { status, body } = await this.#deps.gateways.liveliest.getJson(path, signal);
+      const { data } = siteWaySchema.safeParse(body);
+      // A gateway of an earlier version, or an origin, doesn't know the question.
+      const isSo = status === 200 && data?.way === 'chunks';
+      if (isSo)
+        this.#deps.log(
+          'info',
+          'no delta is used: the gateway says that chunks cost the WAN of the site less',
+        );
+      return isSo;
+    } catch (error) {
+      this.#tell('what the gateway advises', error, signal);
+      return false;
     }
   }
 

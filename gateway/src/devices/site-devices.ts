@@ -4,6 +4,7 @@ import {
   readDeltaAbility,
   type Report,
   type RolloutsFile,
+  SITE_WAY_INVENTORY,
 } from '@sitecast/shared/fleet';
 
 /** What a device has reported of itself. */
@@ -12,6 +13,8 @@ export interface RunningDevice {
   counter: number;
   /** Undefined: it uses no deltas, or doesn't know them. */
   ability: DeltaAbility | undefined;
+  /** It leaves deltas alone where this gateway says so. */
+  takesSiteWay: boolean;
 }
 
 /** The devices that this gateway knows an assignment of. */
@@ -44,8 +47,10 @@ export class SiteDevices {
   /** A device that is known here has reported which release it runs. A large report comes without its inventory. */
   noteRunning(id: string, counter: number, inventory: Report['inventory']): void {
     if (!this.#devices.has(id)) return;
-    const ability = inventory ? readDeltaAbility(inventory) : this.#running.get(id)?.ability;
-    this.#running.set(id, { counter, ability });
+    const { ability, takesSiteWay = false } = inventory
+      ? { ability: readDeltaAbility(inventory), takesSiteWay: inventory[SITE_WAY_INVENTORY] === true }
+      : (this.#running.get(id) ?? {});
+    this.#running.set(id, { counter, ability, takesSiteWay });
   }
 
   /** What a device runs; undefined before it has reported to this gateway. */

@@ -10,6 +10,7 @@ import type { Mirror } from '../mirror/mirror.ts';
 import type { TargetFiles } from '../mirror/target-files.ts';
 import type { ReportReceiver } from '../reports/report-receiver.ts';
 import type { Tracker } from '../devices/tracker.ts';
+import type { SiteWays } from '../wan/site-ways.ts';
 import type { HeardDevices } from '../devices/presence.ts';
 import type { ProgressRelay } from '../reports/progress-relay.ts';
 import type { Metrics } from './metrics.ts';
@@ -27,6 +28,7 @@ export interface AppDeps {
   progress: ProgressRelay;
   leases: Leases;
   tracker: Tracker;
+  siteWays: Pick<SiteWays, 'wayOf'>;
   heard: HeardDevices;
   /** Whether an id is a device of this site that is not revoked. */
   isHere: (id: string) => boolean;

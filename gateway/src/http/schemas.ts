@@ -1,5 +1,6 @@
 import { z } from '@hono/zod-openapi';
 import { describedProblemSchema } from '@sitecast/shared/api';
+import { nameSchema } from '@sitecast/shared/release';
 
 export const JSON_TYPE = 'application/json';
 export const BYTES_TYPE = 'application/octet-stream';
@@ -19,6 +20,23 @@ export const idParams = z.object({
     .max(MAX_ID_CHARS)
     .regex(/^[1-9A-HJ-NP-Za-km-z]+$/)
     .openapi({ param: { name: 'id', in: 'path' } }),
+});
+
+const counterParam = (name: string) =>
+  z
+    .string()
+    .regex(/^[1-9]\d{0,14}$/)
+    .transform(Number)
+    .openapi({ type: 'integer', param: { name, in: 'path' } });
+
+/** A delta: from the release that a device runs to another one. */
+export const deltaParams = z.object({
+  product: z
+    .string()
+    .refine(name => nameSchema.safeParse(name).success)
+    .openapi({ param: { name: 'product', in: 'path' } }),
+  from: counterParam('from'),
+  to: counterParam('to'),
 });
 
 const PROBLEMS = {

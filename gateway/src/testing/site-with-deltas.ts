@@ -22,17 +22,23 @@ export const timesAsked = (origin: FakeOrigin, ids: readonly Uint8Array[]): numb
 /**
  * A camera at Lisbon that says which release it runs.
  * @param deltas what the device says that it can do with them; undefined: nothing
+ * @param takesSiteWay it leaves them alone where the gateway says so
  */
 export async function enrolRunning(
   gateway: TestGateway,
   counter: number,
   deltas: string | undefined = 'recipe-1',
+  { takesSiteWay = false } = {},
 ): Promise<void> {
   const device = new TestDevice();
   await device.post(`${gateway.url}/site/v1/enrolments`, { envelope: await device.enrolment() });
   const report = await device.report({
     booted: { slot: 'A', release: { counter, version: `${counter}.0.0` } },
-    inventory: { product: 'camera', ...(deltas !== undefined && { deltas }) },
+    inventory: {
+      product: 'camera',
+      ...(deltas !== undefined && { deltas }),
+      ...(takesSiteWay && { takesSiteWay }),
+    },
   });
   const answer = await device.post(`${gateway.url}/site/v1/reports`, { reports: [report] });
   expect(answer.status).toBe(202);

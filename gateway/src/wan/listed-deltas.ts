@@ -127,7 +127,7 @@ function listedDelta(
 }
 
 /** @returns undefined where it throws a SitecastError: a later format, whose chunks are fetched when a device asks */
-function unlessUnreadable<T>(read: () => T): T | undefined {
+export function unlessUnreadable<T>(read: () => T): T | undefined {
   try {
     return read();
   } catch (error) {

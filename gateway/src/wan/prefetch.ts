@@ -11,6 +11,7 @@ import { DeltaAllowance, type DeltaImage } from './delta-allowance.ts';
 import { BEYOND, hashOf, ListedDeltas, type UpdateWay } from './listed-deltas.ts';
 import { costOf, joined, planUpdate, type UpdatePlan } from './update-plan.ts';
 import { type Base, type SiteUpdates, type Wanted, wantedUpdates } from './wanted-updates.ts';
+import type { SiteWays } from './site-ways.ts';
 
 /** At most this share of the cache is fetched ahead, counted in plain bytes. */
 const MAX_SHARE_OF_CACHE = 0.5;
@@ -31,6 +32,8 @@ interface PrefetchDeps extends SiteUpdates {
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   /** Fetches a mirrored file that isn't here. */
   fetch: (target: FoundTarget) => Promise<Uint8Array>;
+  /** By which way devices go. */
+  siteWays: Pick<SiteWays, 'wayOf'>;
   cache: { has(id: ChunkId): Promise<boolean>; readonly isFull: boolean };
   /** Whether a mirrored index names a chunk: no other is fetched. */
   isAllowed: (id: ChunkId) => boolean;
@@ -52,6 +55,9 @@ interface PrefetchDeps extends SiteUpdates {
 }
 
 type Targets = ReadonlyMap<string, FoundTarget>;
+
+/** They go by chunks, whatever deltas there are or will be. */
+const BY_CHUNKS: UpdateWay = { listed: undefined, usable: undefined };
 
 /**
  * Fetches before the first device asks what the devices of this site will need for active rollouts: the patches of deltas from the
@@ -151,19 +157,31 @@ export class Prefetch {
     const plans = new Map<string, UpdatePlan>();
     let doneBytes = 0;
     for (const base of bases) {
-      const way = await this.#deltas.wayOf(base, image, byName);
+      const way = (await this.#isByChunks(base, { product, to }))
+        ? BY_CHUNKS
+        : await this.#deltas.wayOf(base, image, byName);
       if (way === BEYOND) continue;
       const key = `${image.key} ${base.from ?? ''} ${way.usable?.join() ?? 'chunks'}`;
       if (plans.has(key)) continue;
       const done = this.#done.get(key);
       doneBytes += done ?? 0;
       if (done !== undefined) continue;
-      const plan = await this.#planOf(index, base, { image, isPending, byName, ...way });
+      const plan = await this.#planOf(index, base, {
+        image,
+        isPending: isPending && way !== BY_CHUNKS,
+        byName,
+        ...way,
+      });
       // What is beyond the bounds isn't planned again and again.
       if (plan === BEYOND) this.#done.set(key, 0);
       else if (plan) plans.set(key, plan);
     }
     return { plans, doneBytes };
+  }
+
+  /** Whether these devices are to use no delta, for the sake of the site's WAN. */
+  async #isByChunks({ from }: Base, { product, to }: { product: string; to: number }): Promise<boolean> {
+    return from !== undefined && (await this.#deps.siteWays.wayOf({ product, from, to })) === 'chunks';
   }
 
   /** @returns undefined where it is to wait for the delta */

@@ -31,6 +31,8 @@ export interface Base {
   from: number | undefined;
   /** Undefined: they use no deltas. `unheard`: they haven't reported, so they may be able to do anything. */
   ability: DeltaAbility | undefined | 'unheard';
+  /** All of them leave deltas alone where this gateway says so. */
+  takesSiteWay: boolean;
 }
 
 /** The updates that rollouts under way mean for the devices of this site, the newest of each product first. */
@@ -48,13 +50,20 @@ export function* wantedUpdates(
       for (const device of devices) {
         const running = runningOf(device.id);
         if (running?.counter === counter || !isFor(rollout, device, running?.counter)) continue;
-        const from = running?.counter ?? baseline;
-        const ability = running ? running.ability : 'unheard';
-        bases.set(JSON.stringify([from, ability]), { from, ability });
+        const base = baseOf(running, baseline);
+        const key = JSON.stringify([base.from, base.ability]);
+        const isSoWithOthers = bases.get(key)?.takesSiteWay !== false;
+        bases.set(key, { ...base, takesSiteWay: base.takesSiteWay && isSoWithOthers });
       }
       if (bases.size > 0) yield { rollout, product: file.product, counter, bases: [...bases.values()] };
     }
   }
+}
+
+function baseOf(running: RunningDevice | undefined, baseline: number | undefined): Base {
+  if (!running) return { from: baseline, ability: 'unheard', takesSiteWay: false };
+  const { counter, ability, takesSiteWay } = running;
+  return { from: counter, ability, takesSiteWay };
 }
 
 /** Whether a device is in the rollout, at this stage or a later one. @param running counter of the release that it runs, if it is known */

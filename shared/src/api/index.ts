@@ -127,6 +127,7 @@ export {
   relayedEnrolmentRequestSchema,
   reportsAnswerSchema,
   reportsRequestSchema,
+  siteWaySchema,
 } from './site.ts';
 export {
   MAX_NAMED_PEERS,

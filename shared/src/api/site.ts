@@ -119,6 +119,9 @@ export const gatewayProgressRequestSchema = z.object({
     .max(MAX_PROGRESS_PER_GATEWAY_REQUEST),
 });
 
+/** GET /site/v1/ways/PRODUCT/FROM/TO, which gateways alone serve: how devices that run FROM are to come to TO, for the sake of the site's WAN. */
+export const siteWaySchema = z.object({ way: z.enum(['deltas', 'chunks']) });
+
 /** POST /site/v1/leases, which gateways alone serve: a device asks for leave to be down. */
 export const leaseRequestSchema = z.object({
   id: z.string().max(MAX_ID_CHARS),

@@ -2,6 +2,11 @@ import { MAX_INVENTORY_VALUE_CHARS } from './report.ts';
 
 /** The entry of a report's inventory that says what a device can do with deltas. */
 export const DELTA_INVENTORY = 'deltas';
+/**
+ * The entry of a report's inventory, `true` where the device leaves deltas alone if the gateway of its site says that chunks cost the WAN less.
+ * Absent for a device that pays for bytes itself, or of an earlier version: where there is a delta for it, it takes that.
+ */
+export const SITE_WAY_INVENTORY = 'takesSiteWay';
 const RECIPE = /^recipe-([1-9]\d{0,4})$/;
 const SIGNED_ONLY = 'signed-only';
 

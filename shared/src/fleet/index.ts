@@ -1,5 +1,6 @@
 export {
   DELTA_INVENTORY,
+  SITE_WAY_INVENTORY,
   type DeltaAbility,
   deltaAbilityText,
   readDeltaAbility,

@@ -12,13 +12,14 @@ import {
   relayedAssignmentAnswerSchema,
   relayedEnrolmentRequestSchema,
   reportsRequestSchema,
+  siteWaySchema,
 } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { isId } from '@sitecast/shared/identity';
 import { ASKER_HEADER, FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { notYours } from '../../reports/report-receiver.ts';
-import { idParams, JSON_TYPE, withProblems } from '../schemas.ts';
+import { deltaParams, idParams, JSON_TYPE, withProblems } from '../schemas.ts';
 import { addressOf, signedJson } from '../signed.ts';
 
 const json = <T extends z.ZodType>(description: string, schema: T) => ({
@@ -37,6 +38,7 @@ export function siteRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): void {
   reportRoutes(app, deps, middleware);
   leaseRoute(app, deps, middleware);
   peerRoute(app, deps, middleware);
+  wayRoute(app, deps);
   documentRoutes(app, deps);
   gatewayRoute(app, deps);
 }
@@ -174,6 +176,18 @@ function peerRoute(app: OpenAPIHono<GatewayEnv>, { tracker, hosts }: AppDeps, mi
   app.openapi(route, async c =>
     c.json({ peers: await tracker.announce(c.get('sender'), c.req.valid('json'), addressOf(c, hosts)) }, 200),
   );
+}
+
+function wayRoute(app: OpenAPIHono<GatewayEnv>, { siteWays }: AppDeps): void {
+  const route = createRoute({
+    method: 'get',
+    path: '/site/v1/ways/{product}/{from}/{to}',
+    summary:
+      'How devices that run one release are to come to another one, so that it costs the WAN of the site least.',
+    request: { params: deltaParams },
+    responses: withProblems({ 200: json('By deltas, unless chunks cost less.', siteWaySchema) }),
+  });
+  app.openapi(route, async c => c.json({ way: await siteWays.wayOf(c.req.valid('param')) }, 200));
 }
 
 function documentRoutes(
