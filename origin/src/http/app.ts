@@ -75,11 +75,15 @@ export function createApp(deps: AppDeps): OriginApp {
     const error = asSitecastError(thrown);
     const path = cutText(c.req.path, MAX_LOGGED_PATH_CHARS);
     const fields = { method: c.req.method, path, code: error.code };
-    if (statusOf(error) >= 500 && error.code !== 'SITECAST_NOT_READY') logFailure(deps.log, fields, error);
+    const isOperators = c.get('token') !== undefined;
+    // The log says once that it isn't ready, and why: a fleet that reports again and again would fill the disk with that.
+    const isTold =
+      error.code === 'SITECAST_NOT_READY' || (error.code === 'SITECAST_NO_SPACE' && !isOperators);
+    if (statusOf(error) >= 500 && !isTold) logFailure(deps.log, fields, error);
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
     // A sender with a wrong clock corrects it by this header, and signs again.
     const date = error.code === 'SITECAST_REQUEST_CLOCK' && { date: new Date(deps.now()).toUTCString() };
-    return problemResponse(c.get('token') === undefined ? forStrangers(error, 'origin') : error, { ...date });
+    return problemResponse(isOperators ? error : forStrangers(error, 'origin'), { ...date });
   });
   return app;
 }
