@@ -1,4 +1,5 @@
 import { open, writeFile } from 'node:fs/promises';
+import { formatBytes, plural } from '@sitecast/shared/text';
 import { type DemoFleet, DEVICES_PER_SITE, PRODUCT, SITES } from './fleet.ts';
 import { readFirmware } from './firmware.ts';
 import type { Narrator } from './narrator.ts';
@@ -44,7 +45,7 @@ async function publish(fleet: DemoFleet, narrator: Narrator, path: string, versi
   const { upload } = await fleet.publish(path, version);
   const { chunks, newChunks, sentBytes } = JSON.parse(JSON.stringify(upload));
   narrator.say(
-    `publish  ${PRODUCT} ${version}: ${newChunks} new chunks of ${chunks}, ${sentBytes} bytes sent`,
+    `publish  ${PRODUCT} ${version}: ${plural(newChunks, 'new chunk')} of ${chunks}, ${formatBytes(sentBytes)} sent`,
   );
 }
 

@@ -1,3 +1,4 @@
+import { formatBytes } from '@sitecast/shared/text';
 import { stat } from 'node:fs/promises';
 import { type AgentStatus, type DemoFleet, DEVICES_PER_SITE, SITES, type Site } from './fleet.ts';
 import { readFirmware } from './firmware.ts';
@@ -73,18 +74,17 @@ export function expectations({ sites, devices }: Summary): { what: string; holds
       holds: barredReleases > 0,
     })),
     ...sites.map(({ site, wanBytes, imagesTimesDevicesBytes }) => ({
-      what: `site ${site} fetched each chunk once (${wanBytes} bytes)`,
+      what: `site ${site} fetched each chunk once (${formatBytes(wanBytes)})`,
       holds: wanBytes > 0 && wanBytes * DEVICES_PER_SITE < imagesTimesDevicesBytes,
     })),
   ];
 }
 
 export function printSummary({ sites, devices }: Summary, narrator: Narrator): void {
-  const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   narrator.chapter('In the end');
   for (const { site, wanBytes, imagesTimesDevicesBytes, devices: count } of sites) {
     narrator.plain(
-      `  site ${site}: ${mib(wanBytes)} over the WAN, for 3 images × ${count} devices = ${mib(imagesTimesDevicesBytes)}`,
+      `  site ${site}: ${formatBytes(wanBytes)} over the WAN, for 3 images × ${count} devices = ${formatBytes(imagesTimesDevicesBytes)}`,
     );
   }
   narrator.plain('');
