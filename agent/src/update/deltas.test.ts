@@ -412,7 +412,8 @@ it('fetches no patch twice, whenever the power fails, and makes nothing wrong', 
   });
   expect(places.length).toBeGreaterThan(100);
   for (const [at, where] of places.entries()) {
-    if (at % 5 !== 0 && process.env.SITECAST_TEST_EVERY_POINT !== '1') continue;
+    const isTried = at % 5 === 0 || /^patch .*#[12]$/.test(where);
+    if (!isTried && process.env.SITECAST_TEST_EVERY_POINT !== '1') continue;
     const { repeated, ...found } = await run(where);
     expect({ where, ...found }).toEqual({ where, isCut: true, isRight: true });
     // What was on its way when the power failed.

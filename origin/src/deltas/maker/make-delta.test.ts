@@ -219,7 +219,10 @@ it('ends its process where that takes more memory than it may', async () => {
   const { base, target } = images();
   const request = { base, target, frameBytes: frameBytesOf(target), niceness: 0, maxResidentBytes: MIB };
   // Here it is ended at once; in the midst of a window just that window is lost, as where it is killed.
-  await expect(allOf(makeDelta(request))).rejects.toThrow('bytes of memory');
+  await expect(allOf(makeDelta(request))).rejects.toMatchObject({
+    code: 'SITECAST_WORKER_FAILED',
+    message: expect.stringContaining('bytes of memory'),
+  });
 });
 
 /** Ids of the processes that make deltas, started by this one. */

@@ -1,5 +1,5 @@
 import { MAX_WINDOW_BASE_BYTES, MAX_WINDOW_TARGET_BYTES } from '@sitecast/shared/delta';
-import { DeadlinePassed, MakerChild } from './maker-child.ts';
+import { BoundPassed, DeadlinePassed, failed, MakerChild } from './maker-child.ts';
 import type { ByteSource } from './opening/byte-source.ts';
 import { openedAlike, openImage } from './opening/open-image.ts';
 import type { ImageRange, OpenedImage } from './opening/opened-image.ts';
@@ -37,7 +37,7 @@ export async function* makeDelta(request: MakeRequest): AsyncGenerator<MadeWindo
   const missing = missingChunks(base.index, target.index);
   const child = new MakerChild(request.niceness ?? LOWEST_PRIORITY, request.maxResidentBytes);
   try {
-    for (const { place, baseRange, targetRange } of await placeWindows(child, request, missing)) {
+    for (const { place, baseRange, targetRange } of await placedWindows(child, request, missing)) {
       if (request.isMade?.(place) === true) continue;
       const frameBytes = await framesOf(request, place, missing);
       const from = place.targetOffset - targetRange.offset;
@@ -76,6 +76,15 @@ interface PlacedWindow {
   /** What of the images is needed, and how it's opened. */
   readonly baseRange: ImageRange;
   readonly targetRange: ImageRange;
+}
+
+/** As `placeWindows`. @throws SITECAST_WORKER_FAILED also where the process took too long, or too much memory */
+async function placedWindows(...task: Parameters<typeof placeWindows>): Promise<PlacedWindow[]> {
+  try {
+    return await placeWindows(...task);
+  } catch (error) {
+    throw error instanceof BoundPassed ? failed(error.message) : error;
+  }
 }
 
 /** The windows, without patches: cut from the target's missing chunks, each with a range of the base. */

@@ -20,11 +20,14 @@ const MAX_HEAP_MIB = 256;
 const MAX_RESIDENT_BYTES = 1024 * 1024 * 1024;
 const LOOK_AT_MEMORY_EVERY_MS = 250;
 
-/** The task took longer than it may: its process was ended, what it remembered is lost. */
-export class DeadlinePassed extends Error {}
+/** The process took more than it may and was ended; what it remembered is lost. */
+export class BoundPassed extends Error {}
 
-/** The process took more memory than it may: it was ended. */
-class MemoryPassed extends Error {}
+/** The task took longer than it may. */
+export class DeadlinePassed extends BoundPassed {}
+
+/** The process took more memory than it may. */
+class MemoryPassed extends BoundPassed {}
 
 /** Gives the process what it wants of the image that its task is about. */
 type ReadPart = (offset: number, length: number) => Promise<Uint8Array>;
@@ -47,7 +50,7 @@ export class MakerChild {
   /**
    * To be called for one task after the other.
    * @param read for tasks that want parts of an image; they are checked: the process has read what a publisher has made
-   * @throws DeadlinePassed, MemoryPassed; SITECAST_WORKER_FAILED where the process ended by itself or the task failed; the signal's reason
+   * @throws BoundPassed; SITECAST_WORKER_FAILED where the process ended by itself or the task failed; the signal's reason
    */
   async ask<Name extends MakerTask['name']>(
     task: MakerTask & { name: Name },
@@ -162,7 +165,7 @@ function deadline(ms: number, signal: AbortSignal): Promise<never> {
   });
 }
 
-function failed(what: string): SitecastError {
+export function failed(what: string): SitecastError {
   return new SitecastError(
     'failed',
     'SITECAST_WORKER_FAILED',
