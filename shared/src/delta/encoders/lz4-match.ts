@@ -106,9 +106,14 @@ export class Lz4MatchFinder {
   }
 
   private countBack(a: number, b: number, low: number): number {
-    const { source } = this;
+    const { source, view } = this;
     const most = Math.min(a - low, b);
     let length = 0;
+    while (
+      length + 4 <= most &&
+      view.getUint32(a - length - 4, true) === view.getUint32(b - length - 4, true)
+    )
+      length += 4;
     while (length < most && source[a - length - 1] === source[b - length - 1]) length++;
     return length;
   }
@@ -123,8 +128,11 @@ export class Lz4MatchFinder {
   }
 
   private countRun(from: number, byte: number): number {
+    const { source, view, end } = this;
+    const four = Math.imul(byte, 0x01_01_01_01) >>> 0;
     let to = from;
-    while (to < this.end && this.source[to] === byte) to++;
+    while (to + 4 <= end && view.getUint32(to, true) === four) to += 4;
+    while (to < end && source[to] === byte) to++;
     return to - from;
   }
 
@@ -137,8 +145,8 @@ export class Lz4MatchFinder {
     const byte = pattern & 0xff;
     const forward = this.countRun(candidate + MIN_MATCH, byte) + MIN_MATCH;
     let first = candidate;
-    while (first > 0 && this.source[first - 1] === byte) first--;
-    first = Math.max(first, lowest);
+    while (first - 4 >= lowest && this.view.getUint32(first - 4, true) === pattern) first -= 4;
+    while (first > lowest && this.source[first - 1] === byte) first--;
     const segment = candidate - first + forward;
     if (segment >= this.runLength && forward <= this.runLength) {
       return { candidate: candidate + forward - this.runLength, best };
