@@ -6,7 +6,7 @@ import type { Outbox } from './reports/outbox.ts';
 import type { CycleResult, StatusBoard } from './state/status.ts';
 import type { UpdateAgent } from './update/agent.ts';
 import type { Confirmation } from './update/boot-steps.ts';
-import { CycleEnd, superseded } from './update/result.ts';
+import { CycleEnd, resultOf, superseded } from './update/result.ts';
 import type { Gateways } from './upstream/gateways.ts';
 import type { Trust } from './upstream/trust.ts';
 
@@ -120,9 +120,11 @@ export class Daemon {
     const retryMs = Math.min(FIRST_TROUBLE_PAUSE_MS * 2 ** this.#troubles, MAX_TROUBLE_PAUSE_MS);
     this.#troubles += 1;
     this.#deps.log('error', `it is tried again later: ${message}`, { err: error, waitMs: retryMs });
+    const found = resultOf(error) ?? { state: 'failed', reason: { code, message } };
+    const { reason } = found;
     const result: CycleResult = {
-      state: 'failed',
-      reason: { code, message: message.slice(0, MAX_REASON_CHARS) },
+      ...found,
+      ...(reason && { reason: { ...reason, message: reason.message.slice(0, MAX_REASON_CHARS) } }),
       retryMs,
     };
     this.#deps.agent.show(result);

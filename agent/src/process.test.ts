@@ -267,16 +267,30 @@ it.skipIf(process.getuid?.() !== 0)(
       console.log(`skipped: no tmpfs can be mounted here (${String(error)})`);
       skip();
     }
-    try {
-      await writeFile(join(small, 'filler'), Buffer.alloc(600_000)).catch(() => {
+    const fill = () =>
+      writeFile(join(small, 'filler'), Buffer.alloc(600_000)).catch(() => {
         // The disk is full, as intended.
       });
+    try {
+      await fill();
       const agent = daemon(`--data=${join(small, 'data')}`);
       await until('it waits for room', () => agent.stderr.includes('no room for'));
       expect(agent.stderr).toContain(`free on the file system of ${small}`);
       await rm(join(small, 'filler'));
       await until('it has enrolled', () => origin.reports.length > 0);
       expect((await agent.stop()).exitCode).toBe(0);
+      // And with a directory of its own there, in which nothing more can be written: it runs, and says so.
+      await fill();
+      const again = daemon(`--data=${join(small, 'data')}`);
+      const shown = async () => (await AgentProcess.run(['status', `--data=${join(small, 'data')}`])).stdout;
+      await until('it waits again', async () => (await shown()).includes('waiting (for space)'));
+      const text = await shown();
+      expect(text).toMatch(/^agent +runs /m);
+      expect(text).toMatch(
+        /^state +waiting \(for space\): no room for \S+: it takes \d+ B, and 0 B are free on /m,
+      );
+      await rm(join(small, 'filler'));
+      expect((await again.stop()).exitCode).toBe(0);
     } finally {
       for (const agent of running.splice(0)) await agent.stop('SIGKILL');
       execFileSync('umount', [small], { stdio: 'pipe' });

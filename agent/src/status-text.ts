@@ -29,7 +29,10 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
     ['metadata', metadataLine(status, nowMs)],
     ['enrolment', enrolmentLine(status)],
     ['reports', reportsLine(status)],
-    ...(status.storageProblem === undefined ? [] : [['storage', status.storageProblem]]),
+    // What the state says already isn't said twice.
+    ...(status.storageProblem === undefined || status.storageProblem === status.message
+      ? []
+      : [['storage', status.storageProblem]]),
   ];
   return `${lines.map(([label = '', text = '']) => `${label.padEnd(11)}${plainLine(text)}`.trimEnd()).join('\n')}\n`;
 }
@@ -106,11 +109,9 @@ export function waysLines(ways: UpdateWays): string[] {
 }
 
 /** What the newest update was to cost, and has cost. */
-function transferLines({ transfer, update, slots }: Status): string[][] {
+function transferLines({ transfer }: Status): string[][] {
   if (!transfer) return [];
-  const { counter, uncountedBytes = 0 } = transfer;
-  const releases = [update?.release, ...SLOT_NAMES.map(name => slots[name].release)];
-  const version = releases.find(release => release?.counter === counter)?.version ?? `release ${counter}`;
+  const { counter, version = `release ${counter}`, uncountedBytes = 0 } = transfer;
   const uncounted =
     uncountedBytes === 0
       ? ''

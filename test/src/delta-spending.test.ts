@@ -106,6 +106,17 @@ it('is no more than --max-bytes, all starts together; and the device says so whe
 
   const { stdout } = await update(undefined, `--max-bytes=${4 * MAX_BYTES}`);
   expect(['completed\n', 'idle\n']).toContain(stdout);
+  // What it was to cost, and has cost, in one form at the device, of the device and in its rollout.
+  const costs = /planned [\d.]+ [KM]iB, spent [\d.]+ [KM]iB/;
+  const shown = await fleet.testbed.run('sitecast-agent', ['status', '--data', 'device']);
+  expect(shown.stdout).toMatch(new RegExp(`^bytes +2\\.0\\.0 from gateways: ${costs.source}`, 'm'));
+  await fleet.testbed.until(
+    async () => new RegExp(`completed .*${costs.source}`).test(await said('rollout', 'status', rollout)),
+    'the costs to reach the origin',
+  );
+  expect(await said('device', 'show', String(id))).toMatch(
+    new RegExp(`^bytes +2\\.0\\.0 \\(2\\) from gateways: ${costs.source}$`, 'm'),
+  );
   const images = await Promise.all(['a', 'b'].map(slot => readFile(at(`${slot}.img`))));
   expect(images.some(image => image.equals(second))).toBe(true);
 });

@@ -30,6 +30,7 @@ const spendingSchema = z.looseObject({
   indexSha256: hexId,
   /** Of the release. */
   counter: count.optional(),
+  version: z.string().optional(),
   /** Bytes that came from gateways for it, at most so many: the note goes ahead of them. */
   spentBytes: count,
   /** Bytes that had been counted when the note was written. Absent in notes of earlier versions. */
@@ -124,11 +125,16 @@ export class Spending {
   }
   /** For the status. @returns undefined where nothing was begun */
   get shown(): Status['transfer'] {
-    const { counter } = this.#noted ?? {};
+    const { counter, version } = this.#noted ?? {};
     const transfer = this.transferOf(counter);
     if (counter === undefined || !transfer) return undefined;
     const uncountedBytes = this.#uncountedBytes;
-    return { counter, ...transfer, ...(uncountedBytes > 0 && { uncountedBytes }) };
+    return {
+      counter,
+      ...(version !== undefined && { version }),
+      ...transfer,
+      ...(uncountedBytes > 0 && { uncountedBytes }),
+    };
   }
   get applyMs(): number {
     return this.#applyMs;
@@ -168,10 +174,11 @@ export class Spending {
   }
 
   /** What is spent from now on is for this image. Another one before it is forgotten. */
-  begin(indexSha256: string, counter: number): void {
+  begin(indexSha256: string, { counter, version }: { counter: number; version: string }): void {
     if (this.#noted?.indexSha256 === indexSha256) return;
     this.#noted = {
       counter,
+      version,
       format: 'sitecast-spending-1',
       indexSha256,
       spentBytes: 0,
@@ -282,9 +289,15 @@ export class Spending {
     }
   }
 
-  /** Makes the exact count durable, where that is possible: on a full disk the note stays ahead of it. */
-  flush(): Promise<void> {
-    return this.#changeWherePossible({});
+  /**
+   * Makes the exact count durable, if it isn't: what was noted ahead and didn't come is given back. On a full disk the note stays ahead of
+   * it.
+   */
+  async flush(): Promise<void> {
+    const { spentBytes, countedBytes, applyMs } = this.#noted ?? {};
+    const isExact =
+      spentBytes === this.#reservedBytes && countedBytes === this.#spentBytes && applyMs === this.#applyMs;
+    if (!isExact) await this.#changeWherePossible({});
   }
 
   async #changeWherePossible(changes: Partial<Noted>): Promise<void> {

@@ -74,6 +74,7 @@ export const statusSchema = z.looseObject({
   transfer: z
     .looseObject({
       counter: z.int(),
+      version: z.string().optional(),
       plannedBytes: z.number().optional(),
       isPlanAtMost: z.boolean().optional(),
       spentBytes: z.number(),

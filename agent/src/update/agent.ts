@@ -59,6 +59,7 @@ export class UpdateAgent {
   /** One cycle. @throws only a mistake in the program, and the reason of `signal` */
   async cycle(signal: AbortSignal): Promise<CycleResult> {
     const result = await this.#guarded(() => this.#cycle(signal), signal);
+    await this.#deps.update.spending.flush();
     await this.lookAtSlots();
     this.show(result);
     await this.#deps.deliver(signal);
@@ -98,6 +99,7 @@ export class UpdateAgent {
     const booted = facts.agentState.slots[facts.booted].release;
     if (order) {
       const { plan, wait } = await plannedWays(this.#deps.update, context, signal);
+      await this.#deps.update.spending.flush();
       const available = { kind: order.kind, release: order.release };
       return { rest: wait ?? { state: 'idle' }, booted, available, ...(plan && { plan }) };
     }

@@ -109,6 +109,21 @@ it('a bound that the frames surely exceed is waited at, before anything is fetch
   expect(await harness.device.slot('A')).toEqual(image);
 });
 
+it('a device that waits, is asked and starts again and again spends nothing of its bound by that', async () => {
+  await order(randomBytes(plainBytes), plainBytes / 3);
+  let spentBytes = 0;
+  for (let starts = 0; starts < 3; starts += 1) {
+    expect(await harness.device.check()).toMatchObject({ rest: { state: 'waiting' } });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting' });
+    await harness.device.close();
+    const spending = await Spending.open(join(harness.device.directory, 'data'), { maxBytes: 1 });
+    spentBytes = spending.spentBytes;
+    expect(spending.uncountedBytes).toBe(0);
+    await harness.device.open({ settings: { maxBytes: plainBytes / 3 } });
+  }
+  expect(spentBytes).toBe(servedBytes());
+});
+
 it('asks about no chunk where there is no bound, or everything fits into it', async () => {
   for (const maxBytes of [undefined, 2 * plainBytes]) {
     await order(compressible(), maxBytes);
@@ -119,6 +134,7 @@ it('asks about no chunk where there is no bound, or everything fits into it', as
 
 describe('what was spent, after a SIGKILL', () => {
   const ID = 'ab'.repeat(32);
+  const RELEASE = { counter: 7, version: '7.0.0' };
   const note = () => join(harness.device.directory, 'data', 'spending.json');
   const open = (maxBytes: number | undefined) =>
     Spending.open(join(harness.device.directory, 'data'), { maxBytes });
@@ -127,7 +143,7 @@ describe('what was spent, after a SIGKILL', () => {
     const maxBytes = 10_000_000;
     for (const bound of [undefined, maxBytes]) {
       const spending = await open(bound);
-      spending.begin(`${bound === undefined ? 'c' : 'd'}${ID.slice(1)}`, 7);
+      spending.begin(`${bound === undefined ? 'c' : 'd'}${ID.slice(1)}`, RELEASE);
       for (let paid = 0; paid < 3; paid += 1) await spending.pay(300_000, async sent => sent(250_000));
       // As a SIGKILL leaves it: nothing is flushed.
       const noted = JSON.parse(await readFile(note(), 'utf8')).spentBytes;
@@ -142,12 +158,12 @@ describe('what was spent, after a SIGKILL', () => {
 
   it('is what an agent of an earlier version has noted', async () => {
     const spending = await open(1_000_000);
-    spending.begin(ID, 7);
+    spending.begin(ID, RELEASE);
     await spending.pay(300_000, async sent => sent(250_000));
     await spending.flush();
     const { countedBytes, ...old } = JSON.parse(await readFile(note(), 'utf8'));
     expect(countedBytes).toBe(250_000);
     await writeFile(note(), JSON.stringify(old));
-    expect((await open(1_000_000)).shown).toEqual({ counter: 7, spentBytes: 250_000 });
+    expect((await open(1_000_000)).shown).toEqual({ ...RELEASE, spentBytes: 250_000 });
   });
 });

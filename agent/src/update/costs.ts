@@ -9,6 +9,8 @@ import type { Costs, Schedule } from './schedule.ts';
 import type { FillPlan } from './slot-filler.ts';
 import type { UpdateContext } from './update-checker.ts';
 
+/** Of what is planned, what it may be more: plans and estimates are that exact. */
+const MARGIN = 0.05;
 /** A zstd frame has at least so many bytes (RFC 8878, 3.1.1). */
 const MIN_FRAME_BYTES = 9;
 
@@ -61,9 +63,16 @@ async function costsOf(
 ): Promise<Costs> {
   const { patches, fetched } = plan.bytes;
   const files = delta && plan.windows.length > 0 ? await deltas.patchIndexBytes(delta, signal) : 0;
+  // A chunk is asked for only where its longest frame still fits.
+  const common = (frames: number) => ({
+    patches,
+    files,
+    frames,
+    marginBytes: Math.ceil(MARGIN * (patches + frames)) + index.sizes.maxBytes,
+  });
   if (hasFrameBytes || fetched === 0) {
     const { frames } = plan.bytes;
-    return { patches, files, frames, framesBy: 'recipe', leastFrames: frames };
+    return { ...common(frames), framesBy: 'recipe', leastFrames: frames };
   }
   const chunks: number[] = [];
   for (let at = 0; at < index.count; at += 1) if (plan.wayOf(at) === 'fetch') chunks.push(at);
@@ -72,9 +81,9 @@ async function costsOf(
   const estimate =
     isAsking && !isAllowed ? await frameSizes.estimate({ index, indexSha256 }, chunks, signal) : undefined;
   if (!estimate)
-    return { patches, files, frames, framesBy: 'plain', leastFrames: MIN_FRAME_BYTES * chunks.length };
+    return { ...common(frames), framesBy: 'plain', leastFrames: MIN_FRAME_BYTES * chunks.length };
   const { bytes, leastBytes } = estimate;
-  return { patches, files, frames: bytes, framesBy: 'sample', leastFrames: leastBytes };
+  return { ...common(bytes), framesBy: 'sample', leastFrames: leastBytes };
 }
 
 /** What an update takes in all: what is spent by now, and what is to come. */

@@ -142,7 +142,7 @@ it('a plan that costs too much is said by `check`, with what it would be and for
       waitingFor: 'approval',
       reason: {
         code: 'SITECAST_PLAN_TOO_LARGE',
-        message: expect.stringMatching(/--max-bytes allows 59 KiB .* --max-bytes \d+KiB or more$/),
+        message: expect.stringMatching(/--max-bytes allows 59 KiB .* --max-bytes \d+[KM]iB or more$/),
       },
     },
   });
@@ -159,7 +159,7 @@ describe('time', () => {
     const bounds = { maxBytes: undefined, maxApplyMs: 800 };
     try {
       const spending = await Spending.open(join(directory, 'killed'), bounds);
-      spending.begin('ab'.repeat(32), 2);
+      spending.begin('ab'.repeat(32), { counter: 2, version: '2.0.0' });
       await spending.timed(async () => {
         const beganMs = performance.now();
         await expect.poll(() => performance.now() - beganMs).toBeGreaterThan(450);

@@ -199,7 +199,7 @@ describe('what an update costs', () => {
     expect(spentBytes).toBeLessThan(1.1 * (patchBytes + 5 * CHUNK_BYTES));
     expect((last?.plannedBytes ?? 0) / spentBytes).toBeGreaterThan(0.99);
     expect((last?.plannedBytes ?? 0) / spentBytes).toBeLessThan(1.01);
-    expect(harness.device.parts.status.current.transfer).toEqual({ counter: 2, ...last });
+    expect(harness.device.parts.status.current.transfer).toEqual({ counter: 2, version: '2.0.0', ...last });
     expect(readDeltaAbility(harness.reports.at(-1)?.inventory)).toMatchObject({ recipeFormats: [1] });
   });
 });

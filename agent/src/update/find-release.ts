@@ -54,7 +54,7 @@ async function loadRelease(
   order: Order,
   { manifest, booted, signal }: { manifest: ReleaseManifest; booted: SlotName; signal: AbortSignal },
 ): Promise<Release> {
-  spending.begin(manifest.index.sha256, manifest.counter);
+  spending.begin(manifest.index.sha256, manifest);
   const inSlot = await contents.withHash(manifest.index.sha256);
   // What a slot holds already needs no recipe.
   const delta = inSlot ? undefined : await deltas.find(manifest, booted, signal);

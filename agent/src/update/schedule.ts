@@ -56,7 +56,8 @@ function freshnessWait({ isRefreshed, nowMs, clock, rollout }: ActivationFacts):
   if (ageMs !== undefined && ageMs <= rollout.offlineForMs) return undefined;
   return {
     for: 'freshness',
-    message: 'nobody confirms that the rollout still stands',
+    message:
+      'nobody confirms that the rollout still stands: no gateway has new metadata of the origin; does it reach the origin?',
     retryMs: MINUTE_MS,
   };
 }
@@ -74,7 +75,12 @@ function scheduleWait(facts: ScheduleFacts): Wait | undefined {
   const { rollout, nowMs } = facts;
   if (rollout.notBefore === undefined && rollout.window === undefined) return undefined;
   if (!isTimeTrusted(facts))
-    return { for: 'time', message: 'the clock is not known to be right', retryMs: MINUTE_MS };
+    return {
+      for: 'time',
+      message:
+        'the clock is not known to be right: synchronise it, or start the agent with --time-sync yes if it is',
+      retryMs: MINUTE_MS,
+    };
   if (rollout.notBefore !== undefined && nowMs < Date.parse(rollout.notBefore))
     return {
       for: 'notBefore',
@@ -99,7 +105,7 @@ function intervalWait({ nowMs, minIntervalMs, lastActivationMs }: ActivationFact
   if (sinceMs < 0 || sinceMs >= minIntervalMs) return undefined;
   return {
     for: 'interval',
-    message: `for ${Math.ceil((minIntervalMs - sinceMs) / 1000)} s: activations of this device keep a distance`,
+    message: `for ${Math.ceil((minIntervalMs - sinceMs) / 1000)} s: --min-activation-interval keeps the activations of this device apart`,
     retryMs: minIntervalMs - sinceMs,
   };
 }
@@ -125,6 +131,8 @@ export interface Costs {
   framesBy: 'recipe' | 'sample' | 'plain';
   /** What the chunks surely take. */
   leastFrames: number;
+  /** What all of it may take more than planned. */
+  marginBytes: number;
 }
 
 /** When an order may be followed, by the rollout's terms and this device's own. */
@@ -151,7 +159,7 @@ export class Schedule {
    */
   checkSize(
     { release }: Order,
-    { patches, files, frames, leastFrames }: Costs,
+    { patches, files, frames, leastFrames, marginBytes }: Costs,
     { fetchBytes, spending }: { fetchBytes: number; spending: Pick<Spending, 'spentBytes' | 'leftBytes'> },
   ): void {
     const { maxFetchBytes, maxBytes } = this.#deps;
@@ -167,7 +175,7 @@ export class Schedule {
     const spent = spentBytes === 0 ? '' : `, after ${formatBytes(spentBytes)} that they have sent for it`;
     throw tooLarge(
       `${release.version} takes about ${formatBytes(plannedBytes)} from gateways${spent}; --max-bytes allows ${formatBytes(maxBytes)} for a release`,
-      allowing('--max-bytes', maxBytes - spending.leftBytes + plannedBytes),
+      allowing('--max-bytes', maxBytes - spending.leftBytes + plannedBytes + marginBytes),
     );
   }
 

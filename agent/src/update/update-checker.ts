@@ -157,5 +157,5 @@ export class UpdateChecker {
 
 const waitsForOperator: Reason = {
   code: 'SITECAST_ENROLMENT_PENDING',
-  message: 'waits for an operator to accept this device',
+  message: 'waits for an operator to accept this device (`sitecast device accept`)',
 };
