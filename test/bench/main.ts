@@ -11,6 +11,7 @@ import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { gatewayServingBenchmark } from './gateway-serving.ts';
 import { gossipBenchmark } from './gossip.ts';
 import { installBenchmark, installMemoryBenchmark } from './install.ts';
+import { neighbourBenchmark } from './neighbour.ts';
 import { peerServingBenchmark } from './peer-serving.ts';
 import { siteBenchmark } from './site.ts';
 import { uploadBenchmark } from './upload.ts';
@@ -26,6 +27,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   gatewayServingBenchmark,
   peerServingBenchmark,
   gossipBenchmark,
+  neighbourBenchmark,
   installBenchmark,
   installMemoryBenchmark,
   fleetBenchmark,
