@@ -10,7 +10,9 @@ const SHAPER = ['burst', '16kb', 'latency', '100ms'];
 /** How the gateway of the site learns of its neighbour. */
 export type Way = 'named' | 'found';
 
-const ip = (...args: readonly string[]): string => execFileSync('ip', args, { encoding: 'utf8' });
+const run = (program: string, ...args: readonly string[]): string =>
+  execFileSync(program, args, { encoding: 'utf8' });
+const ip = (...args: readonly string[]): string => run('ip', ...args);
 
 /**
  * An origin and a gateway at one place; and a site whose only way out is that gateway's port in the fleet's network: real processes in network
@@ -58,7 +60,7 @@ export class CutOffSite {
       ip('-n', space, 'link', 'set', 'line', 'up');
       if (mbit === undefined) continue;
       const shaper = ['dev', 'line', 'root', 'tbf', 'rate', `${mbit}mbit`, ...SHAPER];
-      execFileSync('tc', ['-n', space, 'qdisc', 'add', ...shaper]);
+      run('tc', '-n', space, 'qdisc', 'add', ...shaper);
     }
     const testbed = await Testbed.open();
     const origin = await testbed.serve(
