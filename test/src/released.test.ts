@@ -136,6 +136,15 @@ it('updates a device across all combinations of the released build and this one,
   expect(await testbed.json('sitecast', ['rollout', 'status', soaking])).toMatchObject({ state: 'active' });
   await update('3.0.0', 'current');
 
+  // A command of this build beside a released daemon asks it, and doesn't seem to obey options that the daemon can't be compared by.
+  const check = (...more: string[]) => testbed.run('sitecast-agent', ['check', '--data', 'agent', ...more]);
+  expect(await check()).toMatchObject({ exitCode: 0, stdout: 'release 3.0.0 runs; nothing to do\n' });
+  const refused = await check('--max-bytes', '1MiB');
+  expect(refused).toMatchObject({ exitCode: 3, stdout: '' });
+  expect(refused.stderr).toMatch(
+    /of an earlier version, .* --max-bytes: nothing was done \(SITECAST_DAEMON_SETTINGS\)/,
+  );
+
   // An upgraded device is behind a gateway that isn't upgraded.
   await start('agent', 'current');
   await update('4.0.0', 'current');
