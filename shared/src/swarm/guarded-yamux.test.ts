@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
-import { FrameLengths } from './guarded-yamux.ts';
+import { FrameLengths, WindowUpdates } from './guarded-yamux.ts';
 import { MAX_MUXER_FRAME_BYTES } from './options.ts';
 import { connect, Nodes, until } from './testing/nodes.ts';
 
@@ -80,6 +80,52 @@ describe('the window of a stream', () => {
     // 1 MiB in half windows of 128 KiB, and the updates that open the stream.
     expect(updates.count).toBeGreaterThanOrEqual(4);
     expect(updates.count).toBeLessThanOrEqual(16);
+  });
+});
+
+describe('window updates', () => {
+  const HALF_BYTES = 128 * 1024;
+  const update = (stream: number, bytes: number, flags = 0): Buffer => {
+    const frame = header(WINDOW_UPDATE, bytes);
+    frame.writeUInt16BE(flags, 2);
+    frame.writeUInt32BE(stream, 4);
+    return frame;
+  };
+
+  it('wait until they make half a window, and lose no byte', () => {
+    const updates = new WindowUpdates();
+    expect(updates.joined(update(1, HALF_BYTES - 1))).toBeUndefined();
+    expect(updates.joined(update(3, 5))).toBeUndefined();
+    expect(updates.joined(update(1, 1))).toEqual(update(1, HALF_BYTES));
+    expect(updates.joined(update(1, HALF_BYTES + 7))).toEqual(update(1, HALF_BYTES + 7));
+    expect(updates.waiting).toBe(1);
+  });
+
+  it('go out at once where they open or end a stream, with what waits, and drop it where they reset one', () => {
+    const updates = new WindowUpdates();
+    const [SYN, ACK, FIN, RESET] = [1, 2, 4, 8] as const;
+    for (const flags of [SYN, ACK, FIN])
+      expect(updates.joined(update(1, 0, flags))).toEqual(update(1, 0, flags));
+    updates.joined(update(1, 9));
+    expect(updates.joined(update(1, 1, FIN))).toEqual(update(1, 10, FIN));
+    updates.joined(update(1, 9));
+    expect(updates.joined(update(1, 0, RESET))).toEqual(update(1, 0, RESET));
+    expect(updates.waiting).toBe(0);
+  });
+
+  it('are kept for as many streams as a connection has: beyond, the oldest goes out', () => {
+    const updates = new WindowUpdates();
+    for (let stream = 1; stream <= 64; stream += 1)
+      expect(updates.joined(update(stream, stream))).toBeUndefined();
+    expect(updates.joined(update(65, 65))).toEqual(update(1, 1));
+    expect(updates.waiting).toBe(64);
+  });
+
+  it('are told apart from other frames', () => {
+    const updates = new WindowUpdates();
+    const ping = header(2, 7);
+    expect(updates.joined(ping)).toBe(ping);
+    expect(updates.waiting).toBe(0);
   });
 });
 

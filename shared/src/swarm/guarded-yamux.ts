@@ -1,6 +1,5 @@
 import type { MessageStream, StreamMuxerFactory, StreamMuxer } from '@libp2p/interface';
 import { yamux } from '@libp2p/yamux';
-import { StreamState, YamuxStream } from '@libp2p/yamux/stream';
 import { MAX_MUXER_FRAME_BYTES, YAMUX_LIMITS } from './options.ts';
 
 // Any machine that reaches the port and completes the handshake can send this; a key made just now is enough for that. (On the
@@ -10,25 +9,17 @@ import { MAX_MUXER_FRAME_BYTES, YAMUX_LIMITS } from './options.ts';
 /** github.com/hashicorp/yamux/blob/master/spec.md: version, type, flags, stream id, length; big-endian. */
 const HEADER_BYTES = 12;
 const TYPE_AT = 1;
+const FLAGS_AT = 2;
+const STREAM_AT = 4;
 const LENGTH_AT = 8;
 const DATA_FRAME = 0;
+const WINDOW_UPDATE = 1;
+const RESET = 8;
+/** Half of the smallest window: the sender can always have so much on its way. */
+const UPDATE_AFTER_BYTES = YAMUX_LIMITS.streamOptions.initialStreamWindowSize / 2;
+const MAX_STREAMS = YAMUX_LIMITS.maxInboundStreams + YAMUX_LIMITS.maxOutboundStreams;
 
-/**
- * The library answers each data frame, however small, with a window update. Half of all frames are updates then, each encrypted and
- * in a packet of its own. Here, as in other implementations, an update goes out when the sender has used half of its window. Before
- * a stream is established, updates carry its SYN and ACK, and always go out.
- */
-// oxlint-disable-next-line typescript/unbound-method -- it's called with its stream
-const updateWindow = YamuxStream.prototype.sendWindowUpdate;
-YamuxStream.prototype.sendWindowUpdate = function whenHalfUsed(this: YamuxStream): void {
-  // Bytes: what the sender may send at most, and what of it is left.
-  const window = Number(Reflect.get(this, 'recvWindow'));
-  const leftBytes = Number(Reflect.get(this, 'recvWindowCapacity'));
-  if (this.state === StreamState.Established && leftBytes > window / 2) return;
-  updateWindow.call(this);
-};
-
-/** Yamux that ends a connection whose frames are longer than any window that it gives. */
+/** Yamux that ends a connection whose frames are longer than any window that it gives, and that tells of windows seldom. */
 export function guardedYamux(): () => StreamMuxerFactory {
   const factory = yamux(YAMUX_LIMITS)();
   return () => ({
@@ -43,9 +34,67 @@ export function guardedYamux(): () => StreamMuxerFactory {
         event.stopImmediatePropagation();
         connection.abort(new RangeError(`a frame of more than ${MAX_MUXER_FRAME_BYTES} bytes`));
       });
+      joinWindowUpdates(connection);
       return factory.createStreamMuxer(connection);
     },
   });
+}
+
+/**
+ * The library answers each data frame, however small, with a window update. Half of all frames are updates then, each encrypted and
+ * in a packet of its own. Here, as in other implementations, a stream's updates are added up, and go out once they make half of the
+ * smallest window. Those that open, end or reset a stream always go out.
+ */
+function joinWindowUpdates(connection: MessageStream): void {
+  const send = connection.send.bind(connection);
+  const updates = new WindowUpdates();
+  connection.send = data => {
+    // The muxer sends one frame a call; one without content as a plain array.
+    if (!(data instanceof Uint8Array) || data.length !== HEADER_BYTES) return send(data);
+    const frame = updates.joined(data);
+    return frame ? send(frame) : true;
+  };
+}
+
+/** The window updates of one connection's streams that wait to go out. */
+export class WindowUpdates {
+  /** By stream id: bytes that the other side isn't told of yet. */
+  readonly #waiting = new Map<number, number>();
+
+  /** Streams whose updates wait. */
+  get waiting(): number {
+    return this.#waiting.size;
+  }
+
+  /** @param frame a frame without content @returns the frame to send in its place; undefined: none now */
+  joined(frame: Uint8Array): Uint8Array | undefined {
+    const header = Buffer.from(frame.buffer, frame.byteOffset, HEADER_BYTES);
+    if (header.readUInt8(TYPE_AT) !== WINDOW_UPDATE) return frame;
+    const stream = header.readUInt32BE(STREAM_AT);
+    const flags = header.readUInt16BE(FLAGS_AT);
+    if ((flags & RESET) !== 0) {
+      this.#waiting.delete(stream);
+      return frame;
+    }
+    const bytes = (this.#waiting.get(stream) ?? 0) + header.readUInt32BE(LENGTH_AT);
+    this.#waiting.delete(stream);
+    if (flags !== 0 || bytes >= UPDATE_AFTER_BYTES) return updateOf(stream, flags, bytes);
+    this.#waiting.set(stream, bytes);
+    // A stream that has ended leaves its rest here: the one that is silent for the longest makes room.
+    const [oldest] = this.#waiting;
+    if (this.#waiting.size <= MAX_STREAMS || !oldest) return undefined;
+    this.#waiting.delete(oldest[0]);
+    return updateOf(oldest[0], 0, oldest[1]);
+  }
+}
+
+function updateOf(stream: number, flags: number, bytes: number): Buffer {
+  const header = Buffer.alloc(HEADER_BYTES);
+  header.writeUInt8(WINDOW_UPDATE, TYPE_AT);
+  header.writeUInt16BE(flags, FLAGS_AT);
+  header.writeUInt32BE(stream, STREAM_AT);
+  header.writeUInt32BE(bytes, LENGTH_AT);
+  return header;
 }
 
 /** Follows the headers of yamux's frames through a connection's bytes, however they are cut. */
