@@ -221,7 +221,7 @@ function connectFilling(
   { releases, ...opened }: Opened & { releases: Releases },
 ): Pick<InstallDependencies, 'deltas' | 'contents' | 'filler'> {
   const { identity, stateFile, status, gateways, trust, exchange, spending, reporter } = opened;
-  const { data, product, deltas: mode, maxApplyMs, concurrency } = settings;
+  const { data, product, deltas: mode, maxApplyMs, concurrency, concurrencyWithPeers } = settings;
   const contents = new SlotContents({ data, files, releases, stateFile, spending, log });
   const known = { product, trust, gateways, contents, stateFile, spending, log };
   const deltas = new Deltas({ ...known, mode, maxApplyMs });
@@ -234,7 +234,7 @@ function connectFilling(
     exchange,
     contents,
     deltas,
-    fetcher: new ChunkFetcher({ gateways, exchange, clock, spending, concurrency }),
+    fetcher: new ChunkFetcher({ gateways, exchange, clock, spending, concurrency, concurrencyWithPeers }),
     windows: new WindowFiller({ applier, patches, spending, maxApplyMs }),
     encoders: applier.encoders,
     spending,

@@ -16,6 +16,9 @@ import type { DeltaMode } from './update/deltas.ts';
 import type { SlotName } from './ports.ts';
 
 const MAX_CONCURRENCY = 64;
+const DEFAULT_CONCURRENCY = 8;
+/** Sources decide how many are on their way; the bound is for memory. */
+const DEFAULT_CONCURRENCY_WITH_PEERS = 32;
 const MAX_GATEWAYS = 16;
 const MIN_POLL_MS = 1000;
 const DEFAULT_MAX_APPLY_MS = 15 * 60_000;
@@ -56,7 +59,9 @@ export interface RunSettings {
   maxBytes: number | undefined;
   /** CPU time that applying patches may take for one release, all starts of the agent together. */
   maxApplyMs: number;
+  /** Chunks on their way at once: from gateways alone, and where peers give some as well. */
   concurrency: number;
+  concurrencyWithPeers: number;
   timeSync: 'auto' | 'yes' | 'no';
   log: LogSettings;
   /** Undefined: no chunks from or to other devices. */
@@ -150,7 +155,7 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .addOption(duration('--poll <duration>', 'how often to look, where no gateway tells of changes', '60s'))
     .addOption(duration('--start-jitter <duration>', 'the first look comes at random within that', '0s'));
   addCostOptions(command)
-    .option('--concurrency <n>', 'chunks on their way at once', parseBoundedInteger(1, MAX_CONCURRENCY), 8)
+    .addOption(concurrencyOption())
     .option('--no-peers', 'takes chunks from gateways alone, and hands none out')
     .addOption(
       new Option(
@@ -174,12 +179,26 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
   return addLogOptions(command);
 }
 
+function concurrencyOption(): Option {
+  const preset = '8 from gateways alone; with peers as many as there are sources, 32 at most';
+  return new Option('--concurrency <n>', `chunks on their way at once (default: ${preset})`).argParser(
+    parseBoundedInteger(1, MAX_CONCURRENCY),
+  );
+}
+
 function duration(flags: string, description: string, preset: string): Option {
   return new Option(flags, description).argParser(parseDurationMs).default(parseDurationMs(preset), preset);
 }
 
 function choice(flags: string, description: string, choices: string[], preset: string): Option {
   return new Option(flags, description).choices(choices).default(preset);
+}
+
+function concurrencyOf(given: number | undefined): Pick<RunSettings, 'concurrency' | 'concurrencyWithPeers'> {
+  return {
+    concurrency: given ?? DEFAULT_CONCURRENCY,
+    concurrencyWithPeers: given ?? DEFAULT_CONCURRENCY_WITH_PEERS,
+  };
 }
 
 /** @throws SITECAST_SETTING_MISSING, SITECAST_SETTING_INVALID */
@@ -219,7 +238,7 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     deltas: deltaModeOf(values.text('deltas')),
     maxBytes: values.number('maxBytes'),
     maxApplyMs: values.number('maxApplyTime') ?? DEFAULT_MAX_APPLY_MS,
-    concurrency: values.number('concurrency') ?? 8,
+    ...concurrencyOf(values.number('concurrency')),
     timeSync: timeSyncOf(values.text('timeSync')),
     log: logSettingsOf(options),
     peers: peerSettings(options, values),

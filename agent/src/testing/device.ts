@@ -80,6 +80,7 @@ export class TestDevice {
       maxBytes: undefined,
       maxApplyMs: 60_000,
       concurrency: 4,
+      concurrencyWithPeers: 4,
       timeSync: 'auto',
       peers: undefined,
       log: { level: 'error' },

@@ -20,6 +20,8 @@ interface ChunkFetcherDependencies {
   spending: Spending;
   /** Chunks on their way at once. Each takes one buffer of the longest chunk's length. */
   concurrency: number;
+  /** The same where peers give some as well. */
+  concurrencyWithPeers: number;
 }
 
 /** The gateways as one store that gives only verified chunks, counts what they cost, and ends where no more may be spent. */
@@ -92,7 +94,7 @@ export class ChunkFetcher {
    */
   async fetch({ index, indexSha256, wanted, source, onBan, refusedMs, deliver }: ChunkFetch): Promise<void> {
     if (wanted.length === 0) return;
-    const { exchange, concurrency } = this.#deps;
+    const { exchange, concurrencyWithPeers: concurrency } = this.#deps;
     const { store, signal } = source;
     if (!exchange) {
       await this.#fetchFromGateways({ index, wanted, source, deliver });
@@ -143,7 +145,13 @@ export class ChunkFetcher {
       get: async (id, request = {}) => {
         const longestBytes = longestFrameBytes(request.lengthBytes ?? MAX_CHUNK_BYTES);
         try {
-          return await spending.pay(longestBytes, onSent => gateway.get(id, { ...request, onSent }));
+          return await spending.pay(longestBytes, onSent => {
+            const both = (lengthBytes: number): void => {
+              onSent(lengthBytes);
+              request.onSent?.(lengthBytes);
+            };
+            return gateway.get(id, { ...request, onSent: both });
+          });
         } catch (error) {
           if (error instanceof OverBound) over.abort(allSpent(spending));
           over.signal.throwIfAborted();

@@ -1,15 +1,13 @@
 import { type Chunk, type ChunkIndex, isRefusal } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
+import { NextFetch } from './next-fetch.ts';
 import type { Picker } from './picker.ts';
+import { MAX_HEDGES } from './slots.ts';
 import type { Source } from './source.ts';
 
 /** A request to a peer is hedged when it has taken this many times the typical time, and at least this long. */
 const HEDGE_TIMES = 4;
 const MIN_HEDGE_MS = 750;
-const MAX_HEDGES = 2;
-/** A peer is slow when its requests take this many times as long as the gateway's. The gateway's time may not be known yet. */
-const SLOW_TIMES = 2;
-const UNKNOWN_GATEWAY_MS = 150;
 /** How often waiting requests are looked at. */
 const TICK_MS = 100;
 const DEFAULT_STALL_MS = 60_000;
@@ -32,6 +30,7 @@ interface RunPorts {
   readonly gateway: () => Source | undefined;
   readonly peers: ReadonlyMap<string, Source>;
   readonly now: () => number;
+  readonly every: (periodMs: number, act: () => void) => () => void;
   readonly onMisbehaviour: (source: Source, error: SitecastError) => void;
   readonly onGone: (source: Source) => void;
   readonly onTaken: (source: Source, lengthBytes: number) => void;
@@ -47,6 +46,8 @@ interface Attempt {
 interface Flight {
   readonly at: number;
   readonly attempts: Attempt[];
+  /** Another machine was to fetch it, or to give it. */
+  readonly isUnowned: boolean;
   isHedged: boolean;
   isDelivering: boolean;
 }
@@ -56,8 +57,11 @@ export class FetchRun {
   readonly result: Promise<void>;
   readonly #ports: RunPorts;
   readonly #options: FetchOptions;
+  readonly #next: NextFetch;
   readonly #flights = new Map<number, Flight>();
-  readonly #timer: NodeJS.Timeout;
+  /** Flights of chunks that other machines were to fetch or to give. */
+  #unowned = 0;
+  readonly #endTicks: () => void;
   readonly #onAbort = (): void => this.#end(this.#options.signal.reason);
   #resolve: () => void = () => {};
   #reject: (error: unknown) => void = () => {};
@@ -72,12 +76,13 @@ export class FetchRun {
   constructor(ports: RunPorts, options: FetchOptions) {
     this.#ports = ports;
     this.#options = options;
+    this.#next = new NextFetch(ports);
     this.#progressMs = ports.now();
     this.result = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    this.#endTicks = ports.every(TICK_MS, () => this.#tick());
     options.signal.addEventListener('abort', this.#onAbort, { once: true });
     if (options.signal.aborted) this.#onAbort();
     else this.wake();
@@ -95,42 +100,13 @@ export class FetchRun {
   }
 
   #startNext(): boolean {
-    const { picker, now } = this.#ports;
-    const nowMs = now();
-    const gateway = this.#ports.gateway();
-    const hasGateway = gateway?.hasRoom(nowMs) ?? false;
-    const own = hasGateway ? picker.pickOwned() : undefined;
-    if (gateway && own !== undefined) return this.#begin(own, gateway);
-    const held = picker.pickHeld(holders => this.#leastBusy(holders, nowMs)?.name);
-    const peer = held && this.#ports.peers.get(held.peer);
-    if (held && peer) return this.#begin(held.at, peer);
-    if (!gateway || !hasGateway) return false;
-    const other = picker.pickUnowned(nowMs) ?? this.#pickRelief(gateway);
-    return other !== undefined && this.#begin(other, gateway);
-  }
-
-  /** A chunk for a gateway that only slow peers hold: a slow peer must not slow the whole update down. */
-  #pickRelief(gateway: Source): number | undefined {
-    const slowMs = SLOW_TIMES * (gateway.typicalMs ?? UNKNOWN_GATEWAY_MS);
-    const isSlow = (id: string) => (this.#ports.peers.get(id)?.typicalMs ?? 0) > slowMs;
-    return this.#ports.picker.pickHeld(holders => (holders.every(isSlow) ? holders[0] : undefined))?.at;
-  }
-
-  /** The source from which the chunk would come soonest. */
-  #leastBusy(ids: readonly string[], nowMs: number): Source | undefined {
-    const costOf = ({ underWay, typicalMs }: Source) => (underWay + 1) * (typicalMs ?? 1);
-    let best: Source | undefined;
-    for (const id of ids) {
-      const source = this.#ports.peers.get(id);
-      if (source?.hasRoom(nowMs) && (!best || costOf(source) < costOf(best))) best = source;
-    }
-    return best;
-  }
-
-  #begin(at: number, source: Source): true {
+    const chosen = this.#next.choose(this.#ports.now(), this.#flights.size - this.#unowned);
+    if (!chosen) return false;
+    const { at, source, isUnowned } = chosen;
     this.#ports.picker.takeOut(at);
-    const flight = { at, attempts: [], isHedged: false, isDelivering: false };
+    const flight = { at, attempts: [], isUnowned, isHedged: false, isDelivering: false };
     this.#flights.set(at, flight);
+    if (isUnowned) this.#unowned += 1;
     void this.#attempt(flight, source);
     return true;
   }
@@ -143,6 +119,7 @@ export class FetchRun {
       const chunk = await source.get(index.idAt(flight.at), {
         signal: attempt.stop.signal,
         lengthBytes: index.lengthOf(flight.at),
+        onSent: () => source.answered(now() - attempt.startMs),
       });
       source.gave(now() - attempt.startMs);
       if (!flight.isDelivering && !this.#isEnded) await this.#deliver(flight, attempt, chunk);
@@ -218,7 +195,7 @@ export class FetchRun {
 
   #forget(flight: Flight): void {
     this.#endHedge(flight);
-    this.#flights.delete(flight.at);
+    if (this.#flights.delete(flight.at) && flight.isUnowned) this.#unowned -= 1;
   }
 
   #tick(): void {
@@ -263,7 +240,7 @@ export class FetchRun {
     const limitMs = Math.max(MIN_HEDGE_MS, HEDGE_TIMES * (this.#typicalMs() ?? 0));
     if (nowMs - first.startMs < limitMs) return;
     const holders = this.#ports.picker.holdersOf(flight.at).filter(id => id !== first.source.name);
-    const other = this.#leastBusy(holders, nowMs);
+    const other = this.#next.leastBusy(holders, nowMs);
     const second =
       other ?? (isFromGateway || holders.length > 0 || !gateway?.hasRoom(nowMs) ? undefined : gateway);
     if (!second) return;
@@ -294,7 +271,7 @@ export class FetchRun {
   #end(reason: unknown): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
-    clearInterval(this.#timer);
+    this.#endTicks();
     this.#options.signal.removeEventListener('abort', this.#onAbort);
     for (const { attempts, at } of this.#flights.values()) {
       for (const { stop } of attempts) stop.abort(reason ?? new Error('all is here'));

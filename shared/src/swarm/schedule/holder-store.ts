@@ -9,7 +9,8 @@ import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
 import { Bitfield } from '../chunks/holdings.ts';
 import { Source } from './source.ts';
-import { PEER_SLOTS, type SwarmPeer } from './swarm-store.ts';
+import { MAX_PEER_SLOTS } from './slots.ts';
+import type { SwarmPeer } from './swarm-store.ts';
 
 /** Holders that are asked for one chunk, one after the other. */
 const MAX_ASKED = 2;
@@ -64,7 +65,7 @@ export class HolderStore implements ChunkStore {
     if (this.#holders.has(peer.peer)) return true;
     if (this.#left.has(peer.peer) || this.#holders.size >= this.#options.maxPeers) return false;
     const bits = new Bitfield(this.#options.index.count);
-    this.#holders.set(peer.peer, { source: new Source(peer.peer, PEER_SLOTS, peer), bits });
+    this.#holders.set(peer.peer, { source: new Source(peer.peer, () => MAX_PEER_SLOTS, peer), bits });
     return true;
   }
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type ChunkIndex, ChunkIndexBuilder, sha256 } from '../../content/index.ts';
 import { ChunkPools } from './chunk-pools.ts';
-import { MAX_PEERS, PATIENCE_MS, Picker, STUCK_MS } from './picker.ts';
+import { MAX_PEERS, IDLE_MS, PATIENCE_MS, Picker, STUCK_MS } from './picker.ts';
 import { Shares } from './shares.ts';
 
 const CHUNKS = 1000;
@@ -62,6 +62,9 @@ describe('shares', () => {
     expect(after.size).toBeGreaterThan(before.length);
   });
 });
+
+/** What three peers add to the patience. */
+const TOLD_MS = 120;
 
 describe('a picker', () => {
   it('takes everything from the gateway when it is alone', () => {
@@ -160,16 +163,31 @@ describe('a picker', () => {
     }
     drainOwn(mine);
     mine.start(0);
-    expect(mine.pickUnowned(PATIENCE_MS - 1)).toBeUndefined();
+    expect(mine.pickUnowned(PATIENCE_MS + TOLD_MS - 1, 0)).toBeUndefined();
     const shares = new Shares('me');
     shares.setOthers(['a', 'b', 'c']);
     const ranks = numbers(0, 20).map(() => {
-      const at = mine.pickUnowned(PATIENCE_MS);
+      const at = mine.pickUnowned(PATIENCE_MS + TOLD_MS, 0);
       if (at !== undefined) mine.takeOut(at);
       return at === undefined ? 1 : shares.rankOf(idOf(at));
     });
     expect(new Set(ranks)).toEqual(new Set([1]));
-    expect(mine.pickUnowned(3 * PATIENCE_MS)).toBeDefined();
+    expect(mine.pickUnowned(3 * (PATIENCE_MS + TOLD_MS), 0)).toBeDefined();
+  });
+
+  it('asks for them sooner where hardly anything is on its way, and later where the gateway takes long', () => {
+    const mine = picker('me');
+    mine.addPeer('a', 0);
+    mine.onHave('a', [], true, 0);
+    drainOwn(mine);
+    mine.start(0);
+    const longMs = 2 * IDLE_MS;
+    expect(mine.pickUnowned(1, IDLE_MS)).toBeUndefined();
+    expect(mine.pickUnowned(1, longMs)).toBeDefined();
+    mine.gatewayMs = 4000;
+    expect(mine.pickUnowned(1, longMs)).toBeUndefined();
+    expect(mine.pickUnowned(PATIENCE_MS + 3999, 0)).toBeUndefined();
+    expect(mine.pickUnowned(PATIENCE_MS + 4000, 0)).toBeDefined();
   });
 
   it('has a bound on peers', () => {

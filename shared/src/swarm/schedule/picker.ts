@@ -22,10 +22,15 @@ const POOLS = HELD + MAX_RARITY;
 export const STUCK_MS = 3000;
 /** How long nothing may come from any source before this machine asks a gateway for what other machines were to fetch. */
 export const PATIENCE_MS = 1000;
+/** The same where little comes: a peer is slow with its share. */
+export const IDLE_MS = 500;
+/** Both are longer with more peers: what these have is told less often then. */
+const PATIENCE_MS_PER_PEER = 40;
 
 interface PeerView {
   readonly bits: Bitfield;
   isFetching: boolean;
+  isHeard: boolean;
   newsMs: number;
 }
 
@@ -44,7 +49,11 @@ export class Picker {
   readonly #peers = new Map<string, PeerView>();
   #wanted: Bitfield;
   #sharers = '';
+  #fetching = 0;
+  #unheard = 0;
   #progressMs: number;
+  /** What a request to the gateway takes: others that fetch from it wait as long, and aren't stuck meanwhile. */
+  gatewayMs = 0;
 
   /** @param self this machine's id; @param random as `Math.random` */
   constructor(options: { index: ChunkIndex; self: string; random: () => number; nowMs: number }) {
@@ -60,6 +69,16 @@ export class Picker {
   /** Number of chunks that are wanted and not here yet, those under way included. */
   get wanted(): number {
     return this.#wanted.size;
+  }
+
+  /** Number of peers that fetch the same image and aren't stuck, or haven't said yet whether they do. */
+  get fetching(): number {
+    return this.#fetching + this.#unheard;
+  }
+
+  /** Whether a chunk is wanted that no peer holds. */
+  get lacksHolders(): boolean {
+    return this.#pools.sizeOf(OWN) > 0 || this.#pools.sizeOf(FOREIGN) > 0;
   }
 
   /** Progress is measured from now on. */
@@ -92,7 +111,13 @@ export class Picker {
   addPeer(id: string, nowMs: number): boolean {
     if (this.#peers.has(id)) return true;
     if (this.#peers.size >= MAX_PEERS) return false;
-    this.#peers.set(id, { bits: new Bitfield(this.#index.count), isFetching: false, newsMs: nowMs });
+    this.#peers.set(id, {
+      bits: new Bitfield(this.#index.count),
+      isFetching: false,
+      isHeard: false,
+      newsMs: nowMs,
+    });
+    this.#unheard += 1;
     return true;
   }
 
@@ -100,6 +125,7 @@ export class Picker {
     const peer = this.#peers.get(id);
     if (!peer) return;
     this.#peers.delete(id);
+    if (!peer.isHeard) this.#unheard -= 1;
     for (let at = 0; peer.bits.size > 0 && at < this.#index.count; at += 1)
       if (peer.bits.has(at)) this.#countHolder(at, -1);
     this.reshare(nowMs);
@@ -112,6 +138,8 @@ export class Picker {
     for (const at of added) if (peer.bits.add(at)) this.#countHolder(at, 1);
     if (added.length > 0) peer.newsMs = nowMs;
     peer.isFetching = isFetching;
+    if (!peer.isHeard) this.#unheard -= 1;
+    peer.isHeard = true;
     this.reshare(nowMs);
   }
 
@@ -151,11 +179,16 @@ export class Picker {
   }
 
   /**
-   * A chunk that other machines were to fetch or to give, for a gateway, once nothing has come for long enough. The longer nothing
-   * comes, the more of them. Each machine begins with those for which it is next, so that not all fetch the same.
+   * A chunk that other machines were to fetch or to give, for a gateway, once nothing has come for long enough, or hardly anything is on its
+   * way. The longer that lasts, the more of them. Each machine begins with those for which it is next, so that not all fetch the same.
+   * @param idleMs for how long hardly anything is on its way here
    */
-  pickUnowned(nowMs: number): number | undefined {
-    const patience = (nowMs - this.#progressMs) / PATIENCE_MS;
+  pickUnowned(nowMs: number, idleMs: number): number | undefined {
+    const longerMs = Math.max(this.gatewayMs, PATIENCE_MS_PER_PEER * this.#peers.size);
+    const patience = Math.max(
+      (nowMs - this.#progressMs) / (PATIENCE_MS + longerMs),
+      idleMs / (IDLE_MS + longerMs),
+    );
     if (patience < 1) return undefined;
     const draws = Math.min(MAX_DRAWS, this.#pools.sizeOf(FOREIGN));
     let best: { at: number; rank: number } | undefined;
@@ -180,13 +213,15 @@ export class Picker {
     const key = sharers.join(' ');
     if (key === this.#sharers) return;
     this.#sharers = key;
+    this.#fetching = sharers.length;
     this.#shares.setOthers(sharers);
     for (const at of [...this.#pools.membersOf(OWN), ...this.#pools.membersOf(FOREIGN)]) this.#sort(at);
   }
 
   /** The peer announces nothing while this machine makes progress: so the cause isn't that no machine gets anything. */
   #isStuck({ newsMs }: PeerView, nowMs: number): boolean {
-    return nowMs - newsMs > STUCK_MS && this.#progressMs - newsMs > STUCK_MS;
+    const stuckMs = STUCK_MS + this.gatewayMs;
+    return nowMs - newsMs > stuckMs && this.#progressMs - newsMs > stuckMs;
   }
 
   #countHolder(at: number, change: 1 | -1): void {

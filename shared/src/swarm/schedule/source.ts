@@ -13,7 +13,7 @@ interface Getter {
 /** A peer or a gateway as the scheduler sees it: how busy and how fast it is, and whether it rests after a failure. */
 export class Source {
   readonly name: string;
-  readonly #slots: number;
+  readonly #slots: (source: Source) => number;
   readonly #getter: Getter;
   #underWay = 0;
   #failures = 0;
@@ -21,8 +21,11 @@ export class Source {
   #isBanned = false;
   /** Average duration of a request. Undefined before the first one has ended. */
   typicalMs: number | undefined;
+  /** The shortest time until an answer began, where that is known. */
+  latencyMs: number | undefined;
 
-  constructor(name: string, slots: number, getter: Getter) {
+  /** @param slots how many requests it gets at one time, for the present */
+  constructor(name: string, slots: (source: Source) => number, getter: Getter) {
     this.name = name;
     this.#slots = slots;
     this.#getter = getter;
@@ -33,7 +36,7 @@ export class Source {
   }
 
   hasRoom(nowMs: number): boolean {
-    return this.#underWay < this.#slots && this.mayBeAsked(nowMs);
+    return this.#underWay < this.#slots(this) && this.mayBeAsked(nowMs);
   }
 
   /** It isn't banned, and doesn't rest at present. */
@@ -57,6 +60,11 @@ export class Source {
     } finally {
       this.#underWay -= 1;
     }
+  }
+
+  /** The first bytes of an answer are there. */
+  answered(afterMs: number): void {
+    this.latencyMs = Math.min(this.latencyMs ?? afterMs, afterMs);
   }
 
   gave(tookMs: number): void {

@@ -11,7 +11,8 @@ import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
 import { numbers, testImage } from '../testing/images.ts';
 import { MemoryStore } from '../testing/memory-store.ts';
-import { GATEWAY_SLOTS, PEER_SLOTS, type SwarmPeer, SwarmStore } from './swarm-store.ts';
+import { MAX_GATEWAY_SLOTS, MAX_PEER_SLOTS } from './slots.ts';
+import { type SwarmPeer, SwarmStore } from './swarm-store.ts';
 
 const { index, chunks } = testImage(60, 16_384);
 const ALL = numbers(60);
@@ -97,7 +98,7 @@ describe('a swarm', () => {
     await fetch();
     expect(isWhole()).toBe(true);
     expect(gateway.asked).toHaveLength(60);
-    expect(gateway.most).toBe(GATEWAY_SLOTS);
+    expect(gateway.most).toBe(MAX_GATEWAY_SLOTS);
   });
 
   it('takes what peers have from them, spread over all, and nothing from the gateway', async () => {
@@ -116,7 +117,7 @@ describe('a swarm', () => {
     expect(gateway.asked).toEqual([]);
     expect(one.asked.length + two.asked.length).toBe(60);
     expect(Math.min(one.asked.length, two.asked.length)).toBeGreaterThan(15);
-    expect(Math.max(one.most, two.most)).toBe(PEER_SLOTS);
+    expect(Math.max(one.most, two.most)).toBe(MAX_PEER_SLOTS);
   });
 
   it('bans a peer that sends wrong bytes, reports it once, and takes the chunk from another source', async () => {
@@ -126,7 +127,7 @@ describe('a swarm', () => {
     await fetch();
     expect(isWhole()).toBe(true);
     expect(bans).toEqual(['liar SITECAST_CHUNK_MISMATCH']);
-    expect(liar.asked.length).toBeLessThanOrEqual(PEER_SLOTS);
+    expect(liar.asked.length).toBeLessThanOrEqual(MAX_PEER_SLOTS);
     expect(swarm.addPeer(liar)).toBe(false);
   });
 
@@ -194,7 +195,7 @@ describe('a swarm', () => {
     const { fetch, isWhole } = swarmOf(undefined, hanging, good);
     await fetch();
     expect(isWhole()).toBe(true);
-    expect(hanging.asked.length).toBeLessThanOrEqual(2 * PEER_SLOTS);
+    expect(hanging.asked.length).toBeLessThanOrEqual(2 * MAX_PEER_SLOTS);
     await sleep(10);
     expect(hanging.underWay).toBe(0);
   });
@@ -216,7 +217,7 @@ describe('a swarm', () => {
     const { fetch, isWhole } = swarmOf(gateway, hanging);
     await fetch();
     expect(isWhole()).toBe(true);
-    expect(hanging.asked.length).toBeLessThanOrEqual(2 * PEER_SLOTS);
+    expect(hanging.asked.length).toBeLessThanOrEqual(2 * MAX_PEER_SLOTS);
   });
 
   it('uses the gateway when its only peer is just fast enough not to be given up', async () => {

@@ -8,13 +8,16 @@ import {
 import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
 import { FetchRun, type FetchOptions } from './fetch-run.ts';
+import { PeakRate } from './peak-rate.ts';
 import { Picker } from './picker.ts';
+import { gatewaySlots, peerSlots } from './slots.ts';
 import { Source } from './source.ts';
 
-/** Chunks asked of one peer at one time. */
-export const PEER_SLOTS = 4;
-/** Chunks asked of the gateway at one time. */
-export const GATEWAY_SLOTS = 4;
+/** A source is far whose answers begin after so many times what a chunk takes at this machine's rate. A full queue on the way makes two. */
+const FAR_TIMES = 3;
+/** A chunk that takes less is over before the next one has been asked for, read and written. */
+const SHORT_MS = 20;
+const SLOTS_OF_SHORT = 3;
 
 /** A peer: gives only chunks that it has checked (`PeerStore` does). */
 export interface SwarmPeer {
@@ -35,6 +38,8 @@ export interface SwarmStoreOptions {
   readonly onFromPeer?: (peer: string, lengthBytes: number) => void;
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number;
+  /** As `setInterval`, on the same clock. @returns ends it */
+  readonly every?: (periodMs: number, act: () => void) => () => void;
   readonly random?: () => number;
 }
 
@@ -47,20 +52,31 @@ export class SwarmStore implements ChunkStore {
   readonly #gateway: Source | undefined;
   readonly #peers = new Map<string, Source>();
   readonly #banned = new Set<string>();
+  readonly #rate = new PeakRate();
   #run: FetchRun | undefined;
 
   constructor(options: SwarmStoreOptions) {
     const { index, self, gateway, now = () => performance.now(), random = Math.random } = options;
     this.#options = options;
     this.#now = now;
-    this.#gateway = gateway && new Source(gateway.name, GATEWAY_SLOTS, checked(gateway));
+    this.#gateway =
+      gateway &&
+      new Source(
+        gateway.name,
+        source => this.#enough(gatewaySlots(1 + this.picker.fetching), source),
+        checked(gateway),
+      );
     this.picker = new Picker({ index, self, random, nowMs: now() });
   }
 
   /** @returns false for a peer that is banned, and where there are too many */
   addPeer(peer: SwarmPeer): boolean {
     if (this.#banned.has(peer.peer) || !this.picker.addPeer(peer.peer, this.#now())) return false;
-    if (!this.#peers.has(peer.peer)) this.#peers.set(peer.peer, new Source(peer.peer, PEER_SLOTS, peer));
+    if (!this.#peers.has(peer.peer))
+      this.#peers.set(
+        peer.peer,
+        new Source(peer.peer, source => this.#enough(peerSlots(this.#peers.size), source), peer),
+      );
     return true;
   }
 
@@ -97,9 +113,11 @@ export class SwarmStore implements ChunkStore {
         gateway: () => this.#gateway,
         peers: this.#peers,
         now: this.#now,
+        every: this.#options.every ?? everyInterval,
         onMisbehaviour: (source, error) => this.#ban(source, error),
         onGone: source => this.removePeer(source.name),
         onTaken: (source, lengthBytes) => {
+          this.#rate.took(lengthBytes, this.#now());
           if (source !== this.#gateway) this.#options.onFromPeer?.(source.name, lengthBytes);
         },
       },
@@ -140,6 +158,14 @@ export class SwarmStore implements ChunkStore {
     throw last;
   }
 
+  /** Some more where chunks take much less time than what is around them: else the link is idle between two of them. */
+  #enough(slots: number, { latencyMs = 0 }: Source): number {
+    const { index } = this.#options;
+    const chunkMs = this.#rate.msFor(index.lengthBytes / index.count);
+    const isShort = chunkMs < SHORT_MS || latencyMs > FAR_TIMES * chunkMs;
+    return isShort ? Math.max(SLOTS_OF_SHORT, slots) : slots;
+  }
+
   #lengthOf(at: number | undefined): { lengthBytes?: number } {
     return at === undefined ? {} : { lengthBytes: this.#options.index.lengthOf(at) };
   }
@@ -151,6 +177,11 @@ export class SwarmStore implements ChunkStore {
     this.#options.onBan?.(source.name, error);
     this.removePeer(source.name);
   }
+}
+
+function everyInterval(periodMs: number, act: () => void): () => void {
+  const timer = setInterval(act, periodMs);
+  return () => clearInterval(timer);
 }
 
 function checked(store: ChunkStore) {

@@ -1,0 +1,23 @@
+const WINDOW_MS = 500;
+
+/** The highest rate at which bytes have come so far, over half seconds. */
+export class PeakRate {
+  #windowMs: number | undefined;
+  #windowBytes = 0;
+  #peakBytesPerMs = 0;
+
+  took(lengthBytes: number, nowMs: number): void {
+    this.#windowMs ??= nowMs;
+    this.#windowBytes += lengthBytes;
+    const passedMs = nowMs - this.#windowMs;
+    if (passedMs < WINDOW_MS) return;
+    this.#peakBytesPerMs = Math.max(this.#peakBytesPerMs, this.#windowBytes / passedMs);
+    this.#windowMs = nowMs;
+    this.#windowBytes = 0;
+  }
+
+  /** How long so many bytes take at that rate; endless while it isn't known. */
+  msFor(lengthBytes: number): number {
+    return lengthBytes / this.#peakBytesPerMs;
+  }
+}

@@ -1,0 +1,74 @@
+// Whole sites in virtual time: what the scheduler itself loses, without cores and packets. Nothing here is left to chance, so the bounds
+// are what it reaches, rounded up; with four requests to each source, whoever is there, most of them are missed.
+import { describe, expect, it } from 'vitest';
+import { simulate, type SimulatedOutcome, type SimulatedSite } from '../testing/simulated-site.ts';
+
+/** A gateway that has the image, behind a port like those of the devices. */
+const THIN_GATEWAY = { deviceMbit: 12.5, gatewayMbit: 12.5 };
+const FULL_RATE = { deviceMbit: 100, gatewayMbit: 100 };
+const THIN_WAN = { deviceMbit: 100, gatewayMbit: 1000, wanMbit: 20 };
+const SEEDS = [1, 2];
+
+interface Right {
+  site: SimulatedSite;
+  /** The time of the last device, in that of one copy over the thin link. */
+  last: number;
+  /** What the gateway sends, in images. */
+  copies: number;
+}
+
+const RIGHT: Record<string, Right> = {
+  'thin gateway, 2 devices': { site: { ...THIN_GATEWAY, devices: 2 }, last: 1.06, copies: 1.01 },
+  'thin gateway, 4 devices': { site: { ...THIN_GATEWAY, devices: 4 }, last: 1.08, copies: 1.02 },
+  'thin gateway, 8 devices': { site: { ...THIN_GATEWAY, devices: 8 }, last: 1.13, copies: 1.03 },
+  'thin gateway, 16 devices': { site: { ...THIN_GATEWAY, devices: 16, stepMs: 3 }, last: 1.18, copies: 1.05 },
+  'thin gateway at full rate, 8 devices': { site: { ...FULL_RATE, devices: 8 }, last: 1.33, copies: 1.03 },
+  'thin gateway far away, 4 devices': {
+    site: { ...THIN_GATEWAY, devices: 4, rttMs: 40 },
+    last: 1.09,
+    copies: 1.02,
+  },
+  'thin gateway at full rate and far away, 8 devices': {
+    site: { ...FULL_RATE, devices: 8, rttMs: 40, queueMs: 20 },
+    last: 1.44,
+    copies: 1.03,
+  },
+  'thin WAN, 8 devices': { site: { ...THIN_WAN, devices: 8 }, last: 1.05, copies: 1.02 },
+  'thin WAN, 16 devices': { site: { ...THIN_WAN, devices: 16 }, last: 1.06, copies: 1.03 },
+  'two of 8 begin when the others have nearly half': {
+    site: { ...THIN_GATEWAY, devices: 8, late: { devices: 2, afterMs: 10_000 } },
+    last: 1.12,
+    copies: 1.03,
+  },
+  'one of 8 leaves': { site: { ...THIN_GATEWAY, devices: 8, leavesAfterMs: 8000 }, last: 1.13, copies: 1.03 },
+  'one of 8 has a fifth of the rate': {
+    site: { ...THIN_GATEWAY, devices: 8, slowShare: 0.2 },
+    last: 1.48,
+    copies: 1.09,
+  },
+  '64 devices': {
+    site: { ...THIN_GATEWAY, devices: 64, imageBytes: 16 * 2 ** 20, chunks: 120, stepMs: 20 },
+    last: 3.2,
+    copies: 2.2,
+  },
+};
+
+describe('a site ends close to the time of one copy over its thin link', () => {
+  it.each(Object.entries(RIGHT))('%s', { timeout: 120_000 }, async (_, { site, last, copies }) => {
+    const outcomes: SimulatedOutcome[] = [];
+    const seeds = site.devices > 8 ? SEEDS.slice(1) : SEEDS;
+    for (const seed of seeds) outcomes.push(await simulate({ ...site, seed }));
+    for (const { lastOverLimit, copies: sent, wanCopies } of outcomes) {
+      expect(lastOverLimit).toBeLessThanOrEqual(last);
+      expect(lastOverLimit).toBeGreaterThan(1);
+      expect(sent).toBeLessThanOrEqual(copies);
+      // Over the WAN each chunk comes once, whatever the devices do.
+      expect(wanCopies).toBeLessThanOrEqual(1.01);
+    }
+  });
+});
+
+it('the network shares its ports as TCP does, and its clock is nobody’s', async () => {
+  const one = await simulate({ ...THIN_GATEWAY, devices: 3, seed: 5 });
+  expect(await simulate({ ...THIN_GATEWAY, devices: 3, seed: 5 })).toEqual(one);
+});
