@@ -19,6 +19,8 @@ export interface HttpStoreOptions {
   /** Most connections at once; further requests wait. */
   readonly connections?: number;
   readonly headers?: Readonly<Record<string, string>>;
+  /** Headers of one request. @param path as in the request line */
+  readonly authorize?: (method: string, path: string) => Readonly<Record<string, string>>;
   /** Default: no proxies, Node's authorities. */
   readonly via?: Connections;
   /** Awaited after each piece of a chunk, before the next is read: slows the sender down. */
@@ -109,8 +111,12 @@ export class HttpStore implements ChunkStore {
     const { silenceMs = DEFAULT_SILENCE_MS, deadlineMs = DEFAULT_DEADLINE_MS } = this.#options;
     const data = { store: this.name, id: chunkIdToHex(id) };
     const isPaid = onSent !== undefined;
-    const request = { method, signal, silenceMs, deadlineMs, data, isPaid, ...(headers && { headers }) };
-    return this.#http.exchange(chunkPath(id), request, read);
+    const path = chunkPath(id);
+    // What slows the sender down must see each piece.
+    const bulkBytes = this.#options.pace ? undefined : MAX_FRAME_BYTES;
+    const asked = { method, signal, silenceMs, deadlineMs, data, isPaid, bulkBytes, onDropped: onSent };
+    const all = { ...headers, ...this.#options.authorize?.(method, this.#http.urlOf(path).pathname) };
+    return this.#http.exchange(path, { ...asked, headers: all }, read);
   }
 
   #demandOk(id: ChunkId, statusCode: number): void {
