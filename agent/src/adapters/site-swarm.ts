@@ -7,15 +7,19 @@ import {
   chunkNotFound,
   isNotFound,
 } from '@sitecast/shared/content';
-import { SitecastError } from '@sitecast/shared/errors';
+import { ChunkHttpServer } from '@sitecast/shared/chunk-http';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Identity } from '@sitecast/shared/identity';
 import {
   ChunkServer,
   createSiteNode,
   HaveMap,
+  HttpPeers,
   ImageHoldings,
   Neighbours,
   PeerLinks,
+  serveSessions,
+  type ServingPorts,
   type SwarmNode,
   SwarmStore,
 } from '@sitecast/shared/swarm';
@@ -32,6 +36,9 @@ const MAX_CONNECTIONS = 128;
 const LOOPBACK = /^\/ip4\/127\.|^\/ip6\/::1\//;
 const USUAL_PLACE = '/ip4/0.0.0.0/tcp/7403';
 const ANY_PLACE = '/ip4/0.0.0.0/tcp/0';
+/** Chunks go over plain HTTP that many ports above: next to it a gateway on the same machine has its own. */
+const HTTP_PORT_ABOVE = 2;
+const MAX_PORT = 65_535;
 
 export interface SiteSwarmOptions {
   identity: Identity;
@@ -55,7 +62,11 @@ export class SiteSwarm implements SitePeers {
   readonly #options: SiteSwarmOptions;
   readonly #haveMap = new HaveMap();
   readonly #held = new Map<string, ChunkStore>();
+  readonly #serving: Omit<ServingPorts, 'haveMap'>;
   readonly #server: ChunkServer;
+  /** Undefined where it can't listen. Then chunks go over streams alone. */
+  #http: ChunkHttpServer | undefined;
+  readonly #httpPeers: HttpPeers;
   readonly #neighbours: Neighbours;
   readonly #named = lruCache<string, FoundPeer>({ max: MAX_NAMED_PEERS, ttl: KNOWN_FOR_MS });
   readonly #found = lruCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: KNOWN_FOR_MS });
@@ -68,19 +79,19 @@ export class SiteSwarm implements SitePeers {
   private constructor(node: SwarmNode, options: SiteSwarmOptions) {
     this.#node = node;
     this.#options = options;
-    this.#neighbours = new Neighbours(node);
     const { maxUploadBytesPerS, mayServe, isBusy } = options;
-    this.#server = new ChunkServer({
-      node,
+    this.#serving = {
       store: anyOf(this.#held),
-      haveMap: this.#haveMap,
       mayServe,
       isBusy,
-      onServed: (_, lengthBytes) => {
+      onServed: (_: string, lengthBytes: number) => {
         this.#sentBytes += lengthBytes;
       },
       ...(maxUploadBytesPerS === undefined ? {} : { pace: new Pacer(maxUploadBytesPerS) }),
-    });
+    };
+    this.#neighbours = new Neighbours(node);
+    this.#server = new ChunkServer({ ...this.#serving, node, haveMap: this.#haveMap });
+    this.#httpPeers = new HttpPeers({ node });
     node.onFound(peer => {
       this.#found.set(peer.id, peer);
       this.#addFound(peer);
@@ -89,10 +100,22 @@ export class SiteSwarm implements SitePeers {
 
   /** @throws SITECAST_PEER_LISTEN, with why it can't listen there */
   static async start(options: SiteSwarmOptions): Promise<SiteSwarm> {
-    const node = await openNode(options);
+    const { node, place } = await openNode(options);
     const swarm = new SiteSwarm(node, options);
     await swarm.#server.start();
+    await swarm.#serveHttp(place);
     return swarm;
+  }
+
+  async #serveHttp(place: string): Promise<void> {
+    try {
+      const self = this.#node.id;
+      this.#http = await ChunkHttpServer.listen({ ...this.#serving, self }, httpPlacesBeside(place));
+    } catch (error) {
+      if (!isSystemError(error)) throw error;
+      return;
+    }
+    await serveSessions(this.#node, this.#http);
   }
 
   /** Without loopback addresses, which lead nowhere from other machines, unless there are no others. */
@@ -104,7 +127,7 @@ export class SiteSwarm implements SitePeers {
 
   get counts(): PeerCounts {
     const known = new Set([...this.#named.keys(), ...this.#found.keys()]).size;
-    const dropped = this.#node.gate.dropped + this.#server.dropped;
+    const dropped = this.#node.gate.dropped + this.#server.dropped + (this.#http?.dropped ?? 0);
     return { known, receivedBytes: this.#receivedBytes, sentBytes: this.#sentBytes, dropped };
   }
 
@@ -162,6 +185,7 @@ export class SiteSwarm implements SitePeers {
       count: index.count,
       ...(credential && { credential }),
       onMisbehaviour: (peer, { code }) => onBan(peer, code),
+      http: this.#httpPeers,
     });
     this.#links = links;
     this.#foundAdded.clear();
@@ -184,28 +208,35 @@ export class SiteSwarm implements SitePeers {
 
   drop(id: string): void {
     this.#server.drop(id);
+    this.#http?.sessions.drop(id);
   }
 
   async close(): Promise<void> {
     await this.#links?.close();
     await this.#neighbours.close();
     await this.#server.stop();
+    await this.#http?.close();
     await this.#node.close();
   }
 }
 
 /** Of several agents on one machine, as in a demonstration, only one has the usual port. */
-async function openNode({ identity, listen, isDiscovering }: SiteSwarmOptions): Promise<SwarmNode> {
+async function openNode({
+  identity,
+  listen,
+  isDiscovering,
+}: SiteSwarmOptions): Promise<{ node: SwarmNode; place: string }> {
   const places = listen === undefined ? [USUAL_PLACE, ANY_PLACE] : [listen];
   let last: unknown;
   for (const place of places) {
     try {
-      return await createSiteNode({
+      const node = await createSiteNode({
         identity,
         listen: [place],
         isDiscovering,
         maxConnections: MAX_CONNECTIONS,
       });
+      return { node, place };
     } catch (error) {
       last = error;
     }
@@ -216,6 +247,13 @@ async function openNode({ identity, listen, isDiscovering }: SiteSwarmOptions): 
     `other devices can't be heard on ${places.join(' nor on ')}`,
     { hint: 'give a free port with --peer-listen, or --no-peers', cause: last },
   );
+}
+
+/** Where the HTTP server listens: at the same address, on the port above or on any free one. */
+function httpPlacesBeside(place: string): { host: string; port: number }[] {
+  const [, host = '0.0.0.0', port = '0'] = /^\/ip[46]\/([^/]+)\/tcp\/(\d+)/.exec(place) ?? [];
+  const above = Number(port) + HTTP_PORT_ABOVE;
+  return [...(port !== '0' && above <= MAX_PORT ? [above] : []), 0].map(each => ({ host, port: each }));
 }
 
 /** A store of all chunks that any of the stores has. */

@@ -3,7 +3,7 @@ import { isIPv6 } from 'node:net';
 import type { SitePeer } from '@sitecast/shared/api';
 import type { Identity } from '@sitecast/shared/identity';
 import type * as swarmRoom from '@sitecast/shared/swarm';
-import type { ChunkServer, PeerLinks, SwarmNode } from '@sitecast/shared/swarm';
+import type { ChunkServer, HttpPeers, PeerLinks, SwarmNode } from '@sitecast/shared/swarm';
 import type { Log } from '@sitecast/shared/log';
 import type { SubscribedImage, ServingPorts, SiteNode, WantedImage } from '../devices/site-node.ts';
 import type { GatewaySettings } from '../settings.ts';
@@ -71,6 +71,7 @@ async function placesOf({
 class Libp2pSiteNode implements SiteNode {
   readonly #swarm: Swarm;
   readonly #node: SwarmNode;
+  readonly #httpPeers: HttpPeers;
   readonly #links = new Set<PeerLinks>();
   /** By device: for how many images it is linked. */
   readonly #uses = new Map<string, number>();
@@ -79,6 +80,7 @@ class Libp2pSiteNode implements SiteNode {
   constructor(swarm: Swarm, node: SwarmNode) {
     this.#swarm = swarm;
     this.#node = node;
+    this.#httpPeers = new swarm.HttpPeers({ node });
   }
 
   get addresses(): readonly string[] {
@@ -122,6 +124,7 @@ class Libp2pSiteNode implements SiteNode {
       count: index.count,
       credential,
       onMisbehaviour: onBan,
+      http: this.#httpPeers,
     });
     this.#links.add(links);
     const added = new Set<string>();

@@ -1,22 +1,16 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
+import { type ChunkHandler, chunkRoute, type FramePieces } from '@sitecast/shared/chunk-http';
+import { isNotFound } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { FairPool } from '@sitecast/shared/bounded';
-import { statusOf } from '@sitecast/shared/http-problem';
+import type { Log } from '@sitecast/shared/log';
 import type { ChunkPipeline } from '../chunk-pipeline.ts';
 import type { QueuedChunkStore } from '../chunks/fetch-queue.ts';
 import { frameOf } from '../chunks/memory-store.ts';
-import { isNotFound } from '@sitecast/shared/content';
-import type { Log } from '@sitecast/shared/log';
 import { FORWARDED_HEADER, MAY_FETCH_VALUE } from './context.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
-import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';
 
 /** Bytes of frames on their way to slow readers. Beyond the bound, the address that holds the most loses its oldest answer. */
 const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
-/** The least that an answer counts. */
-const MIN_RESPONSE_BYTES = 4096;
-/** Its second part is the chunk's id. */
-export const CHUNK_PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 
 export interface ChunkHandlerDeps {
   chunks: Pick<ChunkPipeline, 'isAllowed' | 'inMemory' | 'here' | 'forDevices' | 'forGateways'>;
@@ -27,42 +21,39 @@ export interface ChunkHandlerDeps {
   maxMemoryBytes?: number;
 }
 
-/** @returns false where the request is not for a chunk: then it is answered elsewhere */
-export type ChunkHandler = (request: IncomingMessage, response: ServerResponse) => boolean;
-
-/**
- * Answers GET and HEAD for /chunks/, which a gateway does thousands of times a second: directly on Node's own objects, each frame
- * from the buffer that all its readers share. All other paths go through the app.
- */
-export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
-  const memory = new FairPool({
-    max: deps.maxMemoryBytes ?? MAX_RESPONSE_MEMORY_BYTES,
-    minUnits: MIN_RESPONSE_BYTES,
-  });
-  return (request, response) => {
-    const hex = CHUNK_PATH.exec(request.url ?? '')?.[2];
-    if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
-    const id = Buffer.from(hex, 'hex');
-    const { chunks } = deps;
-    if (!chunks.isAllowed(id)) {
-      refuse(deps, request, response, notFound(hex));
-      return true;
-    }
-    const found = chunks.inMemory(hex);
-    if (found) {
-      send(deps, memory, request, response, found);
-      return true;
-    }
+/** Answers requests for chunks, each from the buffer that all its readers share. All other paths go through the app. */
+export function chunkHandler({
+  chunks,
+  onAnswer,
+  ownerOf,
+  log,
+  maxMemoryBytes,
+}: ChunkHandlerDeps): ChunkHandler {
+  const fetch = async (hex: string, request: IncomingMessage): Promise<FramePieces> => {
     const store = storeFor(request, chunks);
-    store.get(id, { requester: deps.ownerOf(request) }).then(
-      chunk => send(deps, memory, request, response, frameOf(chunk)),
-      (error: unknown) => {
-        const isAbsent = store === chunks.here && isNotFound(error);
-        refuse(deps, request, response, isAbsent ? notFound(hex) : upstreamFailure(error));
-      },
-    );
-    return true;
+    try {
+      return [frameOf(await store.get(Buffer.from(hex, 'hex'), { requester: ownerOf(request) }))];
+    } catch (error) {
+      throw store === chunks.here && isNotFound(error) ? notFound(hex) : upstreamFailure(error);
+    }
   };
+  return chunkRoute({
+    find: (hex, request) => {
+      if (!chunks.isAllowed(Buffer.from(hex, 'hex'))) throw notFound(hex);
+      const found = chunks.inMemory(hex);
+      return found ? [found] : fetch(hex, request);
+    },
+    onAnswer,
+    asError: asSitecastError,
+    asResponse: problemResponse,
+    onFailure: (error, thrown) =>
+      log.warn(
+        error.code === 'SITECAST_INTERNAL' ? { err: thrown } : { code: error.code, detail: error.message },
+        'a chunk could not be served',
+      ),
+    ownerOf,
+    maxMemoryBytes: maxMemoryBytes ?? MAX_RESPONSE_MEMORY_BYTES,
+  });
 }
 
 /** A gateway gets what the origin has, or just what lies here, so that nothing is forwarded twice. */
@@ -70,78 +61,6 @@ function storeFor({ headers }: IncomingMessage, chunks: ChunkHandlerDeps['chunks
   const forwarded = headers[FORWARDED_HEADER];
   if (forwarded === undefined) return chunks.forDevices;
   return (forwarded === MAY_FETCH_VALUE ? chunks.forGateways : undefined) ?? chunks.here;
-}
-
-function send(
-  deps: ChunkHandlerDeps,
-  memory: FairPool,
-  request: IncomingMessage,
-  response: ServerResponse,
-  frame: Buffer,
-): void {
-  if (response.destroyed) return;
-  const isHead = request.method === 'HEAD';
-  const etag = etagOfFrame(frame);
-  const { headers } = request;
-  if (headers['if-none-match'] !== undefined && matches(headers['if-none-match'], etag)) {
-    response.writeHead(304, ['etag', etag, 'cache-control', IMMUTABLE]).end();
-    deps.onAnswer(304, 0, request);
-    return;
-  }
-  const range = rangeOf(
-    { range: headers.range, ifRange: headers['if-range']?.toString() },
-    etag,
-    frame.length,
-  );
-  if (range === 'unsatisfiable') {
-    response.setHeader('content-range', `bytes */${frame.length}`);
-    refuse(deps, request, response, rangeError(frame.length));
-    return;
-  }
-  const body = range ? frame.subarray(range.start, range.end + 1) : frame;
-  const sentBytes = isHead ? 0 : body.length;
-  const lease = memory.lease(deps.ownerOf(request), sentBytes, () => response.destroy());
-  if (!lease) {
-    refuse(
-      deps,
-      request,
-      response,
-      new SitecastError('unreachable', 'SITECAST_BUSY', 'the gateway sends all it can hold'),
-    );
-    return;
-  }
-  response.once('close', () => lease.release());
-  const fields = [
-    'content-type',
-    'application/octet-stream',
-    'cache-control',
-    IMMUTABLE,
-    'accept-ranges',
-    'bytes',
-    'x-content-type-options',
-    'nosniff',
-    'etag',
-    etag,
-    'content-length',
-    String(body.length),
-  ];
-  if (range) fields.push('content-range', `bytes ${range.start}-${range.end}/${frame.length}`);
-  response.writeHead(range ? 206 : 200, fields);
-  if (isHead) response.end();
-  else response.end(body);
-  deps.onAnswer(range ? 206 : 200, sentBytes, request);
-}
-
-/** A chunk may have several frames: length and last bytes tell them apart without a hash. */
-function etagOfFrame(frame: Buffer): string {
-  return `"${frame.length.toString(16)}-${frame.toString('hex', Math.max(0, frame.length - 12))}"`;
-}
-
-function matches(header: string, etag: string): boolean {
-  return header.split(',').some(part => {
-    const tag = part.trim();
-    return tag === '*' || tag === etag || tag === `W/${etag}`;
-  });
 }
 
 function notFound(hex: string): SitecastError {
@@ -152,34 +71,6 @@ function notFound(hex: string): SitecastError {
     {
       data: { id: hex },
     },
-  );
-}
-
-function refuse(
-  deps: ChunkHandlerDeps,
-  request: IncomingMessage,
-  response: ServerResponse,
-  thrown: unknown,
-): void {
-  if (response.destroyed) return;
-  const error = asSitecastError(thrown);
-  const status = statusOf(error);
-  if (status >= 500)
-    deps.log.warn(
-      error.code === 'SITECAST_INTERNAL' ? { err: thrown } : { code: error.code, detail: error.message },
-      'a chunk could not be served',
-    );
-  deps.onAnswer(status, 0, request);
-  sendProblem(response, error);
-}
-
-export function sendProblem(response: ServerResponse, error: SitecastError): void {
-  const problem = problemResponse(error);
-  problem.headers.forEach((value, name) => response.setHeader(name, value));
-  problem.text().then(
-    text => response.writeHead(problem.status).end(text),
-    // This text cannot fail to be read; if it does, the reader must not hang.
-    () => response.destroy(),
   );
 }
 

@@ -1,12 +1,9 @@
 import { createHash } from 'node:crypto';
-import { SitecastError } from '@sitecast/shared/errors';
+import { IMMUTABLE, rangeError, rangeOf } from '@sitecast/shared/chunk-http';
 import fresh from 'fresh';
 import type { Context } from 'hono';
-import parseRange from 'range-parser';
 import type { GatewayEnv } from './context.ts';
 import { problemResponse } from './problem.ts';
-
-export const IMMUTABLE = 'public, max-age=31536000, immutable';
 
 interface ServedBytes {
   bytes: Uint8Array;
@@ -46,32 +43,6 @@ export function serveBytes(c: Context<GatewayEnv>, served: ServedBytes): Respons
   if (!isHead) onSent(end - start + 1);
   const body = isHead ? null : asBody(bytes.subarray(start, end + 1));
   return new Response(body, { status: range ? 206 : 200, headers });
-}
-
-/**
- * The part that a request asks for; undefined: all of it.
- * @returns `start` and `end`, both included
- */
-export function rangeOf(
-  { range, ifRange }: { range: string | undefined; ifRange: string | undefined },
-  etag: string,
-  lengthBytes: number,
-): { start: number; end: number } | 'unsatisfiable' | undefined {
-  if (range === undefined) return undefined;
-  // `If-Range` with a date, or for other bytes: the whole file.
-  if (ifRange !== undefined && ifRange !== etag) return undefined;
-  const ranges = parseRange(lengthBytes, range);
-  if (ranges === -1) return 'unsatisfiable';
-  if (ranges === -2 || ranges.type !== 'bytes' || ranges.length !== 1) return undefined;
-  return ranges[0];
-}
-
-export function rangeError(lengthBytes: number): SitecastError {
-  return new SitecastError(
-    'badInput',
-    'SITECAST_RANGE_UNSATISFIABLE',
-    `the range lies beyond the ${lengthBytes} bytes of the file`,
-  );
 }
 
 const etags = new WeakMap<Uint8Array, string>();

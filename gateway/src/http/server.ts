@@ -2,7 +2,7 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
 import { oneAtATime, SharedConnections } from '@sitecast/shared/http-guards';
 import type { GatewayApp } from './app.ts';
-import type { ChunkHandler } from './chunk-handler.ts';
+import type { ChunkHandler } from '@sitecast/shared/chunk-http';
 
 /** Time for a request's head, and for all of it. */
 const HEADERS_TIMEOUT_MS = 10_000;

@@ -1,17 +1,13 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { TokenBuckets } from '@sitecast/shared/bounded';
+import { answerWith, CHUNK_PATH, type ChunkHandler } from '@sitecast/shared/chunk-http';
 import { type ChunkId, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { ShownAssignments } from '@sitecast/shared/fleet';
 import type { Log } from '@sitecast/shared/log';
 import type { RoleSigners } from '@sitecast/shared/trust';
-import {
-  CHUNK_PATH,
-  type ChunkHandler,
-  chunkHandler,
-  type ChunkHandlerDeps,
-  sendProblem,
-} from '../http/chunk-handler.ts';
+import { chunkHandler, type ChunkHandlerDeps } from '../http/chunk-handler.ts';
+import { problemResponse } from '../http/problem.ts';
 import type { WanLimits } from '../wan/wan-limits.ts';
 import type { DailyBudget } from './daily-budget.ts';
 import { ASSIGNMENT_HEADER } from './neighbour-chunks.ts';
@@ -75,7 +71,7 @@ export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       log.debug({ neighbour, code: error.code, detail: error.message }, 'a neighbour is given no chunk');
-      sendProblem(response, error);
+      answerWith(response, problemResponse(error));
       return;
     }
     const its = { neighbour, sentBytes: 0 };

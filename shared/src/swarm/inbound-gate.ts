@@ -35,7 +35,7 @@ interface Entry {
 const HOST = /^\/ip[46]\/([^/]+)\//;
 
 /** The IP address in a multiaddress; undefined where it holds a name, or neither. */
-function hostOf(address: string): string | undefined {
+export function hostOf(address: string): string | undefined {
   return HOST.exec(address)?.[1];
 }
 

@@ -1,6 +1,7 @@
 import { type ChunkId, type ChunkStore, isNotFound, sameChunkId } from '../../content/index.ts';
 import type { HaveMap, ImageHoldings } from './holdings.ts';
 import type { Pacer } from '../../bounded/index.ts';
+import { type MayServe, RenewedAdmission } from '../../chunk-http/index.ts';
 import { type Answer, type Ask, decodeAsk, MAX_HAVE_CHUNKS, violation } from './wire.ts';
 
 /** Requests of one peer that wait. An honest peer never has more outstanding. */
@@ -12,19 +13,10 @@ export const MAX_SUBSCRIBED_IMAGES = 4;
 const HELLO_MS = 10_000;
 /** How long a peer may be silent. */
 const IDLE_MS = 10 * 60_000;
-const ADMISSION_MS = 5_000;
-/** How long an admission holds. A revoked peer is served for no longer than that. */
-const READMIT_AFTER_MS = 30_000;
 const READ_MS = 15_000;
 /** New chunks are announced in batches. With more listeners the batches are larger, so that a site's traffic doesn't grow with its square. */
 const TELL_EVERY_MS = 50;
 const TELL_EVERY_MS_PER_LISTENER = 20;
-
-/**
- * Whether a peer may be served: it has a current assignment to this site, and isn't revoked.
- * @param credential the peer's proof, not verified yet: an assignment signed by the origin
- */
-export type MayServe = (peer: string, credential: Uint8Array) => boolean | Promise<boolean>;
 
 export interface ServingPorts {
   /** Gives only verified chunks: wrap it in `verifying` unless it verifies by itself. */
@@ -70,8 +62,9 @@ export class ServedPeer {
   #idle: NodeJS.Timeout;
   #stopListening: (() => void) | undefined;
   #credential: Uint8Array | undefined;
-  #admittedMs = Number.NEGATIVE_INFINITY;
-  #admitting: Promise<boolean> | undefined;
+  readonly #admission: RenewedAdmission;
+  #isAdmittedOnce = false;
+  #refusing: Promise<false> | undefined;
   #working = 0;
   #isTelling = false;
 
@@ -79,6 +72,7 @@ export class ServedPeer {
     this.#id = id;
     this.#ports = ports;
     this.#outlet = outlet;
+    this.#admission = new RenewedAdmission(() => ports.mayServe(id, this.#credential ?? new Uint8Array(0)));
     this.#idle = this.#endAfter(HELLO_MS);
   }
 
@@ -165,26 +159,16 @@ export class ServedPeer {
   }
 
   async #isAdmitted(): Promise<boolean> {
-    if (performance.now() - this.#admittedMs < READMIT_AFTER_MS) return true;
-    this.#admitting ??= this.#ask().finally(() => {
-      this.#admitting = undefined;
-    });
-    return this.#admitting;
+    if (!(await this.#admission.isAdmitted())) {
+      this.#refusing ??= this.#refuse();
+      return this.#refusing;
+    }
+    if (!this.#isAdmittedOnce && !this.#outlet.admitted()) throw new Error('too many streams');
+    this.#isAdmittedOnce = true;
+    return true;
   }
 
-  async #ask(): Promise<boolean> {
-    const { mayServe } = this.#ports;
-    const timeout = new Promise<false>(resolve => setTimeout(() => resolve(false), ADMISSION_MS).unref());
-    const isAdmitted = await Promise.race([
-      mayServe(this.#id, this.#credential ?? new Uint8Array(0)),
-      timeout,
-    ]);
-    if (isAdmitted) {
-      const isFirst = this.#admittedMs === Number.NEGATIVE_INFINITY;
-      if (isFirst && !this.#outlet.admitted()) throw new Error('too many streams');
-      this.#admittedMs = performance.now();
-      return true;
-    }
+  async #refuse(): Promise<false> {
     this.#waiting.length = 0;
     await this.#outlet.send({ type: 'refused' });
     this.#outlet.close();
@@ -201,11 +185,13 @@ export class ServedPeer {
 
   /** Announces once at a time, and waits until the messages are written: a slow reader gets them later, and no more of them. */
   #wakeTelling(): void {
-    if (this.#isTelling || this.#admittedMs === Number.NEGATIVE_INFINITY || this.#stop.signal.aborted) return;
+    if (this.#isTelling || !this.#isAdmittedOnce || this.#stop.signal.aborted) return;
     if (!this.#subscribed.some(subscribed => this.#hasNews(subscribed))) return;
     this.#isTelling = true;
-    const everyMs = Math.max(TELL_EVERY_MS, TELL_EVERY_MS_PER_LISTENER * this.#ports.haveMap.listeners);
-    setTimeout(() => void this.#tell(), everyMs);
+    // Who fetches the same image is told soon: until then each machine takes all shares for its own.
+    const isFirst = this.#subscribed.some(({ holdings }) => holdings === undefined);
+    const perListenerMs = TELL_EVERY_MS_PER_LISTENER * this.#ports.haveMap.listeners;
+    setTimeout(() => void this.#tell(), isFirst ? TELL_EVERY_MS : Math.max(TELL_EVERY_MS, perListenerMs));
   }
 
   #hasNews(subscribed: Subscription): boolean {

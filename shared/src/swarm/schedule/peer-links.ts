@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ChunkId } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
+import type { HttpPeers } from '../chunks/http-peers.ts';
 import { PeerStore } from '../chunks/peer-store.ts';
 import type { SwarmNode } from '../node.ts';
 import { MAX_PEERS } from './picker.ts';
@@ -28,6 +29,8 @@ interface PeerLinksOptions {
   /** Chunks of the image. */
   readonly count: number;
   readonly onMisbehaviour?: (peer: string, error: SitecastError) => void;
+  /** Chunks go over plain HTTP where a peer serves that. Default: over its stream alone. */
+  readonly http?: HttpPeers;
 }
 
 /** Keeps a swarm connected to the peers that were named, for one image. */
@@ -96,8 +99,9 @@ export class PeerLinks {
 
   /** Resolves when the stream ends. */
   async #stay(store: PeerStore): Promise<void> {
-    const { swarm, image, count } = this.#options;
-    if (!swarm.addPeer(store)) return;
+    const { swarm, image, count, http, credential } = this.#options;
+    const overHttp = http?.peer(store, credential);
+    if (!swarm.addPeer(overHttp ?? store)) return;
     let leave = (): void => {};
     const ended = new Promise<void>(resolve => {
       leave = resolve;
@@ -109,6 +113,7 @@ export class PeerLinks {
       await ended;
     } finally {
       this.#leave.delete(leave);
+      overHttp?.close();
     }
   }
 }

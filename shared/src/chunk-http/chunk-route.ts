@@ -1,0 +1,163 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { FairPool } from '../bounded/index.ts';
+import { SitecastError } from '../errors.ts';
+import { statusOf } from '../http-problem/index.ts';
+import { IMMUTABLE, rangeError, rangeOf } from './ranges.ts';
+
+/** The least that an answer counts. */
+const MIN_RESPONSE_BYTES = 4096;
+/** Its second part is the chunk's id. */
+export const CHUNK_PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
+
+/** A chunk's zstd frame, in pieces that many answers may share. */
+export type FramePieces = readonly Uint8Array[];
+
+export interface ChunkRouteDeps {
+  /**
+   * The frame of a chunk, by its id in hex: at once where it lies in memory.
+   * @throws what the answer then says (`asError`)
+   */
+  readonly find: (hex: string, request: IncomingMessage) => FramePieces | Promise<FramePieces>;
+  readonly onAnswer: (status: number, sentBytes: number, request: IncomingMessage) => void;
+  /** Any error as a SitecastError, and as an answer. */
+  readonly asError: (thrown: unknown) => SitecastError;
+  readonly asResponse: (error: SitecastError) => Response;
+  /** An answer with a status of 500 or more. */
+  readonly onFailure?: (error: SitecastError, thrown: unknown) => void;
+  /** Who counts as one requester. */
+  readonly ownerOf: (request: IncomingMessage) => string;
+  /** Bytes of frames on their way to slow readers. Beyond the bound, the requester that holds the most loses its oldest answer. */
+  readonly maxMemoryBytes: number;
+}
+
+/** @returns false where the request is not for a chunk: then it is answered elsewhere */
+export type ChunkHandler = (request: IncomingMessage, response: ServerResponse) => boolean;
+
+/**
+ * Answers GET and HEAD for /chunks/ in casync's layout, with strong ETags, conditional and range requests (RFC 9110). A gateway does
+ * that thousands of times a second, so it works directly on Node's own objects, and copies no frame.
+ */
+export function chunkRoute(deps: ChunkRouteDeps): ChunkHandler {
+  const memory = new FairPool({ max: deps.maxMemoryBytes, minUnits: MIN_RESPONSE_BYTES });
+  return (request, response) => {
+    const hex = CHUNK_PATH.exec(request.url ?? '')?.[2];
+    if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
+    try {
+      const found = deps.find(hex, request);
+      if (!(found instanceof Promise)) send(deps, memory, request, response, found);
+      else
+        found.then(
+          frame => send(deps, memory, request, response, frame),
+          (error: unknown) => refuse(deps, request, response, error),
+        );
+    } catch (error) {
+      refuse(deps, request, response, error);
+    }
+    return true;
+  };
+}
+
+function send(
+  deps: ChunkRouteDeps,
+  memory: FairPool,
+  request: IncomingMessage,
+  response: ServerResponse,
+  frame: FramePieces,
+): void {
+  if (response.destroyed) return;
+  const isHead = request.method === 'HEAD';
+  const lengthBytes = frame.reduce((sum, piece) => sum + piece.length, 0);
+  const etag = etagOf(frame, lengthBytes);
+  const { headers } = request;
+  if (headers['if-none-match'] !== undefined && matches(headers['if-none-match'], etag)) {
+    response.writeHead(304, ['etag', etag, 'cache-control', IMMUTABLE]).end();
+    deps.onAnswer(304, 0, request);
+    return;
+  }
+  const asked = { range: headers.range, ifRange: headers['if-range']?.toString() };
+  const range = rangeOf(asked, etag, lengthBytes);
+  if (range === 'unsatisfiable') {
+    response.setHeader('content-range', `bytes */${lengthBytes}`);
+    refuse(deps, request, response, rangeError(lengthBytes));
+    return;
+  }
+  const bodyBytes = range ? range.end + 1 - range.start : lengthBytes;
+  const sentBytes = isHead ? 0 : bodyBytes;
+  const lease = memory.lease(deps.ownerOf(request), sentBytes, () => response.destroy());
+  if (!lease) {
+    refuse(
+      deps,
+      request,
+      response,
+      new SitecastError('unreachable', 'SITECAST_BUSY', 'this server sends all it can hold'),
+    );
+    return;
+  }
+  response.once('close', () => lease.release());
+  const fields = [
+    'content-type',
+    'application/octet-stream',
+    'cache-control',
+    IMMUTABLE,
+    'accept-ranges',
+    'bytes',
+    'x-content-type-options',
+    'nosniff',
+    'etag',
+    etag,
+    'content-length',
+    String(bodyBytes),
+  ];
+  if (range) fields.push('content-range', `bytes ${range.start}-${range.end}/${lengthBytes}`);
+  response.writeHead(range ? 206 : 200, fields);
+  if (isHead) response.end();
+  else end(response, range ? [Buffer.concat(frame).subarray(range.start, range.end + 1)] : frame);
+  deps.onAnswer(range ? 206 : 200, sentBytes, request);
+}
+
+function end(response: ServerResponse, pieces: FramePieces): void {
+  const last = pieces.at(-1);
+  if (pieces.length > 1) response.cork();
+  for (const piece of pieces.slice(0, -1)) response.write(piece);
+  response.end(last);
+}
+
+/** A chunk may have several frames: length and last bytes tell them apart without a hash. */
+function etagOf(frame: FramePieces, lengthBytes: number): string {
+  const last = frame.at(-1) ?? new Uint8Array(0);
+  const tail = last.subarray(Math.max(0, last.length - 12));
+  const hex = Buffer.from(tail.buffer, tail.byteOffset, tail.length).toString('hex');
+  return `"${lengthBytes.toString(16)}-${hex}"`;
+}
+
+function matches(header: string, etag: string): boolean {
+  return header.split(',').some(part => {
+    const tag = part.trim();
+    return tag === '*' || tag === etag || tag === `W/${etag}`;
+  });
+}
+
+/** Answers with an error, whatever it is. */
+function refuse(
+  deps: ChunkRouteDeps,
+  request: IncomingMessage,
+  response: ServerResponse,
+  thrown: unknown,
+): void {
+  if (response.destroyed) return;
+  const error = deps.asError(thrown);
+  const status = statusOf(error);
+  if (status >= 500) deps.onFailure?.(error, thrown);
+  deps.onAnswer(status, 0, request);
+  answerWith(response, deps.asResponse(error));
+}
+
+/** Sends an answer whose body is a short text. */
+export function answerWith(response: ServerResponse, answer: Response): void {
+  answer.headers.forEach((value, name) => response.setHeader(name, value));
+  answer.text().then(
+    text => response.writeHead(answer.status).end(text),
+    // This text cannot fail to be read; if it does, the reader must not hang.
+    () => response.destroy(),
+  );
+}
