@@ -16,7 +16,9 @@ const statusSchema = z.looseObject({
   state: z.string(),
   enrolment: z.string(),
   waitingFor: z.string().optional(),
-  peers: z.looseObject({ receivedBytes: z.number(), sentBytes: z.number(), dropped: z.number() }).optional(),
+  peers: z
+    .looseObject({ receivedBytes: z.number(), sentBytes: z.number(), dropped: z.number().default(0) })
+    .optional(),
 });
 type AgentStatus = z.infer<typeof statusSchema>;
 const countsSchema = z.looseObject({ counts: z.record(z.string(), z.number()) });
@@ -41,6 +43,11 @@ interface SwarmTestbedOptions {
   gateways?: number;
   /** Of each gateway's link to its devices. */
   lanBytesPerS: number;
+}
+
+/** Which build of a command runs: this checkout's where there is no `bin`. */
+interface Build {
+  bin?: string;
 }
 
 /** One gateway of the site, behind a link to the devices and one to the origin. */
@@ -90,10 +97,14 @@ export class SiteGateway {
   }
 
   /** Where it was before. @param isEmpty with a new disk; @param prefetch fetches ahead */
-  async restart({ isEmpty = false, prefetch = false } = {}): Promise<void> {
+  async restart({
+    isEmpty = false,
+    prefetch = false,
+    ...build
+  }: Build & { isEmpty?: boolean; prefetch?: boolean } = {}): Promise<void> {
     if (isEmpty) await rm(this.#testbed.path(this.name), { recursive: true });
     const { port } = new URL(this.#server.url);
-    this.#server = await serve(this.#testbed, this.name, this.wan, port, prefetch);
+    this.#server = await serve(this.#testbed, this.name, this.wan, port, { prefetch, ...build });
   }
 
   /** Chunks that it has found somewhere since its start. */
@@ -115,13 +126,13 @@ function serve(
   name: string,
   wan: SlowLink,
   port: string,
-  prefetch = false,
+  { prefetch = false, ...build }: Build & { prefetch?: boolean } = {},
 ): Promise<Server> {
   const about = `serve --origin ${wan.url} --data ${name} --token-file gateway.token --listen 127.0.0.1:${port}`;
   const peers = ['--peer-listen', '127.0.0.1:0', '--no-mdns'];
   const ahead = prefetch ? [] : ['--no-prefetch'];
   const args = [...about.split(' '), ...peers, ...ahead, ...QUIET];
-  return testbed.serve('sitecast-gateway', args, { env: FOR_A_BUSY_MACHINE });
+  return testbed.serve('sitecast-gateway', args, { env: FOR_A_BUSY_MACHINE, ...build });
 }
 
 /** An origin, and a site whose gateways and devices are real processes; each gateway's links can be thin, or cut. */
@@ -130,6 +141,7 @@ export class SwarmTestbed {
   readonly gateways: readonly SiteGateway[];
   readonly #agents = new Map<string, Server>();
   readonly #options = new Map<string, readonly string[]>();
+  readonly #builds = new Map<string, Build>();
   #releases = 0;
   #rollout: string | undefined;
 
@@ -210,6 +222,11 @@ export class SwarmTestbed {
     return this.#rollout;
   }
 
+  /** The device's agent is of this build from its next start on. */
+  setBuild(name: string, build: Build): void {
+    this.#builds.set(name, build);
+  }
+
   /** An agent, enrolled. A second time, with the same slots, data and options. @returns its id */
   async startDevice(name: string, ...more: string[]): Promise<string> {
     const options = this.#options.get(name) ?? more;
@@ -219,7 +236,7 @@ export class SwarmTestbed {
     const listen = options.includes('--peer-listen') ? [] : ['--peer-listen', '127.0.0.1:0'];
     const gateways = this.gateways.flatMap(({ lan }) => ['--gateway', lan.url]);
     const all = [...flags.split(' '), ...listen, ...gateways, ...options];
-    this.#agents.set(name, this.testbed.start('sitecast-agent', all));
+    this.#agents.set(name, this.testbed.start('sitecast-agent', all, this.#builds.get(name)));
     let status: AgentStatus | undefined;
     await this.testbed.until(async () => {
       status = await this.statusOf(name);
