@@ -5,8 +5,6 @@ import { type BulkAnswer, BulkConnection, NotPlain } from './bulk-connection.ts'
 
 /** The longest time to establish TCP and TLS. */
 const CONNECT_TIMEOUT_MS = 10_000;
-/** A server that answered in another form is left to node:http for so long. */
-const LEFT_FOR_MS = 60_000;
 const FORBIDDEN = /[\r\n\0]/;
 
 export interface BulkRequest {
@@ -27,17 +25,11 @@ export class BulkPool {
   /** A place for each connection. */
   readonly #places: ByteWindow;
   readonly #free = new Set<BulkConnection>();
-  #leftUntilMs = Number.NEGATIVE_INFINITY;
   #isClosed = false;
 
   constructor({ maxSockets, trusted }: { maxSockets: number; trusted: SecureContext | undefined }) {
     this.#trusted = trusted;
     this.#places = new ByteWindow(maxSockets, maxSockets);
-  }
-
-  /** Whether the server, as far as is known, answers in the form that is read here. */
-  get isOfUse(): boolean {
-    return performance.now() >= this.#leftUntilMs;
   }
 
   /**
@@ -65,9 +57,6 @@ export class BulkPool {
           throw error;
         }
       }
-    } catch (error) {
-      if (error instanceof NotPlain) this.#leftUntilMs = performance.now() + LEFT_FOR_MS;
-      throw error;
     } finally {
       this.#places.give(1);
     }

@@ -44,11 +44,11 @@ export interface HttpRequest {
   /** The bytes of an answer cost something: the request isn't sent again once an answer has begun. */
   isPaid?: boolean;
   /**
-   * For a GET: one of many whose bodies are no longer than that many bytes, of one server. Over a thin link it takes half of the computing. The
-   * body comes in one piece. Needs `maxSockets`.
+   * For a GET: one of many whose bodies are no longer than that many bytes, of one server. Once an answer has shown that the server gives their
+   * length, they are read in ticks: over a thin link that takes half of the computing, and the body comes in one piece. Needs `maxSockets`.
    */
   bulkBytes?: number | undefined;
-  /** Called with the bytes of an answer that was given up because it isn't in the form of such bodies: then the request is sent again. */
+  /** Called with the bytes of a paid answer that isn't in the form of such bodies, though those before it were: the exchange fails then. */
   onDropped?: ((lengthBytes: number) => void) | undefined;
   /** Added to the data of errors, beside the URL. */
   data?: Record<string, unknown>;
@@ -69,6 +69,8 @@ export class HttpClient {
   readonly #connections: Connections;
   readonly #ownPool: Pool | undefined;
   readonly #bulk: BulkPool | undefined;
+  /** The server's last answer by node:http was of the one form that is read in bulk. */
+  #isPlain = false;
 
   /** @param base the prefix of each path */
   constructor(base: string, options: HttpClientOptions) {
@@ -135,7 +137,7 @@ export class HttpClient {
     read: (answer: HttpAnswer) => Promise<T>,
   ): Promise<{ read: T } | undefined> {
     const { method = 'GET', headers, bulkBytes } = request;
-    if (method !== 'GET' || bulkBytes === undefined || !this.#bulk?.isOfUse) return undefined;
+    if (method !== 'GET' || bulkBytes === undefined || !this.#bulk || !this.#isPlain) return undefined;
     if (this.#connections.proxies.for(url)) return undefined;
     const all = { ...this.#options.headers, ...headers };
     try {
@@ -144,9 +146,13 @@ export class HttpClient {
         read: await this.#bulk.get(url, asked, answer => read({ ...answer, body: whole(answer) })),
       };
     } catch (error) {
-      // What is in no plain form is read by node:http, with its bounds.
       if (!(error instanceof NotPlain)) throw error;
-      if (error.receivedBytes > 0) request.onDropped?.(error.receivedBytes);
+      this.#isPlain = false;
+      if (request.isPaid) {
+        if (error.receivedBytes > 0) request.onDropped?.(error.receivedBytes);
+        throw error;
+      }
+      // What is in no plain form is read by node:http, with its bounds.
       return undefined;
     }
   }
@@ -168,12 +174,12 @@ export class HttpClient {
         return await limited(sent, request, signal, async () => {
           const response = await answerTo(sent, body);
           isAnswered = true;
+          if (request.bulkBytes !== undefined) this.#isPlain = isPlain(response);
           return await read({ status: response.statusCode ?? 0, headers: response.headers, body: response });
         });
       } catch (error) {
         signal?.throwIfAborted();
-        const isRepeatable =
-          !isAnswered || ((method === 'GET' || method === 'HEAD') && request.isPaid !== true);
+        const isRepeatable = !isAnswered || isRepeatableAfter(request);
         if (!isRetry && isRepeatable && isStale(sent, error)) continue;
         throw error;
       } finally {
@@ -182,6 +188,16 @@ export class HttpClient {
       }
     }
   }
+}
+
+/** It changes nothing at the server, and costs nothing. */
+function isRepeatableAfter({ method = 'GET', isPaid = false }: HttpRequest): boolean {
+  return (method === 'GET' || method === 'HEAD') && !isPaid;
+}
+
+function isPlain({ statusCode, httpVersion, headers }: IncomingMessage): boolean {
+  const isWhole = headers['content-length'] !== undefined && headers['transfer-encoding'] === undefined;
+  return statusCode === 200 && httpVersion === '1.1' && isWhole;
 }
 
 async function* whole({ body }: BulkAnswer): AsyncGenerator<Buffer> {

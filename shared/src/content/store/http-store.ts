@@ -80,7 +80,7 @@ export class HttpStore implements ChunkStore {
 
   async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
     const { lengthBytes, onSent } = request;
-    const longestBytes = lengthBytes === undefined ? MAX_FRAME_BYTES : longestFrameBytes(lengthBytes);
+    const longestBytes = longestOf(lengthBytes);
     // Whoever pays for bytes has put aside as many as a frame can have.
     const discardedBytes = Math.min(MAX_DISCARDED_BYTES, onSent ? longestBytes : MAX_DISCARDED_BYTES);
     return this.#exchange('GET', id, request, async answer => {
@@ -105,16 +105,18 @@ export class HttpStore implements ChunkStore {
   #exchange<T>(
     method: 'GET' | 'HEAD',
     id: ChunkId,
-    { signal, headers, onSent }: ChunkRequest,
+    { signal, headers, onSent, lengthBytes }: ChunkRequest,
     read: (answer: HttpAnswer) => Promise<T>,
   ): Promise<T> {
     const { silenceMs = DEFAULT_SILENCE_MS, deadlineMs = DEFAULT_DEADLINE_MS } = this.#options;
     const data = { store: this.name, id: chunkIdToHex(id) };
     const isPaid = onSent !== undefined;
+    const longestBytes = longestOf(lengthBytes);
     const path = chunkPath(id);
     // What slows the sender down must see each piece.
-    const bulkBytes = this.#options.pace ? undefined : MAX_FRAME_BYTES;
-    const asked = { method, signal, silenceMs, deadlineMs, data, isPaid, bulkBytes, onDropped: onSent };
+    const bulkBytes = this.#options.pace ? undefined : longestBytes;
+    const onDropped = onSent && ((dropped: number) => onSent(Math.min(dropped, longestBytes)));
+    const asked = { method, signal, silenceMs, deadlineMs, data, isPaid, bulkBytes, onDropped };
     const all = { ...headers, ...this.#options.authorize?.(method, this.#http.urlOf(path).pathname) };
     return this.#http.exchange(path, { ...asked, headers: all }, read);
   }
@@ -126,6 +128,11 @@ export class HttpStore implements ChunkStore {
       data: { store: this.name, id: chunkIdToHex(id), statusCode },
     });
   }
+}
+
+/** Of the frame of a chunk that may be that long. */
+function longestOf(lengthBytes: number | undefined): number {
+  return lengthBytes === undefined ? MAX_FRAME_BYTES : longestFrameBytes(lengthBytes);
 }
 
 /** The last one with connections of its own (`Connections.through`). */
