@@ -7,7 +7,11 @@ interface Cause {
 }
 
 const MISSING: Cause = { code: 'SITECAST_SLOT_MISSING', what: 'is not there', kind: 'failed' };
-const FULL: Cause = { code: 'SITECAST_SLOT_FULL', what: 'has no space left', kind: 'noSpace' };
+const FULL: Cause = {
+  code: 'SITECAST_SLOT_FULL',
+  what: 'has no space left: make room on its file system, and it goes on by itself',
+  kind: 'noSpace',
+};
 const READ_ONLY: Cause = { code: 'SITECAST_SLOT_READ_ONLY', what: 'is read-only', kind: 'failed' };
 
 /** What the system's errors mean for a slot; every other one is SITECAST_SLOT_FAILED. */
