@@ -16,6 +16,8 @@ import { ownCpuFile } from './thread-cpu.ts';
 const shared: ApplyThreadData = workerData;
 // V8 frees memory outside of its heap when 64 MiB of it have gathered: as much as all of this thread may take.
 setFlagsFromString('--expose-gc');
+// The optimizing compiler takes some MiB for each function of zstd that it works on: one at a time.
+setFlagsFromString('--wasm-num-compilation-tasks=1');
 const collect: unknown = runInNewContext('gc');
 const memory = new ReusedMemory(ownPages, typeof collect === 'function' ? () => collect() : () => {});
 
