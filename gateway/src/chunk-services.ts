@@ -160,7 +160,7 @@ function neighboursStore(deps: ChunkServicesDeps): ChunkStore | undefined {
 }
 
 async function openUpload(
-  { ownId, settings, records, allowlist, site, wanLimits, metrics, now, log }: ChunkServicesDeps,
+  { ownId, settings, records, mirror, allowlist, site, wanLimits, metrics, now, log }: ChunkServicesDeps,
   pipeline: ChunkPipeline,
 ): Promise<{ budget: DailyBudget | undefined; upload: NeighbourUpload }> {
   const { fleetUpload } = settings;
@@ -181,6 +181,7 @@ async function openUpload(
     },
     budget,
     signers: site.signers,
+    issuedMs: () => mirror.current?.issuedMs,
     isRevoked: site.isRevoked,
     isOwnRevoked: () => site.isRevoked(ownId),
     wanLimits,
@@ -199,13 +200,14 @@ function indexTargetOf(targets: Iterable<FoundTarget>, sha256: string): FoundTar
 
 /** Devices get over libp2p what lies here. Nothing is fetched for them: over libp2p no device makes this gateway use its WAN. */
 async function serveDevices(
-  { ownId, site, metrics }: ChunkServicesDeps,
+  { ownId, mirror, site, metrics }: ChunkServicesDeps,
   siteNode: SiteNode,
   pipeline: ChunkPipeline,
 ): Promise<void> {
   const mayServe = admission({
     site: () => site.own.site(),
     signers: site.signers,
+    issuedMs: () => mirror.current?.issuedMs,
     assignmentOf: id => site.assignments.known(id),
     isRevoked: site.isRevoked,
     isOwnRevoked: () => site.isRevoked(ownId),

@@ -157,6 +157,15 @@ describe('a gateway gives chunks', () => {
     expect(await statusOf(device.ask(id, member.shown))).toBe(503);
     expect(origin.count(`GET /${pathOf(id)}`)).toBe(0);
     expect(await statusOf(member.ask(id))).toBe(200);
+    for (const [expiresMs, status] of [
+      [Date.now() - 60_000, 503],
+      [Date.now() + 3_600_000, 200],
+    ] as const) {
+      const about = { kind: 'gateway' as const, expiresAt: new Date(expiresMs).toISOString() };
+      const envelope = await origin.records.assign({ id: member.its.id, ...about });
+      const shown = Buffer.from(JSON.stringify(envelope)).toString('base64');
+      expect(await statusOf(member.ask(id, shown))).toBe(status);
+    }
     await origin.repository.revoke(member.its.id);
     await follows(gateway, origin);
     expect(await statusOf(member.ask(id))).toBe(503);

@@ -17,6 +17,7 @@ import { PendingMembers } from './fleet/pending.ts';
 import { LOOK_EVERY_MS, PresenceBoard } from './fleet/presence.ts';
 import { ProgressBoard } from './fleet/progress.ts';
 import { ReportBudgets } from './fleet/report-budgets.ts';
+import { AssignmentRenewals } from './fleet/renewal.ts';
 import { OriginStatements } from './fleet/signing.ts';
 import { createApp } from './http/app.ts';
 import { BODY_PACE, type BodyPace } from './http/body.ts';
@@ -200,7 +201,7 @@ interface FleetParts extends Pick<ServicesSettings, 'maxReportBytes'> {
 
 /** Reports change rollouts, and are judged by them; what devices are called comes from the registry. */
 function fleetOf(
-  { repository, fleetStore: store, events, room, gossipAddresses, now }: ServicesDeps,
+  { repository, fleetStore: store, events, room, gossipAddresses, now, log }: ServicesDeps,
   { rollouts, progress, presence, verifyById, maxReportBytes }: FleetParts,
 ): Fleet {
   const { registry } = store;
@@ -213,6 +214,7 @@ function fleetOf(
     joinTokens,
     enrolments: new Enrolments({ store, joinTokens, pending, verifyById, room, now }),
     statements: new OriginStatements(registry, signer, now),
+    renewals: new AssignmentRenewals({ store, room, signer, now, log }),
     intake: new ReportIntake({
       store,
       progress,

@@ -89,6 +89,8 @@ async function nameOne(): Promise<void> {
   const named = testbed.start('sitecast-agent', [...flags, '--name', 'door-1']);
   await isSo({ enrolment: 'enrolled', name: 'door-1' });
   await named.stop();
+  // This origin's assignments end. The released gateway has passed this one on, and the released agent takes it.
+  expect(await assignment('other')).toHaveProperty('expiresAt');
   const released = testbed.start('sitecast-agent', flags, of('released'));
   await isSo({ enrolment: 'enrolled' });
   await released.stop();
@@ -100,6 +102,12 @@ async function nameOne(): Promise<void> {
 async function presence(): Promise<unknown> {
   const { devices } = await testbed.json('sitecast', ['device', 'list', '--product', 'camera']);
   return Array.isArray(devices) ? devices[0]?.presence : undefined;
+}
+
+/** The origin's statement about the device, as the device keeps it. */
+async function assignment(data = 'agent'): Promise<object> {
+  const state = JSON.parse(await readFile(testbed.path(data, 'state.json'), 'utf8'));
+  return JSON.parse(Buffer.from(state.assignment.payload, 'base64').toString('utf8'));
 }
 
 /** Which slot holds an image. */
@@ -128,6 +136,9 @@ it('updates a device across all combinations of the released build and this one,
   await start('gateway', 'released');
   await start('agent', 'released');
   await update('1.0.0', 'released');
+
+  expect(await assignment()).toMatchObject({ serial: 1 });
+  expect(await assignment()).not.toHaveProperty('expiresAt');
 
   // The origin is upgraded first. Gateways, devices and operators come later.
   await start('origin', 'current');

@@ -14,11 +14,19 @@ const other = new Identity(KeyPair.generate()).id;
 const signed = async (assignment: Assignment, by = origin): Promise<Buffer> =>
   Buffer.from(JSON.stringify(await sealAssignment(assignment, by)));
 
+const ISSUED = '2030-01-01T00:00:00Z';
+
 let own: Assignment | undefined;
+let issuedMs: number | undefined;
 let admission: Admission;
+const trust = (its: typeof signers | undefined) => ({
+  signers: its,
+  clock: () => ({ state: 'behind' as const, issuedMs }),
+});
 beforeEach(() => {
   own = assignmentFor(self);
-  admission = new Admission({ signers }, { stored: () => own });
+  issuedMs = Date.parse(ISSUED);
+  admission = new Admission(trust(signers), { stored: () => own });
 });
 
 it("serves devices and gateways of this device's site, of any product", async () => {
@@ -44,6 +52,19 @@ it('serves no revoked device, and returns those that were revoked meanwhile', as
   expect(admission.mayServe(other, await signed(assignmentFor(other, { revoked: true })))).toBe(false);
 });
 
+it('serves nobody whose assignment has ended by the time when the trusted metadata was signed', async () => {
+  const ended = await signed(assignmentFor(other, { expiresAt: ISSUED }));
+  expect(admission.mayServe(other, ended)).toBe(false);
+  const held = await signed(assignmentFor(other, { expiresAt: '2030-01-01T00:00:01Z' }));
+  expect(admission.mayServe(other, held)).toBe(true);
+  // Its own end ends nothing that it does for others.
+  own = assignmentFor(self, { expiresAt: ISSUED });
+  expect(admission.mayServe(other, held)).toBe(true);
+  // Metadata of an origin that doesn't say when it signs ends no assignment.
+  issuedMs = undefined;
+  expect(admission.mayServe(other, ended)).toBe(true);
+});
+
 it('serves no device before it knows its own site, or after its own revocation', async () => {
   const credential = await signed(assignmentFor(other));
   own = undefined;
@@ -51,6 +72,6 @@ it('serves no device before it knows its own site, or after its own revocation',
   own = assignmentFor(self, { revoked: true });
   expect(admission.mayServe(other, credential)).toBe(false);
   expect(
-    new Admission({ signers: undefined }, { stored: () => assignmentFor(self) }).mayServe(other, credential),
+    new Admission(trust(undefined), { stored: () => assignmentFor(self) }).mayServe(other, credential),
   ).toBe(false);
 });

@@ -3,14 +3,14 @@ import type { RunCommand } from '../ports.ts';
 import type { Membership } from '../upstream/membership.ts';
 import type { Trust } from '../upstream/trust.ts';
 
-/** Says which machines this device hands chunks to: devices and gateways of its site that weren't revoked. */
+/** Says which machines this device hands chunks to: devices and gateways of its site whose assignment wasn't revoked, and hasn't ended. */
 export class Admission {
-  readonly #trust: Pick<Trust, 'signers'>;
+  readonly #trust: Pick<Trust, 'signers' | 'clock'>;
   readonly #membership: Pick<Membership, 'stored'>;
   readonly #shown = new ShownAssignments();
   #revoked: ReadonlySet<string> = new Set();
 
-  constructor(trust: Pick<Trust, 'signers'>, membership: Pick<Membership, 'stored'>) {
+  constructor(trust: Pick<Trust, 'signers' | 'clock'>, membership: Pick<Membership, 'stored'>) {
     this.#trust = trust;
     this.#membership = membership;
   }
@@ -28,7 +28,8 @@ export class Admission {
     if (!signers || this.#revoked.has(id)) return false;
     const own = this.#membership.stored(signers);
     if (!own || own.revoked === true) return false;
-    return this.#shown.memberOf(own.site, { id, credential }, signers) !== undefined;
+    const { issuedMs } = this.#trust.clock();
+    return this.#shown.memberOf(own.site, { id, credential }, { signers, issuedMs }) !== undefined;
   }
 }
 

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
-import { type Assignment, openAssignment, sealEnrolment } from '@sitecast/shared/fleet';
+import { type Assignment, openAssignment, sealEnrolment, supersedes } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { KeyPair } from '@sitecast/shared/signing';
 import type { RoleSigners } from '@sitecast/shared/trust';
@@ -40,7 +40,7 @@ export class Membership {
   }
 
   /**
-   * Fetches the assignment, or enrols. Keeps the assignment with the highest serial, whichever gateway sent it. Where a gateway says
+   * Fetches the assignment, or enrols. Keeps the newest assignment, whichever gateway sent it. Where a gateway says
    * "unknown" or "pending", or sends what the origin hasn't signed, each other gateway is asked once.
    * @returns `pending` while an operator has to accept this device
    * @throws SITECAST_ENROLMENT_REFUSED with what the site says; SITECAST_GATEWAY_UNREACHABLE
@@ -92,7 +92,7 @@ export class Membership {
     const { stateFile, identity } = this.#options;
     const stored = this.stored(signers);
     const found = readAssignment(envelope, identity.id, signers);
-    if (!found || (stored && stored.serial >= found.serial)) return stored;
+    if (!found || (stored && !supersedes(found, stored))) return stored;
     await stateFile.change({ assignment: envelope });
     return found;
   }

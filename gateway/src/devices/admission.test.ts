@@ -17,15 +17,18 @@ let site: string | undefined;
 let known: Assignment | undefined;
 let revoked: Set<string>;
 let isOwnRevoked: boolean;
+let issuedMs: number | undefined;
 let mayServe: ReturnType<typeof admission>;
 beforeEach(() => {
   site = 'north';
   known = undefined;
   revoked = new Set();
   isOwnRevoked = false;
+  issuedMs = Date.parse('2030-01-01T00:00:00Z');
   mayServe = admission({
     site: async () => site,
     signers: () => signers,
+    issuedMs: () => issuedMs,
     assignmentOf: async () => known,
     isRevoked: one => revoked.has(one),
     isOwnRevoked: () => isOwnRevoked,
@@ -49,6 +52,17 @@ it('serves no device that has moved or was revoked since its assignment was sign
   expect(await mayServe(id, await signed())).toBe(true);
   revoked.add(id);
   expect(await mayServe(id, await signed())).toBe(false);
+});
+
+it('serves no device whose assignment has ended by the time when the trusted metadata was signed', async () => {
+  const [ended, held] = ['2030-01-01T00:00:00Z', '2030-01-01T00:00:01Z'];
+  expect(await mayServe(id, await signed({ expiresAt: ended }))).toBe(false);
+  expect(await mayServe(id, await signed({ expiresAt: held }))).toBe(true);
+  // The device shows an old one. The renewed one, which this gateway knows, will come.
+  known = about({ serial: 3, expiresAt: held });
+  expect(await mayServe(id, await signed({ expiresAt: ended }))).toBe(false);
+  issuedMs = undefined;
+  expect(await mayServe(id, await signed({ expiresAt: ended }))).toBe(true);
 });
 
 it('serves no device before the gateway has a site, or after the gateway was revoked', async () => {

@@ -6,19 +6,22 @@ interface AdmissionDeps {
   site: () => Promise<string | undefined>;
   /** The signers of assignments now. */
   signers: () => RoleSigners | undefined;
+  /** When the trusted timestamp was signed. */
+  issuedMs: () => number | undefined;
   /** The newest that is known of a device. */
   assignmentOf: (id: string) => Promise<Assignment | undefined>;
   isRevoked: (id: string) => boolean;
   isOwnRevoked: () => boolean;
 }
 
-/** Which devices this gateway serves over libp2p: those that show an assignment to this site that the origin signed and has not revoked. */
+/** Which devices this gateway serves over libp2p: those that show an assignment to this site that the origin signed and hasn't revoked, and that hasn't ended. */
 export function admission(deps: AdmissionDeps): (id: string, credential: Uint8Array) => Promise<boolean> {
   const shown = new ShownAssignments();
   return async (id, credential) => {
     if (deps.isOwnRevoked() || deps.isRevoked(id)) return false;
     const [site, signers] = [await deps.site(), deps.signers()];
-    const its = site !== undefined && signers && shown.memberOf(site, { id, credential }, signers);
+    const trusted = signers && { signers, issuedMs: deps.issuedMs() };
+    const its = site !== undefined && trusted && shown.memberOf(site, { id, credential }, trusted);
     if (!its) return false;
     // The device may have been moved or revoked since the origin signed what it shows.
     const known = await deps.assignmentOf(id);

@@ -3,6 +3,7 @@ import {
   type Assignment,
   openAcknowledgement,
   openAssignment,
+  supersedes,
 } from '@sitecast/shared/fleet';
 import { SitecastError } from '@sitecast/shared/errors';
 import { FairQueue, lruCache, type LruCache, TokenBucket } from '@sitecast/shared/bounded';
@@ -48,7 +49,7 @@ export const ASSIGNMENTS: RelayedKind<Assignment> = {
   path: 'assignments',
   envelopeIn: json => assignmentReader.parse(json).assignment,
   open: openAssignment,
-  supersedes: (next, held) => next.serial > held.serial,
+  supersedes,
 };
 
 export const ACKNOWLEDGEMENTS: RelayedKind<Acknowledgement> = {

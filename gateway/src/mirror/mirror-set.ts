@@ -4,6 +4,7 @@ import { indexTarget, manifestTarget, MAX_PRODUCT_BYTES, parseTargetName } from 
 import {
   delegatedSigners,
   type FoundTarget,
+  issuedMsOf,
   type Metadata,
   metadataPath,
   type RoleSigners,
@@ -141,6 +142,8 @@ export interface MirrorSet {
   readonly roles: readonly { role: string; version: number; expires: string }[];
   /** The signers of assignments, acknowledgements and rollouts. */
   readonly rolloutsSigners: RoleSigners | undefined;
+  /** When the timestamp was signed, milliseconds since 1970. */
+  readonly issuedMs: number | undefined;
   /** By product, as read from the target files. */
   readonly rollouts: ReadonlyMap<string, RolloutsFile>;
 }
@@ -204,7 +207,14 @@ export function verifySet(
   });
   for (const { role, metadata } of [{ role: 'targets', metadata: set.targets }, ...delegated])
     addTargets(targets, role, metadata);
-  return { files, served, targets, roles, rolloutsSigners: delegatedSigners(delegations, 'rollouts') };
+  return {
+    files,
+    served,
+    targets,
+    roles,
+    rolloutsSigners: delegatedSigners(delegations, 'rollouts'),
+    issuedMs: issuedMsOf(set.timestamp?.signed),
+  };
 }
 
 function addTargets(

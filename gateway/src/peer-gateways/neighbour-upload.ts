@@ -14,7 +14,7 @@ import { ASSIGNMENT_HEADER } from './neighbour-chunks.ts';
 
 // Every machine with the fleet's key can send this, a stolen gateway among them. The worst it does: it asks for chunks without end, so that
 // this site's link pays. So it is off unless the settings say otherwise; then only gateways are served that show an assignment which the
-// origin signed and hasn't revoked, only chunks that rollouts under way need, a number of bytes a day each, and nothing in the quiet hours.
+// origin signed and hasn't revoked, and which hasn't ended, only chunks that rollouts under way need, a number of bytes a day each, and nothing in the quiet hours.
 // What isn't served is "not me" (503) for the gateway that asks: it tries another way.
 
 /** The longest assignment, in base64. */
@@ -32,6 +32,8 @@ interface NeighbourUploadDeps {
   /** Undefined: nothing is given. */
   budget: DailyBudget | undefined;
   signers: () => RoleSigners | undefined;
+  /** When the trusted timestamp was signed. */
+  issuedMs: () => number | undefined;
   isRevoked: (id: string) => boolean;
   isOwnRevoked: () => boolean;
   wanLimits: Pick<WanLimits, 'demandOpen' | 'sent' | 'untilSent'>;
@@ -130,7 +132,8 @@ function admission(deps: NeighbourUploadDeps) {
     const text = headers[ASSIGNMENT_HEADER];
     if (signers === undefined || typeof text !== 'string' || text.length > MAX_SHOWN_CHARS) return false;
     const credential = Buffer.from(text, 'base64');
-    return shown.assignmentOf({ id: neighbour, credential }, signers)?.kind === 'gateway';
+    const trusted = { signers, issuedMs: deps.issuedMs() };
+    return shown.assignmentOf({ id: neighbour, credential }, trusted)?.kind === 'gateway';
   };
   const demandMember = (request: IncomingMessage, neighbour: string): void => {
     if (deps.isOwnRevoked() || deps.isRevoked(neighbour)) throw refused('this gateway was revoked');

@@ -83,7 +83,7 @@ export class HoldingDevice {
     };
     const mayServe = (id: string, credential: Uint8Array): boolean => {
       const signers = origin.repository.rolloutsSigners;
-      const guest = shown.memberOf('north', { id, credential }, signers);
+      const guest = shown.memberOf('north', { id, credential }, { signers, issuedMs: Date.now() });
       if (guest) this.guests.push(guest);
       return guest !== undefined;
     };

@@ -18,6 +18,7 @@ import {
 import type { FleetStore, StoredJoinToken } from './fleet-store.ts';
 import { type JoinTokens, joinTokenUnknown, joinTokenUsedUp } from './join-tokens.ts';
 import { type Member, type MemberKind, withName } from './member.ts';
+import { validity } from './validity.ts';
 import type { PendingMember, PendingMembers } from './pending.ts';
 import { MAX_MEMBERS } from './registry.ts';
 
@@ -236,7 +237,7 @@ export class Enrolments {
       const named = name === undefined ? member : withName(member, name ?? undefined);
       const next = { ...named, tags: tags ?? member.tags, site: site ?? member.site };
       if (isSameAssignment(member, next)) return undefined;
-      const after = { ...next, serial: member.serial + 1, changedAt: this.#nowIso() };
+      const after = { ...next, serial: member.serial + 1, ...validity(member.id, this.#deps.now()) };
       const before = { tags: member.tags, site: member.site, name: member.name };
       const details = { before, tags: after.tags, site: after.site, name: after.name };
       return { after, event: eventOf(operator, 'change', after, details) };
@@ -288,8 +289,10 @@ export class Enrolments {
         `there are ${MAX_MEMBERS} devices and gateways already`,
       );
     }
-    const at = this.#nowIso();
-    const known = { ...identityOf(asking), site, tags, serial: 1, enrolledAt: at, changedAt: at, letInBy };
+    const nowMs = this.#deps.now();
+    const enrolledAt = new Date(nowMs).toISOString();
+    const term = validity(asking.id, nowMs);
+    const known = { ...identityOf(asking), site, tags, serial: 1, enrolledAt, ...term, letInBy };
     return withName(known, name);
   }
 

@@ -90,8 +90,11 @@ export interface FleetStore {
   readonly registry: Registry;
 
   admit(admission: Admission): Promise<Admitted>;
-  /** @param before the member on which the change was decided; if it differs by now, nothing is changed */
-  changeMember(before: Member, after: Member, event: AuditEvent): Promise<MemberChanged>;
+  /**
+   * @param before the member on which the change was decided; if it differs by now, nothing is changed
+   * @param event undefined for a renewal, which nobody decides
+   */
+  changeMember(before: Member, after: Member, event: AuditEvent | undefined): Promise<MemberChanged>;
 
   /** All join tokens that this origin knows, from memory. */
   joinTokens(): Iterable<StoredJoinToken>;

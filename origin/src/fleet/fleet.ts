@@ -6,6 +6,7 @@ import type { JoinTokens } from './join-tokens.ts';
 import type { PresenceBoard } from './presence.ts';
 import type { ProgressBoard } from './progress.ts';
 import type { Registry } from './registry.ts';
+import type { AssignmentRenewals } from './renewal.ts';
 import type { OriginStatements } from './signing.ts';
 
 /** Who belongs to the fleet, how they got in, and what they say. */
@@ -15,6 +16,7 @@ export interface Fleet {
   joinTokens: JoinTokens;
   enrolments: Enrolments;
   statements: OriginStatements;
+  renewals: AssignmentRenewals;
   intake: ReportIntake;
   progress: ProgressBoard;
   gateways: GatewayBoard;

@@ -19,8 +19,10 @@ export const memberSchema = z.object({
   /** Rises with each change of what the assignment says. */
   serial: z.int().min(1),
   enrolledAt: z.iso.datetime(),
-  /** When the assignment last changed. */
+  /** When the assignment last changed, or was renewed. */
   changedAt: z.iso.datetime(),
+  /** Until when the assignment holds. Versions up to 0.1 gave it no end. */
+  expiresAt: z.iso.datetime().exactOptional(),
   revokedAt: z.iso.datetime().exactOptional(),
   /** Id of the join token, or name of the operator's API token. */
   letInBy: z.union([z.object({ joinToken: z.string() }), z.object({ operator: z.string() })]),
@@ -33,7 +35,20 @@ function wellFormed(tags: Record<string, string>): Record<string, string> {
 
 /** The assignment that the origin signs. It is the same for the same serial. */
 export function assignmentOf(member: Member): Assignment {
-  const { id, kind, name, product, hardware, site, tags, serial, enrolledAt, changedAt, revokedAt } = member;
+  const {
+    id,
+    kind,
+    name,
+    product,
+    hardware,
+    site,
+    tags,
+    serial,
+    enrolledAt,
+    changedAt,
+    expiresAt,
+    revokedAt,
+  } = member;
   return {
     format: 'sitecast-assignment-1',
     id,
@@ -46,6 +61,7 @@ export function assignmentOf(member: Member): Assignment {
     serial,
     enrolledAt,
     issuedAt: changedAt,
+    ...(expiresAt !== undefined && { expiresAt }),
     ...(revokedAt !== undefined && { revoked: true }),
   };
 }

@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { nameKey } from '@sitecast/shared/fleet';
 import type { Member, MemberKind } from './member.ts';
+import { isRenewal } from './validity.ts';
 import type { Status } from './status.ts';
 
 export const MAX_MEMBERS = 1_000_000;
@@ -22,7 +23,7 @@ export class Registry {
   #ids: string[] | undefined;
   #version = 0;
 
-  /** Rises with every new or changed member. */
+  /** Rises with every new member, and every change of one but a renewal. */
   get version(): number {
     return this.#version;
   }
@@ -88,11 +89,11 @@ export class Registry {
   /** Stores a member that is durable. */
   put(member: Member): void {
     const { id, name, revokedAt } = member;
-    const before = this.#members.get(id)?.name;
-    if (!this.#members.has(id)) this.#ids = undefined;
-    this.#version += 1;
-    if (before !== undefined && this.#idsByName.get(nameKey(before)) === id)
-      this.#idsByName.delete(nameKey(before));
+    const before = this.#members.get(id);
+    if (!before) this.#ids = undefined;
+    if (!before || !isRenewal(before, member)) this.#version += 1;
+    if (before?.name !== undefined && this.#idsByName.get(nameKey(before.name)) === id)
+      this.#idsByName.delete(nameKey(before.name));
     if (name !== undefined && revokedAt === undefined) this.#idsByName.set(nameKey(name), id);
     this.#members.set(id, member);
   }

@@ -25,9 +25,20 @@ const assignmentSchema = z.looseObject({
   serial: z.int().min(1),
   enrolledAt: instantSchema,
   issuedAt: instantSchema,
+  /**
+   * Until when machines of the fleet serve chunks to whoever shows it. The origin issues a new one long before. Nothing else ends with it.
+   * Origins up to 0.1 give none; with one of those it doesn't end.
+   */
+  expiresAt: instantSchema.optional(),
   revoked: z.boolean().optional(),
 });
 export type Assignment = z.infer<typeof assignmentSchema>;
+
+/** Whether `next` replaces `held`, both about one id. With the same serial the later one does: then the origin was restored from a backup. */
+export function supersedes(next: Assignment, held: Assignment): boolean {
+  if (next.serial !== held.serial) return next.serial > held.serial;
+  return Date.parse(next.issuedAt) > Date.parse(held.issuedAt);
+}
 
 export function sealAssignment(assignment: Assignment, signer: EnvelopeSigner): Promise<Envelope> {
   return sealEnvelope('assignment', assignment, [signer]);

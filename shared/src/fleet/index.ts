@@ -6,7 +6,7 @@ export {
   readDeltaAbility,
   usesRecipes,
 } from './delta-ability.ts';
-export { type Assignment, openAssignment, sealAssignment } from './assignment.ts';
+export { type Assignment, openAssignment, sealAssignment, supersedes } from './assignment.ts';
 export { type DeviceFacts, type Eligibility, eligibilityOf } from './eligibility.ts';
 export { type Enrolment, readEnrolment, sealEnrolment } from './enrolment.ts';
 export {

@@ -17,6 +17,17 @@ interface Shown {
   credential: Uint8Array;
 }
 
+/** What the trusted metadata says. */
+interface TrustedNow {
+  /** Who signs assignments now. */
+  signers: RoleSigners;
+  /**
+   * When the trusted timestamp was signed, milliseconds since 1970. By this it is told whether an assignment has ended: no clock is asked,
+   * and a site that is cut off goes on. Undefined where the timestamp doesn't say it: then none has ended.
+   */
+  issuedMs: number | undefined;
+}
+
 /** Recognises members of the fleet by the assignments that they show: to whom chunks are served. */
 export class ShownAssignments {
   readonly #opened = lruCache<string, { signers: RoleSigners; assignment: Assignment }>({
@@ -24,20 +35,19 @@ export class ShownAssignments {
   });
 
   /**
-   * Whether the assignment belongs to this id and this site. The caller must check whether it was revoked since.
-   * @param signers who signs assignments now
-   * @returns the assignment; undefined if it doesn't belong
+   * Whether the assignment belongs to this id and this site, and hasn't ended. The caller must check whether it was revoked since.
+   * @returns the assignment; undefined if it doesn't belong, or has ended
    */
-  memberOf(site: string, shown: Shown, signers: RoleSigners): Assignment | undefined {
-    const its = this.assignmentOf(shown, signers);
+  memberOf(site: string, shown: Shown, trusted: TrustedNow): Assignment | undefined {
+    const its = this.assignmentOf(shown, trusted);
     return its?.site === site ? its : undefined;
   }
 
   /** The same, for a member of any site. */
-  assignmentOf({ id, credential }: Shown, signers: RoleSigners): Assignment | undefined {
+  assignmentOf({ id, credential }: Shown, { signers, issuedMs }: TrustedNow): Assignment | undefined {
     try {
       const its = this.#open(credential, signers);
-      return its.id === id && its.revoked !== true ? its : undefined;
+      return its.id === id && its.revoked !== true && !hasEnded(its, issuedMs) ? its : undefined;
     } catch (error) {
       if (error instanceof SitecastError || error instanceof SyntaxError) return undefined;
       throw error;
@@ -54,4 +64,8 @@ export class ShownAssignments {
     this.#opened.set(key, { signers, assignment });
     return assignment;
   }
+}
+
+function hasEnded({ expiresAt }: Assignment, issuedMs: number | undefined): boolean {
+  return expiresAt !== undefined && issuedMs !== undefined && Date.parse(expiresAt) <= issuedMs;
 }

@@ -1,5 +1,5 @@
 export { checkTarget, type FoundTarget, TufClient, type TufClientOptions } from './client.ts';
-export type { Clock } from './clock.ts';
+export { type Clock, issuedMsOf } from './clock.ts';
 export { matchesPathPattern } from './delegation.ts';
 export { readEd25519Key, verifyEd25519 } from './ed25519.ts';
 export { findMismatch } from './file-check.ts';

@@ -94,13 +94,13 @@ export class EmbeddedFleetStore implements FleetStore {
     return token && token.used < token.uses ? token : undefined;
   }
 
-  changeMember(before: Member, after: Member, event: AuditEvent): Promise<MemberChanged> {
+  changeMember(before: Member, after: Member, event: AuditEvent | undefined): Promise<MemberChanged> {
     return this.#database.transact(transaction => {
       if (!isDeepStrictEqual(this.#member(transaction, before.id), before)) return { outcome: 'stale' };
       const bearer = after.revokedAt === undefined ? this.#bearer(transaction, after.name) : undefined;
       if (bearer && bearer.id !== after.id) return { outcome: 'nameTaken', bearer };
       this.#write(transaction, after);
-      transaction.record(event);
+      if (event) transaction.record(event);
       return { outcome: 'changed' };
     });
   }

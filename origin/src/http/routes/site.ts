@@ -82,7 +82,8 @@ function enrolmentRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): vo
     async c => {
       const member = fleet.registry.member(c.req.valid('param').id);
       if (!member) throw unknownMember();
-      return c.json({ assignment: await fleet.statements.assignment(member) }, 200);
+      const current = await fleet.renewals.renewed(member);
+      return c.json({ assignment: await fleet.statements.assignment(current) }, 200);
     },
   );
 }
