@@ -8,11 +8,14 @@ import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
 import { Daemon } from './daemon.ts';
 import { Admission, serveHook } from './peers/admission.ts';
+import { heldFiles } from './peers/held-files.ts';
+import { KnownPeers } from './peers/known-peers.ts';
 import { SiteExchange } from './peers/site-exchange.ts';
 import type {
   AgentClock,
   BootControl,
   Gateway,
+  HeldFiles,
   Log,
   RunCommand,
   SitePeers,
@@ -51,6 +54,7 @@ import { UpdateChecker } from './update/update-checker.ts';
 import { WindowFiller } from './update/window-filler.ts';
 import { Gateways } from './upstream/gateways.ts';
 import { Membership } from './upstream/membership.ts';
+import { NearbySources } from './upstream/nearby-sources.ts';
 import { Trust, type TrustStart } from './upstream/trust.ts';
 import { wishedName } from './upstream/wished-name.ts';
 
@@ -80,6 +84,7 @@ interface PeerPorts {
   credential: () => Uint8Array | undefined;
   mayServe: (id: string, credential: Uint8Array) => boolean;
   isBusy: () => boolean;
+  files: HeldFiles;
 }
 
 /** An agent that is put together, and what of it others hold on to. */
@@ -302,7 +307,7 @@ function openStatus(
 /** Updates come without peers as well, so an error here is logged, and the agent goes on. */
 async function openExchange(
   settings: RunSettings,
-  { identity, slots, run, startPeers, log, stop }: AgentPorts,
+  { identity, slots, run, files, startPeers, log, stop }: AgentPorts,
   {
     gateways,
     trust,
@@ -329,6 +334,7 @@ async function openExchange(
       },
       mayServe: (id, credential) => admission.mayServe(id, credential),
       isBusy: () => BUSY_STATES.has(status.current.state) || !hook.isWelcome,
+      files: heldFiles({ trust, directory: settings.data, slots: () => stateFile.current.slots }),
     });
   } catch (error) {
     const { code, message, hint } = describeError(error);
@@ -342,7 +348,10 @@ async function openExchange(
     directory: settings.data,
     gateways,
     admission,
+    known: await KnownPeers.open(settings.data, { files, log }),
   });
+  const sources = () => exchange.sources();
+  trust.useNearby(new NearbySources({ sources, timestampVersion: () => trust.timestampVersion, log }));
   await exchange.start(stateFile.current.slots);
   return exchange;
 }

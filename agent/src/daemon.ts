@@ -15,6 +15,8 @@ const LONG_POLL_MS = 50_000;
 /** Milliseconds: a gateway that answers sooner doesn't wait. */
 const PROMPT_MS = 500;
 const GATEWAY_PAUSE_MS = 5000;
+/** Of the pauses while no gateway answers, one in so many is followed by a question to other devices. */
+const PAUSES_PER_QUESTION = 3;
 /** Milliseconds between two deliveries, at first, while reports aren't acknowledged. */
 const FIRST_DELIVERY_MS = 1000;
 const MAX_DELIVERY_MS = 5 * 60_000;
@@ -32,7 +34,7 @@ const MAX_TROUBLE_PAUSE_MS = 5 * 60_000;
 
 interface DaemonDependencies {
   agent: UpdateAgent;
-  trust: Pick<Trust, 'timestampVersion'>;
+  trust: Pick<Trust, 'timestampVersion' | 'hasNewsNearby'>;
   gateways: Pick<Gateways, 'liveliest' | 'noteHeard'>;
   exchange: Pick<SiteExchange, 'lostGateway'> | undefined;
   outbox: Pick<Outbox, 'newest' | 'pendingCount'>;
@@ -248,6 +250,7 @@ export class Daemon {
   async #changed(signal: AbortSignal): Promise<boolean> {
     const { gateways, clock, exchange } = this.#deps;
     let promptAnswers = 0;
+    let pauses = 0;
     while (!signal.aborted) {
       const beganMs = performance.now();
       try {
@@ -263,10 +266,23 @@ export class Daemon {
         if (!this.#isGatewayAway && !signal.aborted) exchange?.lostGateway();
         this.#isGatewayAway = true;
         await clock.sleep(GATEWAY_PAUSE_MS, signal);
+        pauses += 1;
+        const isDue = pauses % PAUSES_PER_QUESTION === 1 && !signal.aborted;
+        if (isDue && (await this.#hasNewsNearby(signal))) return true;
       }
       if (promptAnswers > 1) await clock.sleep(Number.POSITIVE_INFINITY, signal);
     }
     return false;
+  }
+
+  /** Never throws: whoever waits for changes goes on. */
+  async #hasNewsNearby(signal: AbortSignal): Promise<boolean> {
+    try {
+      return await this.#deps.trust.hasNewsNearby(signal);
+    } catch (error) {
+      if (!signal.aborted) this.#deps.log('warn', 'asking other devices for news failed', { err: error });
+      return false;
+    }
   }
 
   #wakeOr(signal: AbortSignal): AbortSignal {

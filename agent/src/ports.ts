@@ -1,6 +1,7 @@
 import type { ChunkId, ChunkIndex, ChunkStore } from '@sitecast/shared/content';
 import type { LogFields } from '@sitecast/shared/log';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
+import type { RepositorySource } from '@sitecast/shared/upstream';
 import type { SlotPlace } from './state/agent-state.ts';
 
 /** The two slots of a device, each a place for an image. */
@@ -219,6 +220,14 @@ export interface PeerCounts {
   dropped: number;
 }
 
+/** Signed files that this device holds: it gives them to other devices of its site. */
+export interface HeldFiles {
+  /** @param path below /metadata/. @returns undefined where it isn't here */
+  metadata(path: string): Promise<Uint8Array | undefined>;
+  /** @param path below /targets/, not verified. @returns undefined where it isn't here */
+  target(path: string): Promise<Uint8Array | undefined>;
+}
+
 /** The other devices of the site. Chunks come from them and go to them. */
 export interface SitePeers {
   /** Where others reach this device: multiaddresses, each with its id at the end. */
@@ -228,12 +237,16 @@ export interface SitePeers {
   hold(image: SiteImage, chunks: ChunkStore): HeldImage;
   /** These peers were announced. */
   note(peers: readonly FoundPeer[]): void;
+  /** A gateway has named these before this start: for times without a gateway. */
+  remember(peers: readonly FoundPeer[]): void;
   /**
    * Fetches chunks from peers and gateways together, in the order that is best for the site.
    * @param wanted numbers of chunks, of an image that is held
    * @throws SITECAST_STORE_UNREACHABLE when nothing has come for a minute; what `deliver` throws; the signal's reason
    */
   fetch(image: SiteImage, wanted: Iterable<number>, options: PeerFetch): Promise<void>;
+  /** Machines that may give the repository's files, in the order in which they are to be asked, which chance has a part in. */
+  sources(): readonly RepositorySource[];
   /** Stops serving a device that was revoked. */
   drop(id: string): void;
   close(): Promise<void>;

@@ -3,7 +3,7 @@ import { HttpClient, readBounded } from '@sitecast/shared/outbound';
 import { connectionsToPeer, urlOfPeer } from '@sitecast/shared/swarm';
 import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
-import { ASSIGNMENT_HEADER } from './peer-gateways/neighbour-chunks.ts';
+import { ASSIGNMENT_HEADER } from '@sitecast/shared/fleet';
 import { removeTemporaryDirectories, TestDevice, type TestGateway, until } from './testing/harness.ts';
 import { follows, NeighbourHarness } from './testing/neighbours.ts';
 

@@ -23,7 +23,17 @@ import {
   type SwarmNode,
   SwarmStore,
 } from '@sitecast/shared/swarm';
-import type { FoundPeer, HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers } from '../ports.ts';
+import { type RepositorySource, shuffled } from '@sitecast/shared/upstream';
+import type {
+  FoundPeer,
+  HeldFiles,
+  HeldImage,
+  PeerCounts,
+  PeerFetch,
+  SiteImage,
+  SitePeers,
+} from '../ports.ts';
+import { SiteFiles } from './site-files.ts';
 
 /** Machines that a gateway has named lately. Those that weren't named for the longest time make room. */
 const MAX_NAMED_PEERS = 256;
@@ -32,6 +42,8 @@ const MAX_FOUND_PEERS = 64;
 /** Of these, those that take part in one download. */
 const MAX_FOUND_ADDED = 24;
 const KNOWN_FOR_MS = 10 * 60_000;
+/** Of three machines that are asked for signed files, those that a gateway has named: inventing others keeps none of these away. */
+const NAMED_FIRST = 2;
 const MAX_CONNECTIONS = 128;
 const LOOPBACK = /^\/ip4\/127\.|^\/ip6\/::1\//;
 const USUAL_PLACE = '/ip4/0.0.0.0/tcp/7403';
@@ -54,6 +66,8 @@ export interface SiteSwarmOptions {
   mayServe: (id: string, credential: Uint8Array) => boolean;
   /** True while nothing is to be handed out. */
   isBusy: () => boolean;
+  /** What peers get besides chunks. */
+  files: HeldFiles;
 }
 
 /** The site's devices over libp2p, which takes about 20 MiB. It is loaded only where peers are wanted. */
@@ -70,6 +84,9 @@ export class SiteSwarm implements SitePeers {
   readonly #neighbours: Neighbours;
   readonly #named = lruCache<string, FoundPeer>({ max: MAX_NAMED_PEERS, ttl: KNOWN_FOR_MS });
   readonly #found = lruCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: KNOWN_FOR_MS });
+  /** All that a gateway has named, however long ago: for times without a gateway. */
+  readonly #everNamed = lruCache<string, FoundPeer>({ max: MAX_NAMED_PEERS });
+  readonly #files: SiteFiles;
   /** Peers found by multicast DNS that take part in the download under way. */
   readonly #foundAdded = new Set<string>();
   #links: PeerLinks | undefined;
@@ -79,7 +96,8 @@ export class SiteSwarm implements SitePeers {
   private constructor(node: SwarmNode, options: SiteSwarmOptions) {
     this.#node = node;
     this.#options = options;
-    const { maxUploadBytesPerS, mayServe, isBusy } = options;
+    const { maxUploadBytesPerS, mayServe, isBusy, files, credential } = options;
+    const pace = maxUploadBytesPerS === undefined ? undefined : new Pacer(maxUploadBytesPerS);
     this.#serving = {
       store: anyOf(this.#held),
       mayServe,
@@ -87,11 +105,12 @@ export class SiteSwarm implements SitePeers {
       onServed: (_: string, lengthBytes: number) => {
         this.#sentBytes += lengthBytes;
       },
-      ...(maxUploadBytesPerS === undefined ? {} : { pace: new Pacer(maxUploadBytesPerS) }),
+      ...(pace && { pace }),
     };
     this.#neighbours = new Neighbours(node);
     this.#server = new ChunkServer({ ...this.#serving, node, haveMap: this.#haveMap });
     this.#httpPeers = new HttpPeers({ node });
+    this.#files = new SiteFiles({ node, files, credential, mayServe, isBusy, pace });
     node.onFound(peer => {
       this.#found.set(peer.id, peer);
       this.#addFound(peer);
@@ -104,6 +123,7 @@ export class SiteSwarm implements SitePeers {
     const swarm = new SiteSwarm(node, options);
     await swarm.#server.start();
     await swarm.#serveHttp(place);
+    await swarm.#files.start();
     return swarm;
   }
 
@@ -157,9 +177,18 @@ export class SiteSwarm implements SitePeers {
     for (const peer of peers) {
       if (peer.id === this.#node.id) continue;
       this.#named.set(peer.id, peer);
+      this.#everNamed.set(peer.id, peer);
       this.#node.gate.name(peer.id, peer.addresses);
       if (this.#links) this.#links.addPeer(peer.id, peer.addresses);
       else this.#neighbours.addPeer(peer.id, peer.addresses);
+    }
+  }
+
+  remember(peers: readonly FoundPeer[]): void {
+    for (const peer of peers) {
+      if (peer.id === this.#node.id) continue;
+      this.#everNamed.set(peer.id, peer);
+      this.#node.gate.name(peer.id, peer.addresses);
     }
   }
 
@@ -189,7 +218,9 @@ export class SiteSwarm implements SitePeers {
     });
     this.#links = links;
     this.#foundAdded.clear();
-    for (const peer of this.#named.values()) links.addPeer(peer.id, peer.addresses);
+    // No gateway has named any lately: then those that one has named before may still be there.
+    const named = this.#named.size > 0 ? this.#named : this.#everNamed;
+    for (const peer of named.values()) links.addPeer(peer.id, peer.addresses);
     for (const peer of this.#found.values()) this.#addFound(peer);
     try {
       await swarm.fetch(wanted, { concurrency, signal, refusedMs, deliver });
@@ -206,12 +237,20 @@ export class SiteSwarm implements SitePeers {
     this.#links.addPeer(id, addresses);
   }
 
+  sources(): readonly RepositorySource[] {
+    const named = shuffled([...this.#everNamed.values()]);
+    const found = shuffled([...this.#found.values()].filter(({ id }) => !this.#everNamed.has(id)));
+    const [first, rest] = [named.slice(0, NAMED_FIRST), named.slice(NAMED_FIRST)];
+    return [...first, ...found, ...rest].map(peer => this.#files.sourceAt(peer));
+  }
+
   drop(id: string): void {
     this.#server.drop(id);
     this.#http?.sessions.drop(id);
   }
 
   async close(): Promise<void> {
+    this.#files.stop();
     await this.#links?.close();
     await this.#neighbours.close();
     await this.#server.stop();

@@ -1,9 +1,19 @@
 import type { PeerNotice } from '@sitecast/shared/api';
 import type { ChunkStore } from '@sitecast/shared/content';
 import type { SlotRecord } from '../state/agent-state.ts';
-import type { HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers, Slot, SlotName } from '../ports.ts';
+import type {
+  FoundPeer,
+  HeldImage,
+  PeerCounts,
+  PeerFetch,
+  SiteImage,
+  SitePeers,
+  Slot,
+  SlotName,
+} from '../ports.ts';
 import type { Gateways } from '../upstream/gateways.ts';
 import type { Admission } from './admission.ts';
+import type { KnownPeers } from './known-peers.ts';
 import { PeerTracker } from './peer-tracker.ts';
 import { SharedSlots } from './shared-slots.ts';
 
@@ -16,6 +26,7 @@ interface SiteExchangeOptions {
   directory: string;
   gateways: Pick<Gateways, 'all' | 'post'>;
   admission: Admission;
+  known: KnownPeers;
 }
 
 /** This device's exchange of chunks with its site: what it hands out, what it fetches from peers, and how peers learn of it. */
@@ -35,14 +46,32 @@ export class SiteExchange {
     this.#tracker = new PeerTracker({
       gateways: options.gateways,
       notice: () => this.#notice(),
-      onPeers: found => options.peers.note(found),
+      onPeers: found => this.noteNamed(found),
     });
+    options.peers.remember(options.known.all);
   }
 
   /** Hands out what the slots hold, and announces it, until `close`. */
   async start(records: Readonly<Record<SlotName, SlotRecord>>): Promise<void> {
     await this.#shared.restore(records);
     this.#tracking = this.#tracker.run(this.#stop.signal);
+  }
+
+  /** A gateway has named these. */
+  noteNamed(found: readonly FoundPeer[]): void {
+    this.#options.peers.note(found);
+    void this.#options.known.note(found);
+  }
+
+  /** This device, as others reach it. */
+  get self(): FoundPeer {
+    const { id, peers } = this.#options;
+    return { id, addresses: peers.addresses };
+  }
+
+  /** Other devices that may give signed files. */
+  sources(): ReturnType<SitePeers['sources']> {
+    return this.#options.peers.sources();
   }
 
   get counts(): PeerCounts {

@@ -104,6 +104,7 @@ const FILES = [
   'state.json',
   'state.json.copy',
   'status.json',
+  'trust/root.1',
   'trust/root.copy',
   'trust/root.json',
   'trust/root.pinned',

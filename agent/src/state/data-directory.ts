@@ -18,6 +18,7 @@ const FILES: ReadonlySet<string> = new Set([
   'reports.jsonl.told',
   'reports.jsonl.unreadable',
   'reports-forgotten.json',
+  'peers.json',
   ...['state.json', 'boot.json', 'identity.key'].map(name => `${name}.copy`),
 ]);
 

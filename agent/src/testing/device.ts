@@ -5,7 +5,7 @@ import { PatchApplier } from '@sitecast/shared/delta';
 import type { UpdateAgent } from '../update/agent.ts';
 import type { AgentClock, BootControl, Gateway, Log, SitePeers, Slot, SlotName } from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
-import { type OpenAgent, openAgent } from '../composition.ts';
+import { type AgentPorts, type OpenAgent, openAgent } from '../composition.ts';
 import { durableFiles } from '../state/durable-files.ts';
 import { openOwnIdentity } from '../state/own-identity.ts';
 import type { CheckResult, CycleResult } from '../state/status.ts';
@@ -14,6 +14,7 @@ import { FileBootControl } from '../adapters/file-boot.ts';
 import { FileSlot } from '../adapters/file-slot.ts';
 import { HttpGateway } from '../adapters/http-gateway.ts';
 import { runCommand } from '../adapters/run-command.ts';
+import { SiteSwarm } from '../adapters/site-swarm.ts';
 import { systemClock } from '../adapters/system-clock.ts';
 
 export interface DeviceChanges {
@@ -31,6 +32,8 @@ export interface DeviceChanges {
   log?: Log;
   /** The other devices of the site. Give `settings.peers` as well. */
   peers?: SitePeers;
+  /** Opens it to the other devices of the site over real sockets. */
+  isOpenToPeers?: boolean;
   /** False: the test starts the agent itself. */
   isStarted?: boolean;
 }
@@ -139,7 +142,15 @@ export class TestDevice {
       A: points.slot(changes.slots?.A ?? new FileSlot(A, { ...common, other: B })),
       B: points.slot(changes.slots?.B ?? new FileSlot(B, { ...common, other: A })),
     };
-    const { peers } = changes;
+    const startPeers: AgentPorts['startPeers'] = async (peerSettings, ports) =>
+      changes.peers ?? SiteSwarm.start({ identity, ...peerSettings, ...ports });
+    const hasPeers = changes.peers !== undefined || changes.isOpenToPeers === true;
+    if (changes.isOpenToPeers === true)
+      settings.peers = {
+        listen: '/ip4/127.0.0.1/tcp/0',
+        isDiscovering: false,
+        maxUploadBytesPerS: undefined,
+      };
     this.#opened = await openAgent(settings, {
       identity,
       clock,
@@ -151,7 +162,7 @@ export class TestDevice {
       files,
       log,
       stop: changes.stop ?? new AbortController().signal,
-      startPeers: peers && (async () => peers),
+      startPeers: hasPeers ? startPeers : undefined,
     });
     if (changes.isStarted !== false) await this.#opened.agent.start();
   }
@@ -174,6 +185,7 @@ export class TestDevice {
     this.#opened = undefined;
     if (!opened) return;
     if (!isCut) await opened.boot.stop();
+    await opened.exchange?.close();
     await opened.outbox.close();
     await opened.status.flush();
   }

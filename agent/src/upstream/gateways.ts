@@ -1,5 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
+import type { RepositorySource } from '@sitecast/shared/upstream';
 import type { Gateway, JsonAnswer } from '../ports.ts';
 import { problemIn } from './answers.ts';
 
@@ -19,12 +20,13 @@ export interface Heard {
 
 /** The gateways in order of preference. Where one fails, the next is asked. One that failed slowly comes last for a while. */
 export class Gateways {
-  readonly all: readonly Gateway[];
+  readonly all: readonly [Gateway, ...Gateway[]];
   readonly #now: () => number;
   readonly #monotonicMs: () => number;
   /** By gateway: until when it comes last, on the monotonic clock. */
   readonly #restsUntilMs = new Map<Gateway, number>();
-  #current: Gateway;
+  /** What `metadata` and `targets` lead to: a gateway, or another device. */
+  #source: RepositorySource;
   #heard: Heard | undefined;
 
   /**
@@ -37,7 +39,7 @@ export class Gateways {
     monotonicMs: () => number = () => performance.now(),
   ) {
     this.all = all;
-    this.#current = all[0];
+    this.#source = all[0];
     this.#now = now;
     this.#monotonicMs = monotonicMs;
   }
@@ -70,19 +72,19 @@ export class Gateways {
     return this.#heard;
   }
 
-  /** The gateway that answered last; before any answer, the first. */
+  /** The gateway that answered last; before any answer, the one that was asked last. */
   get liveliest(): Gateway {
-    return this.all.find(({ url }) => url === this.#heard?.url) ?? this.#current;
+    return this.#gatewayAt(this.#heard?.url) ?? this.#gatewayAt(this.#source.url) ?? this.all[0];
   }
 
   noteHeard(gateway: Gateway): void {
     this.#heard = { url: gateway.url, atMs: this.#now() };
   }
 
-  /** Does the work while `metadata` and `targets` lead to this gateway. */
-  async with<T>(gateway: Gateway, work: (gateway: Gateway) => Promise<T>): Promise<T> {
-    this.#current = gateway;
-    return work(gateway);
+  /** Does the work while `metadata` and `targets` lead there: to a gateway, or to another device. */
+  async with<S extends RepositorySource, T>(source: S, work: (source: S) => Promise<T>): Promise<T> {
+    this.#source = source;
+    return work(source);
   }
 
   /** As `each`, while `metadata` and `targets` lead to the gateway that is asked. One such call at a time. */
@@ -158,25 +160,35 @@ export class Gateways {
     return this.#answered(gateway, path, await gateway.getJson(path, signal));
   }
 
-  /** Metadata from the gateway that is asked. An answer that isn't JSON, such as a captive portal's page, isn't a gateway's. */
+  /** Metadata from whom `with` leads to. An answer that isn't JSON, such as a captive portal's page, isn't a gateway's. */
   readonly metadata: MetadataFetcher = {
     fetch: async (path, options) => {
-      const gateway = this.#current;
-      const bytes = await gateway.metadata.fetch(path, options);
+      const source = this.#source;
+      const bytes = await source.metadata.fetch(path, options);
       if (bytes && bytes[0] !== OPENING_BRACE)
-        throw noGateway(gateway.url, `what it answers for ${path} is no metadata; is it a gateway?`);
-      this.noteHeard(gateway);
+        throw noGateway(source.url, `what it answers for ${path} is no metadata; is it a gateway?`);
+      this.#noteAnswer(source);
       return bytes;
     },
   };
   readonly targets: MetadataFetcher = {
     fetch: async (path, options) => {
-      const gateway = this.#current;
-      const bytes = await gateway.targets.fetch(path, options);
-      this.noteHeard(gateway);
+      const source = this.#source;
+      const bytes = await source.targets.fetch(path, options);
+      this.#noteAnswer(source);
       return bytes;
     },
   };
+
+  /** Another device that answers is no gateway. */
+  #noteAnswer({ url }: RepositorySource): void {
+    const gateway = this.#gatewayAt(url);
+    if (gateway) this.noteHeard(gateway);
+  }
+
+  #gatewayAt(url: string | undefined): Gateway | undefined {
+    return this.all.find(gateway => gateway.url === url);
+  }
 
   #answered(gateway: Gateway, path: string, answer: JsonAnswer): JsonAnswer {
     const why = problemIn(answer.body);

@@ -1,8 +1,7 @@
 import { createHash } from 'node:crypto';
-import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { makeDirectory, readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
-import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { makeDirectory } from '@sitecast/shared/durable';
+import { SitecastError } from '@sitecast/shared/errors';
 import {
   type Clock,
   checkTarget,
@@ -10,6 +9,7 @@ import {
   delegatedSigners,
   DirectoryMetadataStore,
   type FoundTarget,
+  type MetadataStore,
   type RoleSigners,
   TrustedSet,
   TufClient,
@@ -17,14 +17,14 @@ import {
 import pLimit from 'p-limit';
 import type { Gateway } from '../ports.ts';
 import type { Spending } from '../state/spending.ts';
+import { DocumentFiles } from './document-files.ts';
 import { type Gateways, noGateway } from './gateways.ts';
+import { KeptRoots } from './kept-roots.ts';
+import type { NearbySources } from './nearby-sources.ts';
 
 /** Milliseconds: the age of a timestamp from which another gateway is asked as well. The origin renews it hourly. */
 const STALE_MS = 2 * 3_600_000;
-const MAX_DOCUMENT_BYTES = DEFAULT_TRUST_LIMITS.maxTargetFileBytes;
-/** Product file, rollouts file, manifests and indices that are kept for times when no gateway answers. */
-const MAX_DOCUMENTS = 16;
-const SHA256_HEX = /^[0-9a-f]{64}$/;
+const ROOT_PATH = /^(\d{1,15})\.root\.json$/;
 
 /** What an agent's trust begins with. */
 export type TrustStart =
@@ -45,17 +45,26 @@ interface DocumentOptions {
 export class Trust {
   readonly #client: TufClient;
   readonly #gateways: Gateways;
-  readonly #documents: string;
+  readonly #store: KeptRoots;
+  readonly #documents: DocumentFiles;
+  /** Other devices that may have the repository's files; undefined where this one has no peers. */
+  #nearby: NearbySources | undefined;
   readonly #now: () => number;
   /** The same object while the metadata is the same, so that what was checked with it needn't be checked again. */
   #signers: { by: TufClient['trusted']['targets']; signers: RoleSigners | undefined } | undefined;
   /** Only one gateway is asked at a time: a download's watcher must not turn a refresh to another gateway. */
   readonly #turn = pLimit(1);
 
-  private constructor(client: TufClient, gateways: Gateways, documents: string, now: () => number) {
+  private constructor(
+    client: TufClient,
+    gateways: Gateways,
+    kept: { store: KeptRoots; documents: DocumentFiles },
+    now: () => number,
+  ) {
     this.#client = client;
     this.#gateways = gateways;
-    this.#documents = documents;
+    this.#store = kept.store;
+    this.#documents = kept.documents;
     this.#now = now;
   }
 
@@ -81,10 +90,9 @@ export class Trust {
     { start, now, signal }: { start: TrustStart | undefined; now: () => number; signal: AbortSignal },
   ): Promise<Trust> {
     const metadata = join(directory, 'trust');
-    const documents = join(directory, 'documents');
     await makeDirectory(metadata, 0o700);
-    await makeDirectory(documents, 0o700);
-    const store = new DirectoryMetadataStore(metadata);
+    const documents = await DocumentFiles.open(join(directory, 'documents'));
+    const store = new KeptRoots(new DirectoryMetadataStore(metadata));
     const options = { store, fetcher: gateways.metadata, targetFetcher: gateways.targets, now };
     if (start?.kind === 'root') await begin(store, start.bytes, now());
     let client: TufClient;
@@ -96,7 +104,12 @@ export class Trust {
       await begin(store, await fetchRoot(gateways, start.rootSha256, signal), now());
       client = await TufClient.open(options);
     }
-    return new Trust(client, gateways, documents, now);
+    return new Trust(client, gateways, { store, documents }, now);
+  }
+
+  /** From now on other devices are asked where no gateway can be followed. */
+  useNearby(nearby: NearbySources): void {
+    this.#nearby = nearby;
   }
 
   clock(): Clock {
@@ -117,8 +130,8 @@ export class Trust {
 
   /**
    * Follows the repository through the first gateway that has metadata as new as ours, or newer. A gateway with old metadata isn't
-   * misbehaving; another one is asked as well.
-   * @throws the first error, where no gateway would do
+   * misbehaving; another one is asked as well. Where none of them would do, it follows what other devices of the site have.
+   * @throws the first error, where no gateway would do, also where another device was followed: no gateway confirms what is trusted now
    */
   refresh(signal?: AbortSignal): Promise<void> {
     return this.#turn(() => this.#refresh(signal));
@@ -138,7 +151,22 @@ export class Trust {
         failure ??= error;
       }
     }
-    if (!isRefreshed) throw failure;
+    if (isRefreshed) {
+      this.#nearby?.noteGateway();
+      return;
+    }
+    await this.#followNearby(signal);
+    throw failure;
+  }
+
+  async #followNearby(signal: AbortSignal = new AbortController().signal): Promise<void> {
+    const refresh = (): Promise<void> => this.#client.refresh({ signal });
+    await this.#nearby?.follow(source => this.#gateways.with(source, refresh), signal);
+  }
+
+  /** Whether another device claims to have news while no gateway can be followed. Nothing of the claim is verified. */
+  async hasNewsNearby(signal: AbortSignal): Promise<boolean> {
+    return (await this.#nearby?.haveNews(signal)) ?? false;
   }
 
   /**
@@ -161,10 +189,7 @@ export class Trust {
    */
   absentBytes(name: string, signal?: AbortSignal): Promise<number | undefined> {
     return this.#turn(async () => {
-      const found = await this.#gateways.eachRepository(
-        () => this.#client.findTarget(name, { signal }),
-        signal,
-      );
+      const found = await this.#fromSources(() => this.#client.findTarget(name, { signal }), signal);
       return found && ((await this.#stored(found)) ? 0 : found.file.length);
     });
   }
@@ -174,45 +199,74 @@ export class Trust {
     signal: AbortSignal | undefined,
     { isTopLevel = false, maxBytes, payer }: DocumentOptions,
   ): Promise<Uint8Array | undefined> {
-    const found = await this.#gateways.eachRepository(
-      () => this.#client.findTarget(name, { signal }),
-      signal,
-    );
+    const found = await this.#fromSources(() => this.#client.findTarget(name, { signal }), signal);
     if (!found || (isTopLevel && found.role !== 'targets')) return undefined;
     const stored = await this.#stored(found);
     if (stored) return stored;
     if (maxBytes !== undefined && found.file.length > maxBytes) return undefined;
     const fetch = (onSent?: (lengthBytes: number) => void) =>
       this.#client.fetchTarget(found, { signal, onSent });
-    const bytes = await this.#gateways.eachRepository(
-      () => (payer ? payer.pay(found.file.length, fetch) : fetch()),
+    const bytes = await this.#fromSources(
+      isNearby => (payer && !isNearby ? payer.pay(found.file.length, fetch) : fetch()),
       signal,
     );
-    const path = this.#pathOf(found);
-    if (path !== undefined) {
-      await prune(this.#documents);
-      await writeFileDurably(path, bytes);
-    }
+    await this.#documents.write(found.file.hashes.sha256, bytes, this.#listedDigests());
     return bytes;
   }
 
+  /**
+   * Asks one source after the other: the gateways; but while none of them can be followed, other devices first, for a line that swallows
+   * packets would be waited for each time.
+   * @param work throws for an answer that is of no use
+   * @throws the gateways' error
+   */
+  async #fromSources<T>(
+    work: (isNearby: boolean) => Promise<T>,
+    signal: AbortSignal | undefined,
+  ): Promise<T> {
+    if (this.#nearby?.isAlone === true) {
+      const given = await this.#nearby.each(source => this.#gateways.with(source, () => work(true)));
+      signal?.throwIfAborted();
+      if (given) return given.found;
+    }
+    return this.#gateways.eachRepository(() => work(false), signal);
+  }
+
+  /** What the top-level targets list now: manifests, indexes and product files, but none of the many versions of a rollouts file. */
+  #listedDigests(): ReadonlySet<string> {
+    const { targets } = this.#client.trusted;
+    const files = Object.values(targets?.signed.targets ?? {});
+    return new Set(files.flatMap(({ hashes }) => hashes.sha256 ?? []));
+  }
+
+  /**
+   * Metadata for other devices of the site.
+   * @param path below /metadata/
+   * @returns undefined where it isn't here
+   */
+  async heldMetadata(path: string): Promise<Uint8Array | undefined> {
+    const held = await this.#client.held(path);
+    const version = ROOT_PATH.exec(path)?.[1];
+    if (held || version === undefined) return held;
+    return this.#store.root(Number(version), DEFAULT_TRUST_LIMITS.maxRootBytes);
+  }
+
+  /** A target's bytes, not verified. @param sha256 of the bytes, in hex. @returns undefined where it isn't here */
+  heldDocument(sha256: string): Promise<Uint8Array | undefined> {
+    return this.#documents.read(sha256);
+  }
+
   async #stored(found: FoundTarget): Promise<Uint8Array | undefined> {
-    const path = this.#pathOf(found);
-    if (path === undefined) return undefined;
+    const bytes = await this.#documents.read(found.file.hashes.sha256);
+    if (!bytes) return undefined;
     try {
-      const bytes = await readFileBounded(path, MAX_DOCUMENT_BYTES);
       checkTarget(found, bytes);
       return bytes;
     } catch (error) {
-      // Not fetched yet, or damaged since. It is fetched again.
-      if (isSystemError(error) || error instanceof SitecastError) return undefined;
+      // Damaged since. It is fetched again.
+      if (error instanceof SitecastError) return undefined;
       throw error;
     }
-  }
-
-  #pathOf({ file }: FoundTarget): string | undefined {
-    const { sha256 } = file.hashes;
-    return sha256 !== undefined && SHA256_HEX.test(sha256) ? join(this.#documents, sha256) : undefined;
   }
 
   #looksStale(): boolean {
@@ -222,18 +276,7 @@ export class Trust {
   }
 }
 
-/** Removes the oldest documents, so that there is room for one more. */
-async function prune(directory: string): Promise<void> {
-  const found = [];
-  for (const name of await readdir(directory)) {
-    const path = join(directory, name);
-    found.push({ path, atMs: name.endsWith('.partial') ? 0 : (await stat(path)).mtimeMs });
-  }
-  found.sort((one, other) => other.atMs - one.atMs);
-  for (const { path } of found.slice(MAX_DOCUMENTS - 1)) await rm(path, { force: true });
-}
-
-async function begin(store: DirectoryMetadataStore, bytes: Uint8Array, nowMs: number): Promise<void> {
+async function begin(store: MetadataStore, bytes: Uint8Array, nowMs: number): Promise<void> {
   if ((await TufClient.init(store, bytes, nowMs)) !== 'other') return;
   throw new SitecastError(
     'conflict',

@@ -1,10 +1,8 @@
 import { type ChunkStore, failover } from '@sitecast/shared/content';
+import { showing } from '@sitecast/shared/fleet';
 
 // Each machine with the fleet's key can answer here, a stolen gateway among them. The worst it gives: nothing, slowly, or wrong bytes. Every
 // chunk is checked against its id, and a neighbour that gave none, or a wrong one, comes after the others for a while.
-
-/** The header in which a gateway shows its assignment to a neighbour: the signed envelope as JSON, in base64. */
-export const ASSIGNMENT_HEADER = 'sitecast-assignment';
 
 /** Neighbours that are asked for one chunk. */
 const MAX_ASKED = 3;
@@ -26,10 +24,7 @@ export function neighbourChunks({ neighbours, credential }: NeighbourChunksOptio
     restMs: REST_MS,
     maxAsked: MAX_ASKED,
   });
-  const headers = async (): Promise<Record<string, string>> => {
-    const shown = await credential();
-    return shown === undefined ? {} : { [ASSIGNMENT_HEADER]: Buffer.from(shown).toString('base64') };
-  };
+  const headers = async (): Promise<Record<string, string>> => showing(await credential());
   return {
     name: stores.name,
     has: async (id, request) => stores.has(id, { ...request, headers: await headers() }),

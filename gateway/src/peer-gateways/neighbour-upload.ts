@@ -3,22 +3,19 @@ import { TokenBuckets } from '@sitecast/shared/bounded';
 import { answerWith, CHUNK_PATH, type ChunkHandler } from '@sitecast/shared/chunk-http';
 import { type ChunkId, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { ShownAssignments } from '@sitecast/shared/fleet';
+import { ShownAssignments, shownIn } from '@sitecast/shared/fleet';
 import type { Log } from '@sitecast/shared/log';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import { chunkHandler, type ChunkHandlerDeps } from '../http/chunk-handler.ts';
 import { problemResponse } from '../http/problem.ts';
 import type { WanLimits } from '../wan/wan-limits.ts';
 import type { DailyBudget } from './daily-budget.ts';
-import { ASSIGNMENT_HEADER } from './neighbour-chunks.ts';
 
 // Every machine with the fleet's key can send this, a stolen gateway among them. The worst it does: it asks for chunks without end, so that
 // this site's link pays. So it is off unless the settings say otherwise; then only gateways are served that show an assignment which the
 // origin signed and hasn't revoked, and which hasn't ended, only chunks that rollouts under way need, a number of bytes a day each, and nothing in the quiet hours.
 // What isn't served is "not me" (503) for the gateway that asks: it tries another way.
 
-/** The longest assignment, in base64. */
-const MAX_SHOWN_CHARS = 8192;
 /** Requests of one neighbour without a right to be served, each of which may cost the check of a signature. */
 const REFUSALS = { perS: 1, burst: 20 };
 const UNTIL_SENT_MS = 60_000;
@@ -129,9 +126,8 @@ function admission(deps: NeighbourUploadDeps) {
   const refusals = new TokenBuckets({ ...REFUSALS, now });
   const isMember = ({ headers }: IncomingMessage, neighbour: string): boolean => {
     const signers = deps.signers();
-    const text = headers[ASSIGNMENT_HEADER];
-    if (signers === undefined || typeof text !== 'string' || text.length > MAX_SHOWN_CHARS) return false;
-    const credential = Buffer.from(text, 'base64');
+    const credential = shownIn(headers);
+    if (signers === undefined || credential === undefined) return false;
     const trusted = { signers, issuedMs: deps.issuedMs() };
     return shown.assignmentOf({ id: neighbour, credential }, trusted)?.kind === 'gateway';
   };

@@ -74,5 +74,5 @@ export {
   rolloutsTarget,
   serializeRollouts,
 } from './rollouts.ts';
-export { ShownAssignments } from './shown-assignments.ts';
+export { ASSIGNMENT_HEADER, showing, ShownAssignments, shownIn } from './shown-assignments.ts';
 export { isOpen, localTimeOf, MAX_WINDOW_CHARS, parseWindow } from './window.ts';

@@ -7,6 +7,23 @@ import { lruCache } from '../bounded/lru-cache.ts';
 // Anyone on the LAN can send this. The worst is any number of assignments, each with a signature to verify (two thousandths of a second).
 // The bound of connections per second bounds that.
 
+/** The header in which a member shows its assignment to a neighbour: the signed envelope as JSON, in base64. */
+export const ASSIGNMENT_HEADER = 'sitecast-assignment';
+/** The longest assignment in that header. */
+const MAX_SHOWN_CHARS = 8192;
+
+/** What a member sends to a neighbour over HTTP to show who it is. @param credential its signed assignment; undefined before it has one */
+export function showing(credential: Uint8Array | undefined): Record<string, string> {
+  return credential === undefined ? {} : { [ASSIGNMENT_HEADER]: Buffer.from(credential).toString('base64') };
+}
+
+/** The assignment that a request shows, not verified yet; undefined where it shows none. */
+export function shownIn(headers: Readonly<Record<string, unknown>>): Uint8Array | undefined {
+  const text = headers[ASSIGNMENT_HEADER];
+  if (typeof text !== 'string' || text.length > MAX_SHOWN_CHARS) return undefined;
+  return Buffer.from(text, 'base64');
+}
+
 /** Verified credentials that are remembered. */
 const MAX_OPENED = 256;
 

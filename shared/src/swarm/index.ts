@@ -27,6 +27,6 @@ export type { ServingPorts } from './chunks/served-peer.ts';
 export { HttpPeers } from './chunks/http-peers.ts';
 export { serveSessions } from './chunks/session-protocol.ts';
 export { HolderStore } from './schedule/holder-store.ts';
-export { PeerLinks } from './schedule/peer-links.ts';
+export { connect as connectToPeer, PeerLinks } from './schedule/peer-links.ts';
 export { type SwarmPeer, SwarmStore, type SwarmStoreOptions } from './schedule/swarm-store.ts';
 export type { FetchOptions } from './schedule/fetch-run.ts';

@@ -5,7 +5,7 @@ import { matchingDelegations } from './delegation.ts';
 import { findMismatch, namingDigest } from './file-check.ts';
 import { DEFAULT_TRUST_LIMITS, type TrustLimits } from './limits.ts';
 import { LocalTrust } from './local-trust.ts';
-import type { Metadata, MetaFile, TargetFile } from './metadata.ts';
+import { type Metadata, type MetaFile, parseMetadata, type TargetFile } from './metadata.ts';
 import { metadataPath, targetPath } from './names.ts';
 import type { MetadataFetcher, MetadataStore } from './ports.ts';
 import { type CheckedAt, missing } from './refusals.ts';
@@ -25,6 +25,9 @@ export interface TufClientOptions {
   /** Checks a signature. A caller that reads the same metadata several times passes one that remembers. */
   verify?: VerifySignature | undefined;
 }
+
+/** The path of a file with a version: its number, and the role, whose name needs no quoting. */
+const VERSIONED = /^(\d{1,15})\.([A-Za-z0-9_-]{1,100})\.json$/;
 
 interface CallOptions {
   signal?: AbortSignal | undefined;
@@ -99,6 +102,36 @@ export class TufClient {
   /** True if timestamp, snapshot and top-level targets belong together; expired or not. */
   get isComplete(): boolean {
     return this.#set.isTargetsCurrent;
+  }
+
+  /**
+   * Metadata that this client holds, for others that follow the same repository: as long as they belong together, and of a delegated role only
+   * the version that the snapshot lists.
+   * @param path in the repository, such as `7.rollouts.json`
+   * @returns its bytes, as they were signed; undefined where it isn't here
+   */
+  async held(path: string): Promise<Uint8Array | undefined> {
+    const topLevel = this.#heldTopLevel(path);
+    if (topLevel) return topLevel;
+    const [, version, role] = VERSIONED.exec(path) ?? [];
+    if (role === undefined || !this.isComplete || !this.#isVersioned) return undefined;
+    if (this.#set.targetsFile(role)?.version !== Number(version)) return undefined;
+    const bytes = await this.#local.readDelegated(role);
+    return bytes && versionIn(bytes) === Number(version) ? bytes : undefined;
+  }
+
+  #heldTopLevel(path: string): Uint8Array | undefined {
+    const { root, timestamp, snapshot, targets } = this.#set;
+    if (path === metadataPath('root', root.signed.version)) return root.bytes;
+    if (!this.isComplete || !this.#isVersioned) return undefined;
+    if (path === metadataPath('timestamp', undefined)) return timestamp?.bytes;
+    if (path === metadataPath('snapshot', snapshot?.signed.version)) return snapshot?.bytes;
+    return path === metadataPath('targets', targets?.signed.version) ? targets?.bytes : undefined;
+  }
+
+  /** 5.3.12 */
+  get #isVersioned(): boolean {
+    return this.#set.root.signed.consistent_snapshot === true;
   }
 
   /** What the trusted timestamp says about the clock, now. */
@@ -179,7 +212,7 @@ export class TufClient {
     const { targetFetcher } = this.#options;
     if (!targetFetcher) throw new TypeError('this client was opened without a targetFetcher');
     const maxBytes = Math.min(file.length, this.#limits.maxTargetFileBytes);
-    const digest = this.#set.root.signed.consistent_snapshot === true ? namingDigest(file.hashes) : undefined;
+    const digest = this.#isVersioned ? namingDigest(file.hashes) : undefined;
     const path = targetPath(name, digest);
     const bytes = await targetFetcher.fetch(path, { maxBytes, signal, onSent });
     if (bytes === undefined) {
@@ -242,8 +275,7 @@ export class TufClient {
     limitBytes: number,
     signal: AbortSignal | undefined,
   ): Promise<Uint8Array> {
-    const isVersioned = this.#set.root.signed.consistent_snapshot === true; // 5.3.12
-    const path = metadataPath(at.role, isVersioned ? file?.version : undefined);
+    const path = metadataPath(at.role, this.#isVersioned ? file?.version : undefined);
     if (file === undefined) throw missing(at, path);
     const maxBytes = Math.min(file.length ?? limitBytes, limitBytes);
     const bytes = await this.#options.fetcher.fetch(path, { maxBytes, signal });
@@ -316,6 +348,16 @@ export class TufClient {
     const metadata = this.#set.verifyDelegated(bytes, role, signers);
     await this.#local.saveDelegated(role, bytes);
     return metadata;
+  }
+}
+
+/** Of stored metadata, which is verified by whoever gets it; undefined where it is damaged. */
+function versionIn(bytes: Uint8Array): number | undefined {
+  try {
+    return parseMetadata(bytes, 'targets').signed.version;
+  } catch (error) {
+    if (error instanceof SitecastError) return undefined;
+    throw error;
   }
 }
 

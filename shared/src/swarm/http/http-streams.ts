@@ -17,6 +17,9 @@ export const HTTP_PROTOCOL = '/sitecast/http/1';
 /** Streams that one peer may have open here, and that are opened to one peer. Gossip needs some of a connection's 32 besides. */
 const MAX_STREAMS_PER_PEER = 8;
 const MAX_STREAMS = 256;
+/** Of a site's network, which any machine on the LAN can join with any number of keys. */
+const MAX_OPEN_STREAMS = 64;
+const MAX_STREAMS_PER_ADDRESS = 16;
 /** Of a peer's streams, those for requests without a bound of their own: files and reports never wait for chunks. */
 const SHARED_STREAMS = 3;
 const OPEN_MS = 10_000;
@@ -31,16 +34,24 @@ const peers = new WeakMap<Duplex, string>();
 /**
  * Gives the streams that peers open to an HTTP server.
  * @param server need not listen anywhere; its timeouts hold for streams, too
+ * @param isOpen the network is open to every machine on the LAN: what isn't a known peer's counts for its address, for keys can be made up
  */
-export async function serveHttpStreams(node: SwarmNode, server: http.Server): Promise<void> {
-  const pool = new FairPool({ max: MAX_STREAMS, maxPerOwner: MAX_STREAMS_PER_PEER, sparesEquals: true });
+export async function serveHttpStreams(
+  node: SwarmNode,
+  server: http.Server,
+  { isOpen = false }: { isOpen?: boolean } = {},
+): Promise<void> {
+  const pool = isOpen
+    ? new FairPool({ max: MAX_OPEN_STREAMS, maxPerOwner: MAX_STREAMS_PER_ADDRESS })
+    : new FairPool({ max: MAX_STREAMS, maxPerOwner: MAX_STREAMS_PER_PEER, sparesEquals: true });
   // From then on it ends connections that exceed `headersTimeout` and `requestTimeout`.
   if (!server.listening) server.emit('listening');
   await node.libp2p.handle(
     HTTP_PROTOCOL,
     (stream, connection) => {
       const id = connection.remotePeer.toString();
-      const lease = pool.lease(id, 1, () => stream.abort(new Error('its place was needed for others')));
+      const owner = isOpen ? node.gate.ownerOf(id, connection.remoteAddr.toString()) : id;
+      const lease = pool.lease(owner, 1, () => stream.abort(new Error('its place was needed for others')));
       if (lease === undefined) {
         stream.abort(new Error('no room for another stream'));
         return;

@@ -1,2 +1,3 @@
 // For tests only.
 export { EIGHT_ADDRESSES, Strangers } from './strangers.ts';
+export { newIdentity, Nodes } from './nodes.ts';

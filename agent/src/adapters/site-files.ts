@@ -1,0 +1,171 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { FairPool, lruCache, type Pacer, TokenBuckets } from '@sitecast/shared/bounded';
+import { SitecastError } from '@sitecast/shared/errors';
+import { showing, shownIn } from '@sitecast/shared/fleet';
+import { oneAtATime, repositoryOnly } from '@sitecast/shared/http-guards';
+import { HttpFetcher } from '@sitecast/shared/trust';
+import {
+  connectionsToPeer,
+  connectToPeer,
+  peerOf,
+  serveHttpStreams,
+  type SwarmNode,
+  urlOfPeer,
+} from '@sitecast/shared/swarm';
+import type { RepositorySource } from '@sitecast/shared/upstream';
+import type { FoundPeer, HeldFiles } from '../ports.ts';
+
+// Any machine on the LAN can send this, with any number of keys. The worst messages, and what bounds them:
+// - Streams that stay silent, heads that never end: each address has few streams (`serveHttpStreams`), and the server's timeouts.
+// - Assignments without end, each with a signature to verify: an invalid one ends the stream, and a peer has few tries.
+// - A stolen device that wasn't revoked may read what every device of the site reads. It asks for the longest files, and reads slowly: a
+//   peer has two answers at a time, all of them together eight, each must be read within a minute, and all count in `--max-upload`.
+
+const HEADERS_TIMEOUT_MS = 10_000;
+const REQUEST_TIMEOUT_MS = 15_000;
+const KEEP_ALIVE_MS = 60_000;
+const IDLE_TIMEOUT_MS = 65_000;
+const CHECK_EVERY_MS = 2000;
+const MAX_HEADERS_BYTES = 16 * 1024;
+/** Answers under way: each is in memory as a whole. */
+const MAX_ANSWERS = 8;
+const MAX_ANSWERS_PER_PEER = 2;
+const ANSWER_WITHIN_MS = 60_000;
+/** Requests of one peer without a right to be served. */
+const REFUSALS = { perS: 0.2, burst: 5, maxKeys: 1000 };
+/** Machines that are asked: as many as are known. */
+const MAX_SOURCES = 320;
+/** What one file may take, on a LAN. */
+const FETCH_TIMEOUTS = { timeoutMs: 60_000, idleTimeoutMs: 5000 };
+const CONNECT_WITHIN_MS = 5000;
+
+interface SiteFilesOptions {
+  node: SwarmNode;
+  files: HeldFiles;
+  credential: () => Uint8Array | undefined;
+  mayServe: (id: string, credential: Uint8Array) => boolean;
+  isBusy: () => boolean;
+  pace: Pacer | undefined;
+}
+
+/** The repository's signed files between the devices of a site: HTTP over the connections that chunks go over. */
+export class SiteFiles {
+  readonly #options: SiteFilesOptions;
+  readonly #server: Server;
+  readonly #answers = new FairPool({ max: MAX_ANSWERS, maxPerOwner: MAX_ANSWERS_PER_PEER });
+  readonly #refusals = new TokenBuckets({ ...REFUSALS, now: () => performance.now() });
+  readonly #sources = lruCache<string, { addresses: string; source: RepositorySource }>({ max: MAX_SOURCES });
+  readonly #stop = new AbortController();
+
+  constructor(options: SiteFilesOptions) {
+    this.#options = options;
+    const answer = (request: IncomingMessage, response: ServerResponse): void =>
+      void this.#answer(request, response);
+    this.#server = createServer(
+      {
+        headersTimeout: HEADERS_TIMEOUT_MS,
+        requestTimeout: REQUEST_TIMEOUT_MS,
+        keepAliveTimeout: KEEP_ALIVE_MS,
+        connectionsCheckingInterval: CHECK_EVERY_MS,
+        maxHeaderSize: MAX_HEADERS_BYTES,
+      },
+      oneAtATime(repositoryOnly(answer)),
+    );
+    this.#server.timeout = IDLE_TIMEOUT_MS;
+  }
+
+  /** From now on peers are answered. */
+  async start(): Promise<void> {
+    await serveHttpStreams(this.#options.node, this.#server, { isOpen: true });
+  }
+
+  stop(): void {
+    this.#stop.abort();
+    this.#server.close();
+  }
+
+  /** What a peer may have. Nothing is sent before the first file is asked for. */
+  sourceAt({ id, addresses }: FoundPeer): RepositorySource {
+    const key = addresses.join(' ');
+    const known = this.#sources.get(id);
+    if (known?.addresses === key) return known.source;
+    const source = this.#openSource({ id, addresses });
+    this.#sources.set(id, { addresses: key, source });
+    return source;
+  }
+
+  #openSource({ id, addresses }: FoundPeer): RepositorySource {
+    const { node, credential } = this.#options;
+    const url = urlOfPeer(id);
+    const connections = connectionsToPeer(node, id);
+    const below = (folder: string) => ({
+      fetch: async (path: string, options: Parameters<HttpFetcher['fetch']>[1]) => {
+        await this.#connect({ id, addresses }, options.signal);
+        // The assignment may be another one by now.
+        const fetching = { ...FETCH_TIMEOUTS, headers: showing(credential()), connections };
+        return new HttpFetcher(`${url}/${folder}`, fetching).fetch(path, options);
+      },
+    });
+    return { url, metadata: below('metadata'), targets: below('targets') };
+  }
+
+  /** @throws SITECAST_PEER_UNREACHABLE; the signal's reason */
+  async #connect({ id, addresses }: FoundPeer, signal: AbortSignal | undefined): Promise<void> {
+    const late = AbortSignal.timeout(CONNECT_WITHIN_MS);
+    const signals = signal ? [signal, late, this.#stop.signal] : [late, this.#stop.signal];
+    try {
+      await connectToPeer(this.#options.node, id, addresses, AbortSignal.any(signals));
+    } catch (cause) {
+      signal?.throwIfAborted();
+      if (cause instanceof SitecastError) throw cause;
+      const message = `${id} could not be reached within ${CONNECT_WITHIN_MS / 1000} s`;
+      throw new SitecastError('unreachable', 'SITECAST_PEER_UNREACHABLE', message, { cause });
+    }
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const end = (status: number): void => {
+      response.writeHead(status, { 'content-length': 0, connection: 'close' }).end();
+    };
+    const peer = peerOf(request.socket);
+    if (peer === undefined || !this.#isMember(peer, request)) return end(403);
+    if (request.method !== 'GET') return end(405);
+    if (this.#options.isBusy()) return end(503);
+    this.#options.node.gate.admit(peer);
+    const lease = this.#answers.lease(peer, 1, () => response.destroy());
+    if (!lease) return end(503);
+    const late = setTimeout(() => response.destroy(), ANSWER_WITHIN_MS);
+    response.once('close', () => {
+      clearTimeout(late);
+      lease.release();
+    });
+    try {
+      const bytes = await this.#bytesOf(request.url ?? '');
+      if (!bytes) {
+        response.writeHead(404, { 'content-length': 0 }).end();
+        return;
+      }
+      await this.#options.pace?.take(bytes.length, this.#stop.signal);
+      response
+        .writeHead(200, { 'content-length': bytes.length, 'content-type': 'application/octet-stream' })
+        .end(bytes);
+    } catch {
+      // The disk can't be read, or this device stops. The peer asks another one.
+      response.destroy();
+    }
+  }
+
+  #bytesOf(url: string): Promise<Uint8Array | undefined> {
+    const [, folder, ...rest] = url.split('/');
+    const { files } = this.#options;
+    return folder === 'metadata' ? files.metadata(rest.join('/')) : files.target(rest.join('/'));
+  }
+
+  #isMember(peer: string, { headers }: IncomingMessage): boolean {
+    const credential = shownIn(headers);
+    if (this.#refusals.of(peer).tokens < 1) return false;
+    if (credential && this.#options.mayServe(peer, credential)) return true;
+    this.#refusals.take(peer);
+    return false;
+  }
+}

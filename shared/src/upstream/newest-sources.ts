@@ -1,0 +1,113 @@
+import { lruCache } from '../bounded/index.ts';
+import { SitecastError } from '../errors.ts';
+import type { MetadataFetcher } from '../trust/index.ts';
+
+// Neighbours answer here: members of the fleet's network, or machines on the LAN. The worst one gives old or false files, or hangs. Nothing that
+// it gives is trusted: the TUF client decides. It costs one failed attempt, and rests for a while.
+
+/** One place that the repository's files come from. */
+export interface RepositorySource {
+  readonly url: string;
+  /** Below /metadata/. */
+  readonly metadata: MetadataFetcher;
+  /** Below /targets/. */
+  readonly targets: MetadataFetcher;
+}
+
+/** Neighbours that are asked at one time for the newest timestamp. */
+export const MAX_ASKED = 3;
+/** How long a neighbour isn't asked that gave nothing, or something wrong. */
+const REST_MS = 5 * 60_000;
+const MAX_RESTING = 1000;
+const MAX_TIMESTAMP_BYTES = 16 * 1024;
+/** The time that those that are asked together have to say which timestamp they have. */
+const NEWEST_WITHIN_MS = 5000;
+export const TIMESTAMP = 'timestamp.json';
+
+/** A source that has answered, and the version that its timestamp claims: nothing is verified. */
+export interface Claim {
+  source: RepositorySource;
+  version: number;
+}
+
+/** Finds out which neighbours claim the newest metadata, and remembers which of them were of no use lately. */
+export class NewestSources {
+  readonly #resting = lruCache<string, true>({ max: MAX_RESTING, ttl: REST_MS });
+
+  isResting({ url }: Pick<RepositorySource, 'url'>): boolean {
+    return this.#resting.has(url);
+  }
+
+  /** Notes why a source gave nothing: one that is out of reach, or gives what is wrong, rests. One that is merely behind doesn't. */
+  failed({ url }: Pick<RepositorySource, 'url'>, error: SitecastError): void {
+    const isBehind =
+      error.code === 'SITECAST_METADATA_ROLLBACK' || error.code === 'SITECAST_METADATA_EXPIRED';
+    if (!isBehind && error.kind !== 'noSpace') this.#resting.set(url, true);
+  }
+
+  /**
+   * Asks for timestamps, of three sources at once.
+   * @param sources the first that don't rest are asked. The caller draws the order: three that were frozen must not be the ones that are always asked
+   * @returns those that answered, with the timestamp that each gave, the newest first: so one that is behind, or was frozen, holds up nothing
+   * @throws the signal's reason
+   */
+  async ask(sources: readonly RepositorySource[], signal: AbortSignal): Promise<Claim[]> {
+    const stop = AbortSignal.any([signal, AbortSignal.timeout(NEWEST_WITHIN_MS)]);
+    const asked = sources
+      .filter(source => !this.isResting(source))
+      .slice(0, MAX_ASKED)
+      .map(source => this.#claimOf(source, { stop, signal }));
+    const claims = (await Promise.all(asked)).filter(claim => claim !== undefined);
+    signal.throwIfAborted();
+    return claims.sort((one, other) => other.version - one.version);
+  }
+
+  async #claimOf(
+    source: RepositorySource,
+    { stop, signal }: { stop: AbortSignal; signal: AbortSignal },
+  ): Promise<Claim | undefined> {
+    try {
+      const bytes = await source.metadata.fetch(TIMESTAMP, { maxBytes: MAX_TIMESTAMP_BYTES, signal: stop });
+      return (
+        bytes && {
+          source: withFiles(source, new Map([[TIMESTAMP, bytes]])),
+          version: claimedVersion(bytes),
+        }
+      );
+    } catch (error) {
+      if (error instanceof SitecastError) this.failed(source, error);
+      else if (!stop.aborted) throw error;
+      else if (!signal.aborted) this.#resting.set(source.url, true);
+      return undefined;
+    }
+  }
+}
+
+/** In an order drawn by chance. */
+export function shuffled<T>(list: readonly T[]): T[] {
+  const keyed = list.map(item => ({ item, key: Math.random() }));
+  return keyed.sort((one, other) => one.key - other.key).map(({ item }) => item);
+}
+
+/** A source that has some metadata already. */
+export function withFiles(
+  source: RepositorySource,
+  files: ReadonlyMap<string, Uint8Array>,
+): RepositorySource {
+  return {
+    ...source,
+    metadata: {
+      fetch: async (path, options) => files.get(path) ?? (await source.metadata.fetch(path, options)),
+    },
+  };
+}
+
+/** The version that a timestamp claims, which isn't verified here; 0 where it can't be read. */
+export function claimedVersion(timestamp: Uint8Array): number {
+  try {
+    const { signed } = JSON.parse(Buffer.from(timestamp).toString('utf8'));
+    return Number.isSafeInteger(signed.version) ? signed.version : 0;
+  } catch {
+    return 0;
+  }
+}
