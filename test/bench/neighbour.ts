@@ -78,7 +78,7 @@ const script = (name: string): string => fileURLToPath(new URL(`./${name}.js`, i
 /** When a server there began to serve each timestamp, milliseconds since 1970, by version. */
 function watch(at: readonly string[], url: string): { served: Map<number, number>; stop(): void } {
   const served = new Map<number, number>();
-  const [program = '', ...args] = [...at, process.execPath, script('timestamp-watch'), url];
+  const [program, ...args] = [...at, process.execPath, script('timestamp-watch'), url];
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   createInterface(child.stdout).on('line', line => {
     const [version = 0, atMs = 0] = line.split(' ').map(Number);
@@ -95,7 +95,7 @@ async function fetchChunks(site: CutOffSite, url: string): Promise<z.infer<typeo
   const ids = Array.from({ length: index.count }, (_, at) => chunkIdToHex(index.idAt(at)));
   const path = site.testbed.path('ids');
   await writeFile(path, ids.join('\n'));
-  const [program = '', ...args] = [...site.atSite, process.execPath, script('neighbour-fetch'), url, path];
+  const [program, ...args] = [...site.atSite, process.execPath, script('neighbour-fetch'), url, path];
   const { stdout } = await run(program, args);
   return fetched.parse(JSON.parse(stdout));
 }

@@ -32,7 +32,7 @@ it.each([
   async (_what, way) => {
     const near = await site.addNear(`near-${way}`);
     const far = await site.addFar(`far-${way}`, way);
-    const [program = '', ...args] = [...site.atSite, 'curl', '-s', '-m', '2', site.origin.url];
+    const [program, ...args] = [...site.atSite, 'curl', '-s', '-m', '2', site.origin.url];
     expect(() => execFileSync(program, args)).toThrow('Command failed');
     const slots = ['a', 'b'].map(slot => site.testbed.path(`${way}-${slot}.img`));
     for (const slot of slots) await writeFile(slot, '');
