@@ -1,3 +1,4 @@
+import { connect as connectTcp, createServer, type Socket } from 'node:net';
 import { setImmediate } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { FrameLengths, WindowUpdates } from './guarded-yamux.ts';
@@ -142,4 +143,46 @@ function countFrames(connection: unknown, type: number): { count: number } {
     Reflect.apply(handle, muxer, [frame]);
   });
   return counted;
+}
+
+describe('pings', () => {
+  it('go out from who has dialled, and a connection whose other side has fallen silent is ended', async () => {
+    const listening = await nodes.fleet();
+    const dialling = await nodes.fleet(nodes.fleetKey, { pings: { everyMs: 100, timeoutMs: 1000 } });
+    const [address = ''] = listening.addresses;
+    const line = await openLine(Number(/\/tcp\/(\d+)\//.exec(address)?.[1]));
+    try {
+      await dialling.dial(address.replace(/\/tcp\/\d+\//, `/tcp/${line.port}/`));
+      await until(() => line.answers > 20, 'pings to be answered');
+      expect(dialling.connected).toEqual([listening.id]);
+      line.hold();
+      await until(() => dialling.connected.length === 0, 'the silence to be noticed');
+    } finally {
+      line.close();
+    }
+  });
+});
+
+/** A line that can fall silent without being closed. `answers` counts what came back over it. */
+async function openLine(port: number) {
+  const sockets: Socket[] = [];
+  const line = { port: 0, answers: 0, hold, close };
+  const server = createServer(near => {
+    const far = connectTcp(port, '127.0.0.1');
+    sockets.push(near, far);
+    near.on('data', bytes => void far.write(bytes)).on('error', () => far.destroy());
+    far.on('data', bytes => void near.write(bytes)).on('error', () => near.destroy());
+    far.on('data', () => (line.answers += 1));
+  });
+  function hold(): void {
+    for (const socket of sockets) socket.removeAllListeners('data').pause();
+  }
+  function close(): void {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  }
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  const at = server.address();
+  line.port = typeof at === 'object' ? (at?.port ?? 0) : 0;
+  return line;
 }

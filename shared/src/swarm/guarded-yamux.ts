@@ -19,8 +19,16 @@ const RESET = 8;
 const UPDATE_AFTER_BYTES = YAMUX_LIMITS.streamOptions.initialStreamWindowSize / 2;
 const MAX_STREAMS = YAMUX_LIMITS.maxInboundStreams + YAMUX_LIMITS.maxOutboundStreams;
 
-/** Yamux that ends a connection whose frames are longer than any window that it gives, and that tells of windows seldom. */
-export function guardedYamux(): () => StreamMuxerFactory {
+export interface Pings {
+  readonly everyMs: number;
+  readonly timeoutMs: number;
+}
+
+/**
+ * Yamux that ends a connection whose frames are longer than any window that it gives, and that tells of windows seldom. Who has dialled pings
+ * the other side; a connection without an answer is ended. (libp2p's own pings open a stream each, from both sides: ten times the bytes.)
+ */
+export function guardedYamux(pings: Pings): () => StreamMuxerFactory {
   const factory = yamux(YAMUX_LIMITS)();
   return () => ({
     protocol: factory.protocol,
@@ -35,9 +43,25 @@ export function guardedYamux(): () => StreamMuxerFactory {
         connection.abort(new RangeError(`a frame of more than ${MAX_MUXER_FRAME_BYTES} bytes`));
       });
       joinWindowUpdates(connection);
-      return factory.createStreamMuxer(connection);
+      const muxer = factory.createStreamMuxer(connection);
+      if (connection.direction === 'outbound') keepPinged(connection, muxer, pings);
+      return muxer;
     },
   });
+}
+
+function keepPinged(
+  connection: MessageStream,
+  muxer: { ping(options: { signal: AbortSignal }): Promise<unknown> },
+  { everyMs, timeoutMs }: Pings,
+): void {
+  const timer = setInterval(() => {
+    muxer.ping({ signal: AbortSignal.timeout(timeoutMs) }).catch((cause: unknown) => {
+      if (connection.status === 'open') connection.abort(new Error('no answer to a ping', { cause }));
+    });
+  }, everyMs);
+  timer.unref();
+  connection.addEventListener('close', () => clearInterval(timer), { once: true });
 }
 
 /**

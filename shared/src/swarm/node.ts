@@ -16,7 +16,7 @@ import { swarmKeyFile } from './fleet-key.ts';
 import { FleetGossip, GOSSIP_TOPIC, MESSAGE_IDS } from './gossip/fleet-gossip.ts';
 import { InboundGate, type KnowsPeer } from './inbound-gate.ts';
 import { joinedWrites } from './joined-writes.ts';
-import { guardedYamux } from './guarded-yamux.ts';
+import { guardedYamux, type Pings } from './guarded-yamux.ts';
 import {
   connectionLimits,
   DEFAULT_MAX_CONNECTIONS,
@@ -25,7 +25,8 @@ import {
   gossipLimits,
   IDENTIFY_LIMITS,
   PEER_STORE_LIMITS,
-  pings,
+  NO_MONITOR,
+  PING_TIMEOUT_MS,
   SITE_PING_MS,
   tcpLimits,
 } from './options.ts';
@@ -46,6 +47,8 @@ export interface NodeOptions {
   readonly isHidden?: boolean;
   /** Connections of peers that were named or admitted. Strangers have places besides (`inbound-gate.ts`). */
   readonly maxConnections?: number;
+  /** How often dialled connections are pinged, and how long an answer may take. */
+  readonly pings?: Pings;
 }
 
 export interface FleetNodeOptions extends NodeOptions {
@@ -187,7 +190,7 @@ export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
 }
 
 function nodeSettings(
-  { identity, listen, announce }: NodeOptions,
+  { identity, listen, announce, pings }: NodeOptions,
   { gate, maxInbound, pingMs }: { gate: InboundGate; maxInbound: number; pingMs: number },
 ) {
   return {
@@ -197,11 +200,11 @@ function nodeSettings(
     addresses: { listen: [...listen], announce: [...(announce ?? [])], maxObservedAddresses: 4 },
     connectionGater: gate.gater,
     connectionManager: connectionLimits(maxInbound),
-    connectionMonitor: pings(pingMs),
+    connectionMonitor: NO_MONITOR,
     peerStore: PEER_STORE_LIMITS,
-    transports: [gate.guard(tcp(tcpLimits(maxInbound, pingMs)))],
+    transports: [gate.guard(tcp(tcpLimits(maxInbound, pings?.everyMs ?? pingMs)))],
     connectionEncrypters: [joinedWrites(noise())],
-    streamMuxers: [guardedYamux()],
+    streamMuxers: [guardedYamux(pings ?? { everyMs: pingMs, timeoutMs: PING_TIMEOUT_MS })],
   };
 }
 

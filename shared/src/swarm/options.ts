@@ -28,10 +28,10 @@ const MAX_PEER_ADDRESSES = 8;
  */
 export const MAX_MUXER_FRAME_BYTES = MIB;
 
-/** How often the fleet's connections are pinged: a metered link pays for it all day. Within a site it costs nothing. */
+/** How often the fleet's connections are pinged by who has dialled: a metered link pays for it all day. Within a site it costs nothing. */
 export const FLEET_PING_MS = 5 * MINUTE_MS;
 export const SITE_PING_MS = MINUTE_MS;
-const PING_TIMEOUT_MS = 20 * SECOND_MS;
+export const PING_TIMEOUT_MS = 20 * SECOND_MS;
 /**
  * When a socket without a byte is closed: after two pings were missed. The default is 2 minutes, which closes every quiet
  * connection between two pings.
@@ -80,15 +80,8 @@ export function connectionLimits(maxInbound: number) {
   } satisfies ConnectionLimits;
 }
 
-export function pings(intervalMs: number) {
-  return {
-    enabled: true,
-    pingInterval: intervalMs,
-    pingTimeout: { minTimeout: PING_TIMEOUT_MS, maxTimeout: PING_TIMEOUT_MS },
-    abortConnectionOnPingFailure: true,
-    protocolPrefix: 'sitecast',
-  } satisfies Required<ConnectionMonitorInit>;
-}
+/** Yamux's own pings do that: `guardedYamux`. */
+export const NO_MONITOR = { enabled: false } satisfies ConnectionMonitorInit;
 
 type TcpLimits = Required<Omit<TCPOptions, 'closeServerOnMaxConnections'>>;
 
@@ -106,7 +99,7 @@ export function tcpLimits(maxInbound: number, pingMs: number) {
 }
 
 export const YAMUX_LIMITS = {
-  // The pings above do that. Two kinds of pings would cost twice.
+  // From both sides, and without an end for who doesn't answer: see `guardedYamux`.
   enableKeepAlive: false,
   keepAliveInterval: FLEET_PING_MS,
   maxInboundStreams: MAX_STREAMS_IN,

@@ -3,7 +3,13 @@ import { Identity } from '../../identity/index.ts';
 import { KeyPair } from '../../signing/index.ts';
 import { type FleetKey, generateFleetKey } from '../../fleet/index.ts';
 import { until as untilSo } from '../../testing/index.ts';
-import { createFleetNode, createSiteNode, type FleetNode, type SwarmNode } from '../node.ts';
+import {
+  createFleetNode,
+  createSiteNode,
+  type FleetNode,
+  type NodeOptions,
+  type SwarmNode,
+} from '../node.ts';
 
 const LISTEN = ['/ip4/127.0.0.1/tcp/0'];
 
@@ -12,8 +18,8 @@ export class Nodes {
   readonly #open: SwarmNode[] = [];
   readonly fleetKey: FleetKey = generateFleetKey();
 
-  async fleet(fleetKey = this.fleetKey): Promise<FleetNode> {
-    const node = await createFleetNode({ identity: newIdentity(), listen: LISTEN, fleetKey });
+  async fleet(fleetKey = this.fleetKey, more: Partial<NodeOptions> = {}): Promise<FleetNode> {
+    const node = await createFleetNode({ identity: newIdentity(), listen: LISTEN, fleetKey, ...more });
     this.#open.push(node);
     return node;
   }
