@@ -22,6 +22,7 @@ import type { AgentClock, BootControl, Gateway, Log, SlotName } from './ports.ts
 import type { RunSettings } from './settings.ts';
 import { type DurableFiles, durableFiles } from './state/durable-files.ts';
 import { openOwnIdentity } from './state/own-identity.ts';
+import { KnownGateways } from './upstream/known-gateways.ts';
 
 /** Characters of the payload command's output that are logged. */
 const MAX_TOLD_CHARS = 300;
@@ -87,7 +88,8 @@ async function openLocked(
   const boot = points.boot(bootControl(settings, { clock, files, log, stop }));
   const connections = await Connections.open({ ca: settings.ca, variables: process.env });
   const asking = { identity, now: () => clock.now(), maxConnections: settings.concurrency, connections };
-  const toGateway = (url: string): Gateway => new HttpGateway(url, asking);
+  const known = await KnownGateways.open(data, settings.gateways);
+  const toGateway = (url: string): Gateway => new HttpGateway(url, { ...asking, receiver: known.at(url) });
   const [first, ...others] = settings.gateways;
   const gateways: [Gateway, ...Gateway[]] = [toGateway(first), ...others.map(toGateway)];
   const startPeers = hasPeers ? peersOf(identity) : undefined;

@@ -4,6 +4,7 @@ import type { Endings } from '@sitecast/shared/command';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { JoinToken } from '@sitecast/shared/fleet';
 import type { SharedConnections } from '@sitecast/shared/http-guards';
+import { Receiver } from '@sitecast/shared/http-signature';
 import type { Identity } from '@sitecast/shared/identity';
 import type { DatabaseState, KeyValueStore } from '@sitecast/shared/key-value';
 import type { Log } from '@sitecast/shared/log';
@@ -134,6 +135,7 @@ export async function openServices(
     ...site,
     ...repository,
     siteWays: chunks.siteWays,
+    receiver: new Receiver(identity.id),
     self: () => ({ id: identity.id, ...(devices.site && { site: devices.site }) }),
     onGatewaySeen: id => {
       if (!peerGateways.noteAlive(id)) site.registration.onUnknownGateway();

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { Agent, request } from 'node:http';
 import { TestMember } from '@sitecast/origin/testing';
 import { parseJoinToken, type Report } from '@sitecast/shared/fleet';
-import { signRequest } from '@sitecast/shared/http-signature';
+import { ORIGIN_RECEIVER, signRequest } from '@sitecast/shared/http-signature';
 import { KeyPair } from '@sitecast/shared/signing';
 import { type Envelope, type EnvelopeSigner, Identity, sealEnvelope } from '@sitecast/shared/identity';
 
@@ -99,7 +99,11 @@ export class FleetLoad {
 
   async #sendOne(sender: TestMember, path: string, body: Buffer): Promise<void> {
     const url = this.#origin + path;
-    const signed = await signRequest({ method: 'POST', url, body }, sender.identity, Date.now());
+    const signed = await signRequest(
+      { method: 'POST', url, body, receiver: ORIGIN_RECEIVER },
+      sender.identity,
+      Date.now(),
+    );
     const headers = { 'content-type': 'application/json', 'content-length': body.length, ...signed };
     const sending = request(url, { method: 'POST', headers, agent: this.#connections });
     sending.end(body);

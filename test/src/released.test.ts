@@ -98,6 +98,30 @@ async function nameOne(): Promise<void> {
   expect(found).toMatchObject({ devices: [{ name: 'door-1', state: 'idle' }] });
 }
 
+/** The id that the site's gateway says it has. */
+async function gatewayId(): Promise<unknown> {
+  const answer = await fetch(`http://127.0.0.1:${ports.gateway}/site/v1/gateway`);
+  return JSON.parse(await answer.text()).id;
+}
+
+/** A gateway of this build enrols at the released origin, and speaks to it: its requests name the origin as their receiver. */
+async function joinWithNewGateway(): Promise<void> {
+  const about = ['--join', '--kind', 'gateway', '--site', 'south', '--out', 'south.token'];
+  await testbed.json('sitecast', ['token', 'create', ...about], of('released'));
+  const options =
+    'serve --data south --token-file south.token --poll 1s --listen 127.0.0.1:0 --log-level warn';
+  const gateway = await testbed.serve('sitecast-gateway', options.split(' '));
+  await testbed.until(async () => {
+    const { gateways } = await testbed.json(
+      'sitecast',
+      ['gateway', 'list', '--site', 'south'],
+      of('released'),
+    );
+    return Array.isArray(gateways) && gateways.some(({ state }) => state === 'enrolled');
+  }, 'the gateway to enrol');
+  expect(await gateway.stop()).not.toBe(1);
+}
+
 /** What the origin knows of the device through its gateway. */
 async function presence(): Promise<unknown> {
   const { devices } = await testbed.json('sitecast', ['device', 'list', '--product', 'camera']);
@@ -136,6 +160,7 @@ it('updates a device across all combinations of the released build and this one,
   await start('gateway', 'released');
   await start('agent', 'released');
   await update('1.0.0', 'released');
+  await joinWithNewGateway();
 
   expect(await assignment()).toMatchObject({ serial: 1 });
   expect(await assignment()).not.toHaveProperty('expiresAt');
@@ -159,6 +184,11 @@ it('updates a device across all combinations of the released build and this one,
   // An upgraded device is behind a gateway that isn't upgraded.
   await start('agent', 'current');
   await update('4.0.0', 'current');
+  // It names the gateway in what it signs, which that one takes as it is.
+  const known = await readFile(testbed.path('agent', 'gateways.json'), 'utf8');
+  expect(JSON.parse(known).servers).toEqual({
+    [`http://127.0.0.1:${ports.gateway}`]: { name: await gatewayId() },
+  });
   expect(await presence()).toBe('untold');
   await nameOne();
 

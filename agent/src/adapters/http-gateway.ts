@@ -2,7 +2,7 @@ import { type ChunkId, HttpStore } from '@sitecast/shared/content';
 import type { Identity } from '@sitecast/shared/identity';
 import type { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
-import { type SiteAnswer, SiteClient } from '@sitecast/shared/upstream';
+import { type LearnedReceiver, type SiteAnswer, SiteClient } from '@sitecast/shared/upstream';
 import type { Gateway, JsonAnswer } from '../ports.ts';
 
 const TIMEOUT_MS = 30_000;
@@ -14,6 +14,8 @@ const WAIT_GRACE_MS = 10_000;
 
 export interface HttpGatewayOptions {
   identity: Identity;
+  /** Which gateway answers at the URL. */
+  receiver: LearnedReceiver;
   now: () => number;
   maxConnections: number;
   /** Default: without proxies. */
@@ -29,9 +31,9 @@ export class HttpGateway implements Gateway {
   readonly #client: SiteClient;
   #etag: string | undefined;
 
-  constructor(url: string, { identity, now, maxConnections, connections }: HttpGatewayOptions) {
+  constructor(url: string, { identity, receiver, now, maxConnections, connections }: HttpGatewayOptions) {
     const code = 'SITECAST_GATEWAY_UNREACHABLE';
-    this.#client = new SiteClient(url, { identity, now, connections, code, timeoutMs: TIMEOUT_MS });
+    this.#client = new SiteClient(url, { identity, receiver, now, connections, code, timeoutMs: TIMEOUT_MS });
     this.url = this.#client.url;
     const fetching = { ...METADATA_TIMEOUTS, ...(connections && { connections }) };
     this.metadata = new HttpFetcher(`${this.url}/metadata`, fetching);

@@ -16,6 +16,7 @@ import { HttpGateway } from '../adapters/http-gateway.ts';
 import { runCommand } from '../adapters/run-command.ts';
 import { SiteSwarm } from '../adapters/site-swarm.ts';
 import { systemClock } from '../adapters/system-clock.ts';
+import { KnownGateways } from '../upstream/known-gateways.ts';
 
 export interface DeviceChanges {
   settings?: Partial<RunSettings>;
@@ -125,8 +126,14 @@ export class TestDevice {
       isSynchronised: async () => changes.isSynchronised,
       sleep: (ms, signal) => system.sleep(ms / (changes.haste ?? 1), signal),
     };
+    const known = await KnownGateways.open(settings.data, settings.gateways);
     const toGateway = (url: string): Gateway =>
-      new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
+      new HttpGateway(url, {
+        identity,
+        receiver: known.at(url),
+        now: () => clock.now(),
+        maxConnections: settings.concurrency,
+      });
     const [first, ...others] = settings.gateways;
     const boot = points.boot(
       changes.boot ??

@@ -1,5 +1,8 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { readReport, type Report } from '@sitecast/shared/fleet';
+import { Receiver } from '@sitecast/shared/http-signature';
+import { Identity } from '@sitecast/shared/identity';
+import { KeyPair } from '@sitecast/shared/signing';
 import {
   FakeServer,
   fieldOf,
@@ -13,6 +16,7 @@ const FORGED = { assignment: { payloadType: 'x', payload: '', signatures: [] } }
 /** A gateway for tests: the site API of devices over real HTTP, answered from an origin's records. It can misbehave. */
 export class FakeGateway extends FakeServer {
   readonly origin: OriginRecords;
+  protected override readonly receiver = new Receiver(new Identity(KeyPair.generate()).id);
   /** Answers a request for a lease; undefined: it knows no leases. */
   lease: (() => { granted: boolean; retryAfterMs?: number; heldBy?: unknown }) | undefined;
   /** A problem (RFC 9457) to answer instead. */
@@ -38,6 +42,10 @@ export class FakeGateway extends FakeServer {
     this.origin = origin;
   }
 
+  get id(): string {
+    return this.receiver.name;
+  }
+
   static async open(origin: OriginRecords, port = 0): Promise<FakeGateway> {
     const gateway = new FakeGateway(origin);
     await gateway.listen(port);
@@ -45,10 +53,7 @@ export class FakeGateway extends FakeServer {
   }
 
   protected override async answerSite({ method, path, json, send }: SiteRequest): Promise<void> {
-    const [kind, id = ''] = path.split('/');
-    if (kind === 'ways' && this.way !== undefined) send(200, { way: this.way });
-    else if (method === 'GET' && kind === 'assignments') await this.#answerAssignment(id, send);
-    else if (method === 'GET' && kind === 'acknowledgements') await this.#answerAcknowledgement(id, send);
+    if (method === 'GET') await this.#answerGet(path, send);
     else if (path === 'enrolments') await this.#answerEnrolment(json, send);
     else if (path === 'reports') {
       const rejected = this.swallowsReports ? [] : this.#takeReports(listOf(json, 'reports'));
@@ -57,6 +62,15 @@ export class FakeGateway extends FakeServer {
       this.progress.push(json);
       send(202, {});
     } else if (path === 'leases') this.#answerLease(send);
+    else send(404, { code: 'SITECAST_NOT_FOUND' });
+  }
+
+  async #answerGet(path: string, send: SiteRequest['send']): Promise<void> {
+    const [kind, id = ''] = path.split('/');
+    if (path === 'gateway') send(200, { id: this.id });
+    else if (kind === 'ways' && this.way !== undefined) send(200, { way: this.way });
+    else if (kind === 'assignments') await this.#answerAssignment(id, send);
+    else if (kind === 'acknowledgements') await this.#answerAcknowledgement(id, send);
     else send(404, { code: 'SITECAST_NOT_FOUND' });
   }
 

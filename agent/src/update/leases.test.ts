@@ -8,6 +8,7 @@ import { HttpGateway } from '../adapters/http-gateway.ts';
 import { systemClock } from '../adapters/system-clock.ts';
 import { FakeGateway } from '../testing/fake-gateway.ts';
 import { Gateways } from '../upstream/gateways.ts';
+import { KnownGateways } from '../upstream/known-gateways.ts';
 import { Leases } from './leases.ts';
 
 const HOUR_MS = 3_600_000;
@@ -28,8 +29,11 @@ beforeEach(async () => {
   second = await FakeGateway.open(origin);
   nowMs = 0;
   const monotonicMs = (): number => nowMs;
+  const known = await KnownGateways.open(directory, [first.url, second.url]);
+  // The device knows which gateways these are, so it asks for leases alone.
+  for (const { url, id } of [first, second]) await known.at(url).learn(id);
   const open = ({ url }: FakeGateway): HttpGateway =>
-    new HttpGateway(url, { identity, now: () => Date.now(), maxConnections: 1 });
+    new HttpGateway(url, { identity, receiver: known.at(url), now: () => Date.now(), maxConnections: 1 });
   const gateways = new Gateways([open(first), open(second)], () => Date.now(), monotonicMs);
   const clock = systemClock('auto');
   leases = new Leases({ gateways, id: identity.id, clock, log: () => {}, stop: signal, monotonicMs });

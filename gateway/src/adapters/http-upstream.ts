@@ -1,4 +1,5 @@
 import type { ChunkStore } from '@sitecast/shared/content';
+import { ORIGIN_RECEIVER } from '@sitecast/shared/http-signature';
 import type { Identity } from '@sitecast/shared/identity';
 import type { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
@@ -67,6 +68,8 @@ export class HttpUpstream implements Upstream {
     this.chunks = options.chunks;
     this.#client = new SiteClient(this.url, {
       identity,
+      // Requests go to the origin, whoever passes them on.
+      receiver: ORIGIN_RECEIVER,
       now,
       connections,
       headers: MAY_FETCH,

@@ -32,10 +32,15 @@ async function newDevice(): Promise<TestDevice> {
 }
 
 /** A poll that gets its answer at once. */
-async function poll(device: TestDevice, by = device, nowMs = Date.now()): Promise<number> {
+async function poll(
+  device: TestDevice,
+  by = device,
+  nowMs = Date.now(),
+  receiver: string | undefined = gateway.id,
+): Promise<number> {
   const url = `${gateway.url}/metadata/timestamp.json`;
   const body = new Uint8Array(0);
-  const headers = await signRequest({ method: 'GET', url, body }, by.identity, nowMs);
+  const headers = await signRequest({ method: 'GET', url, body, receiver }, by.identity, nowMs);
   return (
     await gateway.get('metadata/timestamp.json', {
       ...headers,
@@ -51,6 +56,8 @@ it('counts a device with a signed poll as heard, and serves all others as well',
   expect(await poll(stranger)).toBe(200);
   expect(await poll(device, stranger)).toBe(200);
   expect(await poll(device, device, Date.now() - 3_600_000)).toBe(200);
+  // It was sent to another gateway.
+  expect(await poll(device, device, Date.now(), stranger.id)).toBe(200);
   expect(await heardCount()).toBe(before);
   expect(await poll(device)).toBe(200);
   expect(await heardCount()).toBe(before + 1);

@@ -1,5 +1,6 @@
 import type { Acknowledgement, Assignment } from '@sitecast/shared/fleet';
 import type { NamedHosts } from '@sitecast/shared/bounded';
+import type { Receiver } from '@sitecast/shared/http-signature';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
@@ -32,6 +33,8 @@ export interface AppDeps {
   heard: HeardDevices;
   /** Whether an id is a device of this site that is not revoked. */
   isHere: (id: string) => boolean;
+  /** This gateway, as signed requests name it. */
+  receiver: Receiver;
   /** This gateway's id and site, for the others of its site. */
   self: () => { id: string; site?: string };
   /** Another gateway asks who answers here. Its id is not verified. */

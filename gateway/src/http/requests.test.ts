@@ -173,6 +173,24 @@ it('accepts what a device sends, however many strangers withhold their bodies', 
   for (const socket of sockets) socket.destroy();
 });
 
+it('takes what is meant for it, and nothing that a device sent to another gateway or to the origin', async () => {
+  const device = new TestDevice();
+  const url = `${gateway.url}/site/v1/reports`;
+  const send = async (receiver: string) => {
+    const body = Buffer.from(JSON.stringify({ reports: [await device.report()] }));
+    const signed = await signRequest({ method: 'POST', url, body, receiver }, device.identity, Date.now());
+    const headers = { 'content-type': 'application/json', ...signed };
+    const response = await fetch(url, { method: 'POST', body, headers });
+    return { status: response.status, json: JSON.parse(await response.text()) };
+  };
+  expect(await send(gateway.id)).toMatchObject({ status: 202 });
+  for (const receiver of [new TestDevice().id, 'origin'])
+    expect(await send(receiver)).toMatchObject({
+      status: 401,
+      json: { code: 'SITECAST_REQUEST_MISDIRECTED', data: { receiver: gateway.id } },
+    });
+});
+
 it('refuses a signed request the second time', async () => {
   const device = new TestDevice();
   const body = Buffer.from(JSON.stringify({ reports: [await device.report()] }));

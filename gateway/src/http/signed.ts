@@ -1,6 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { FairPool, type Lease, type NamedHosts, senderOf, TokenBuckets } from '@sitecast/shared/bounded';
-import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
+import { MAX_CLOCK_SKEW_MS, NonceMemory, type Receiver, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context, MiddlewareHandler } from 'hono';
 import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 import type { Assignment } from '@sitecast/shared/fleet';
@@ -12,6 +12,7 @@ const POLLS_PER_ADDRESS = { perS: 50, burst: 400 };
 interface PollingDeviceDeps {
   /** Asked before any signature is verified. */
   isHere: (id: string) => boolean;
+  receiver: Receiver;
   now: () => number;
 }
 
@@ -22,6 +23,7 @@ interface PollingDeviceDeps {
  */
 export function pollingDevice({
   isHere,
+  receiver,
   now,
 }: PollingDeviceDeps): (c: Context<GatewayEnv>) => Promise<string | undefined> {
   const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
@@ -32,7 +34,7 @@ export function pollingDevice({
     if (!addresses.take(senderOf(c.env?.incoming?.socket.remoteAddress) ?? 'loopback')) return undefined;
     try {
       const request = { method, url, headers: Object.fromEntries(headers.entries()) };
-      return (await verifyHead(request, { nowMs: now(), nonces, isWelcome: isHere })).id;
+      return (await verifyHead(request, { nowMs: now(), nonces, receiver, isWelcome: isHere })).id;
     } catch (error) {
       // Wrong, too old, or seen before: it proves nothing, and gets the public answer.
       if (error instanceof SitecastError) return undefined;
@@ -60,6 +62,7 @@ const MAX_BODIES_PER_ADDRESS = 16;
 const PER_ADDRESS = { perS: 50, burst: 400 };
 
 interface SignedDeps {
+  receiver: Receiver;
   now: () => number;
   /** Called with the device that signed a request. */
   heard: { note(id: string): void };
@@ -74,6 +77,7 @@ interface SignedDeps {
 
 /** Lets signed requests pass, with the signer as `sender`. Reads the JSON body, bounded. */
 export function signedJson({
+  receiver,
   now,
   heard,
   assignments,
@@ -101,7 +105,7 @@ export function signedJson({
     const { url, method, headers } = c.req.raw;
     const { id: sender, checkBody } = await verifyHead(
       { method, url, headers: Object.fromEntries(headers.entries()) },
-      { nowMs: now(), nonces, isWelcome: () => true, isKnown },
+      { nowMs: now(), nonces, receiver, isWelcome: () => true, isKnown },
     );
     if (isRevoked(sender))
       throw new SitecastError('forbidden', 'SITECAST_REVOKED', 'this device was revoked');

@@ -1,6 +1,7 @@
 import type { HttpBindings } from '@hono/node-server';
 import { FairPool, TokenBuckets } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
+import { RECEIVER_HEADER } from '@sitecast/shared/http-signature';
 import { isId } from '@sitecast/shared/identity';
 import type { Log } from '@sitecast/shared/log';
 import { Hono, type HonoRequest } from 'hono';
@@ -18,7 +19,7 @@ const POSTS = /^\/site\/v1\/(?:reports|progress|presence|enrolments|gateways)$/;
 const DOCUMENTS = /^\/site\/v1\/(?:assignments|acknowledgements)\/([A-Za-z0-9]{1,128})$/;
 const SIGNER = /^[^;]*;(?:.*;)?keyid="([A-Za-z0-9]{1,128})"(?:;|$)/;
 /** Headers of a signed request; none else is passed on. */
-const PASSED = ['content-type', 'content-digest', 'signature', 'signature-input'];
+const PASSED = ['content-type', 'content-digest', RECEIVER_HEADER, 'signature', 'signature-input'];
 
 /** The longest body. */
 const MAX_BODY_BYTES = 1024 * 1024;

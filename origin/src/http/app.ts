@@ -61,7 +61,8 @@ export function createApp(deps: AppDeps): OriginApp {
     type: 'apiKey',
     in: 'header',
     name: 'signature',
-    description: "RFC 9421 over method, path, query and content digest, by the sender's Ed25519 key",
+    description:
+      "RFC 9421 over method, path, query, content digest and Sitecast-Receiver (`origin`), by the sender's Ed25519 key",
   });
   const info = { title: 'Sitecast origin', version: SITECAST_VERSION };
   app.doc31('/openapi.json', { openapi: '3.1.0', info });

@@ -1,5 +1,11 @@
 import { FairPool } from '@sitecast/shared/bounded';
-import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
+import {
+  MAX_CLOCK_SKEW_MS,
+  NonceMemory,
+  ORIGIN_RECEIVER,
+  Receiver,
+  verifyHead,
+} from '@sitecast/shared/http-signature';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { MiddlewareHandler } from 'hono';
 import { revoked } from '../fleet/enrolment-errors.ts';
@@ -22,6 +28,7 @@ const bodyPool = (max: number): FairPool => new FairPool({ max, minUnits: MIN_BO
 /** Verifies who sent a request of the site API (RFC 9421), and that it isn't a replay. */
 export class SignedRequests {
   readonly #deps: SignedRequestDeps;
+  readonly #receiver = new Receiver(ORIGIN_RECEIVER);
   readonly #nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
   readonly #membersMemory = bodyPool(MAX_MEMBERS_BODY_MEMORY_BYTES);
   readonly #strangersMemory = bodyPool(MAX_STRANGERS_BODY_MEMORY_BYTES);
@@ -49,6 +56,7 @@ export class SignedRequests {
         {
           nowMs: now(),
           nonces: this.#nonces,
+          receiver: this.#receiver,
           isWelcome,
           isKnown: id => registry.activeMember(id) !== undefined,
           verifySignature: verifyById,

@@ -36,7 +36,18 @@ const refusal = (status: number, code: string) => ({ status, body: { code } });
 const JSON_HEADERS = { 'content-type': 'application/json' };
 
 async function signedHeaders(path: string, bytes: Buffer, nowMs = harness.clock.nowMs, by = device) {
-  const request = { method: 'POST', url: `http://origin${path}`, body: bytes };
+  return await headersFor(undefined, path, bytes, nowMs, by);
+}
+
+/** @param receiver whom the request is meant for; undefined: as versions up to 0.1 sign it */
+async function headersFor(
+  receiver: string | undefined,
+  path: string,
+  bytes: Buffer,
+  nowMs = harness.clock.nowMs,
+  by = device,
+) {
+  const request = { method: 'POST', url: `http://origin${path}`, body: bytes, receiver };
   return await signRequest(request, by.identity, nowMs);
 }
 
@@ -90,6 +101,34 @@ describe('a request of the site API', () => {
         refusal(401, 'SITECAST_REQUEST_REPLAYED'),
       );
     }
+  });
+
+  it('that was meant for a gateway is refused on every route, before its body is read', async () => {
+    const gateway = await harness.gateway('north');
+    for (const [path] of await signedPaths()) {
+      const long = Buffer.alloc(2_000_000, ' ');
+      const answer = await device.send(path, long, await headersFor(gateway.id, path, long));
+      expect(answer).toMatchObject(refusal(401, 'SITECAST_REQUEST_MISDIRECTED'));
+      expect(answer.body).toMatchObject({ data: { receiver: 'origin' } });
+      const meant = await device.send(path, body({}), await headersFor('origin', path, body({})));
+      expect(meant).toMatchObject(refusal(400, 'SITECAST_REQUEST_INVALID'));
+    }
+  });
+
+  it('that names no receiver is accepted, unless it is older than one of its sender that names one', async () => {
+    const its = await harness.device();
+    harness.clock.nowMs += 120_000;
+    const post = async (path: string, receiver: string | undefined, secondsAgo: number) => {
+      const signedMs = harness.clock.nowMs - secondsAgo * 1000;
+      const headers = await headersFor(receiver, path, body({ progress: [] }), signedMs, its);
+      return (await its.send(path, body({ progress: [] }), headers)).status;
+    };
+    const path = '/site/v1/progress';
+    expect(await post(path, undefined, 60)).toBe(202);
+    expect(await post(path, 'origin', 30)).toBe(202);
+    expect(await post(path, undefined, 40)).toBe(401);
+    // A device that has fallen back to 0.1.
+    expect(await post(path, undefined, 20)).toBe(202);
   });
 
   it.each([-10, 10, 0.001])(

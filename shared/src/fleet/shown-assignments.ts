@@ -35,7 +35,7 @@ interface Shown {
 }
 
 /** What the trusted metadata says. */
-interface TrustedNow {
+interface TrustedMetadata {
   /** Who signs assignments now. */
   signers: RoleSigners;
   /**
@@ -55,13 +55,13 @@ export class ShownAssignments {
    * Whether the assignment belongs to this id and this site, and hasn't ended. The caller must check whether it was revoked since.
    * @returns the assignment; undefined if it doesn't belong, or has ended
    */
-  memberOf(site: string, shown: Shown, trusted: TrustedNow): Assignment | undefined {
+  memberOf(site: string, shown: Shown, trusted: TrustedMetadata): Assignment | undefined {
     const its = this.assignmentOf(shown, trusted);
     return its?.site === site ? its : undefined;
   }
 
   /** The same, for a member of any site. */
-  assignmentOf({ id, credential }: Shown, { signers, issuedMs }: TrustedNow): Assignment | undefined {
+  assignmentOf({ id, credential }: Shown, { signers, issuedMs }: TrustedMetadata): Assignment | undefined {
     try {
       const its = this.#open(credential, signers);
       return its.id === id && its.revoked !== true && !hasEnded(its, issuedMs) ? its : undefined;

@@ -3,8 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Identity } from '../identity/index.ts';
-import { MAX_CLOCK_SKEW_MS, signRequest, verifyRequest } from './http-signature.ts';
+import { signRequest, verifyRequest } from './http-signature.ts';
+import { MAX_CLOCK_SKEW_MS } from './limits.ts';
 import { NonceMemory } from './nonce-memory.ts';
+import { ORIGIN_RECEIVER, Receiver, RECEIVER_HEADER } from './receiver.ts';
 
 const now = Date.parse('2030-01-01T00:00:00Z');
 const url = 'http://127.0.0.1:7400/site/v1/reports?x=1';
@@ -22,7 +24,14 @@ afterAll(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-const signed = async (at = now) => ({
+const signed = async (at = now, receiver: string | undefined = ORIGIN_RECEIVER) => ({
+  method: 'POST',
+  url,
+  body,
+  headers: await signRequest({ method: 'POST', url, body, receiver }, device, at),
+});
+/** As senders up to 0.1 sign. */
+const unbound = async (at = now) => ({
   method: 'POST',
   url,
   body,
@@ -31,7 +40,8 @@ const signed = async (at = now) => ({
 const verify = (
   request: Parameters<typeof verifyRequest>[0],
   nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS),
-) => verifyRequest(request, { nowMs: now, nonces, isWelcome: id => id === device.id });
+  receiver = new Receiver(ORIGIN_RECEIVER),
+) => verifyRequest(request, { nowMs: now, nonces, receiver, isWelcome: id => id === device.id });
 
 it('identifies the sender of a request', async () => {
   expect(await verify(await signed())).toBe(device.id);
@@ -48,6 +58,45 @@ it('asks a sender that sends too much to wait', async () => {
   const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS, { perSender: 1 });
   await verify(await signed(), nonces);
   await expect(verify(await signed(), nonces)).rejects.toMatchObject({ code: 'SITECAST_RATE_LIMITED' });
+});
+
+describe('the receiver', () => {
+  const misdirected = { code: 'SITECAST_REQUEST_MISDIRECTED', kind: 'unauthenticated' };
+  const nonces = () => new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
+
+  it('takes what is meant for it, and says who it is to whoever means another one', async () => {
+    const gateway = new Receiver(other.id);
+    expect(await verify(await signed(now, other.id), nonces(), gateway)).toBe(device.id);
+    for (const meant of [ORIGIN_RECEIVER, device.id, other.id.toLowerCase(), ''])
+      await expect(verify(await signed(now, meant), nonces(), gateway)).rejects.toMatchObject({
+        ...misdirected,
+        data: { receiver: other.id },
+      });
+  });
+
+  it('is named under the signature: nobody else can name, change or remove it', async () => {
+    const wrong = { code: 'SITECAST_REQUEST_SIGNATURE' };
+    const meant = await signed(now, other.id);
+    const to = (headers: Record<string, string>) => verify({ ...meant, headers });
+    await expect(to({ ...meant.headers, [RECEIVER_HEADER]: ORIGIN_RECEIVER })).rejects.toMatchObject(wrong);
+    const { [RECEIVER_HEADER]: _, ...without } = meant.headers;
+    await expect(to(without)).rejects.toMatchObject(wrong);
+    const { headers } = await unbound();
+    await expect(to({ ...headers, [RECEIVER_HEADER]: ORIGIN_RECEIVER })).rejects.toMatchObject(wrong);
+  });
+
+  it('takes requests without a name, but none that is older than one of its sender with a name', async () => {
+    const receiver = new Receiver(ORIGIN_RECEIVER);
+    const take = (request: Parameters<typeof verify>[0]) => verify(request, nonces(), receiver);
+    const kept = await unbound(now - 60_000);
+    expect(await take(await unbound(now - 120_000))).toBe(device.id);
+    expect(await take(await signed())).toBe(device.id);
+    // An older one that arrives later changes nothing.
+    expect(await take(await signed(now - 90_000))).toBe(device.id);
+    await expect(take(kept)).rejects.toMatchObject(misdirected);
+    // The device has fallen back to the release before.
+    expect(await take(await unbound(now + 1000))).toBe(device.id);
+  });
 });
 
 describe('refuses', () => {
@@ -70,7 +119,8 @@ describe('refuses', () => {
     const input = request.headers['signature-input'] ?? '';
     const headers = { ...request.headers, 'signature-input': input.replace(device.id, other.id) };
     await expect(verify({ ...request, headers })).rejects.toMatchObject(wrong);
-    const strangers = { ...request, headers: await signRequest(request, other, now) };
+    const bound = { ...request, receiver: ORIGIN_RECEIVER };
+    const strangers = { ...request, headers: await signRequest(bound, other, now) };
     await expect(verify(strangers)).rejects.toMatchObject(wrong);
   });
 

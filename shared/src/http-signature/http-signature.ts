@@ -2,10 +2,10 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { httpbis, type SignatureParameters } from 'http-message-signatures';
 import { SitecastError } from '../errors.ts';
 import { type Identity, isId, type VerifySignature, verifyById } from '../identity/index.ts';
+import { MAX_CLOCK_SKEW_MS } from './limits.ts';
 import type { NonceMemory, NonceVerdict } from './nonce-memory.ts';
+import { type Receiver, RECEIVER_HEADER } from './receiver.ts';
 
-/** How far the clocks of both sides may differ. A request is valid for twice as long, and its nonce is remembered for that time. */
-export const MAX_CLOCK_SKEW_MS = 5 * 60_000;
 const NONCE = /^[0-9a-f]{32}$/;
 const TAG = 'sitecast';
 const PARAMS = ['created', 'nonce', 'keyid', 'alg', 'tag'];
@@ -18,11 +18,13 @@ export interface SignableRequest {
 }
 
 /**
- * The headers that sign a request (RFC 9421 over method, path, query and RFC 9530's content digest, with creation time and nonce).
+ * The headers that sign a request (RFC 9421 over method, path, query, the receiver's name and RFC 9530's content digest, with creation time and
+ * nonce).
+ * @param request.receiver the name of the server that it is meant for; without one, as up to 0.1, any server takes it
  * @param nowMs the sender's clock, or its estimate of the receiver's clock
  */
 export async function signRequest(
-  { method, url, body }: SignableRequest,
+  { method, url, body, receiver }: SignableRequest & { receiver?: string | undefined },
   identity: Identity,
   nowMs: number,
 ): Promise<Record<string, string>> {
@@ -32,10 +34,11 @@ export async function signRequest(
     sign: async (data: Buffer) => Buffer.from(await identity.sign(data)),
   };
   const paramValues = { created: new Date(nowMs), nonce: randomBytes(16).toString('hex'), tag: TAG };
-  const message = { method, url: new URL(url), headers: { 'content-digest': contentDigest(body) } };
+  const named = receiver === undefined ? {} : { [RECEIVER_HEADER]: receiver };
+  const headers = { 'content-digest': contentDigest(body), ...named };
   const signed: { headers: Record<string, string | string[]> } = await httpbis.signMessage(
-    { key, fields: FIELDS, params: PARAMS, paramValues },
-    message,
+    { key, fields: [...FIELDS, ...Object.keys(named)], params: PARAMS, paramValues },
+    { method, url: new URL(url), headers },
   );
   return Object.fromEntries(
     Object.entries(signed.headers).map(([name, value]) => [name.toLowerCase(), String(value)]),
@@ -49,6 +52,8 @@ export interface ReceivedRequest extends SignableRequest {
 export interface VerifyOptions {
   nowMs: number;
   nonces: NonceMemory;
+  /** Who verifies. */
+  receiver: Receiver;
   /** Checked before any signature of a stranger is verified. */
   isWelcome: (id: string) => boolean | Promise<boolean>;
   /** Whether the receiver knows the sender. A known sender has a nonce memory of its own. Without this, every welcome sender is known. */
@@ -61,7 +66,8 @@ export interface VerifyOptions {
  * Verifies a whole request.
  * @returns the sender's id
  * @throws SITECAST_REQUEST_UNSIGNED, SITECAST_REQUEST_SIGNATURE (wrong, altered, of a stranger),
- * SITECAST_REQUEST_CLOCK (created too long ago or ahead), SITECAST_REQUEST_REPLAYED; all of kind unauthenticated.
+ * SITECAST_REQUEST_MISDIRECTED (meant for another server), SITECAST_REQUEST_CLOCK (created too long ago or ahead), SITECAST_REQUEST_REPLAYED;
+ * all of kind unauthenticated.
  * SITECAST_RATE_LIMITED (unreachable) for a sender whose nonces exceed its memory
  */
 export async function verifyRequest(request: ReceivedRequest, options: VerifyOptions): Promise<string> {
@@ -83,14 +89,17 @@ interface VerifiedHead {
  */
 export async function verifyHead(
   { method, url, headers }: Omit<ReceivedRequest, 'body'>,
-  { nowMs, nonces, isWelcome, isKnown = () => true, verifySignature = verifyById }: VerifyOptions,
+  { nowMs, nonces, receiver, isWelcome, isKnown = () => true, verifySignature = verifyById }: VerifyOptions,
 ): Promise<VerifiedHead> {
   if (headers.signature === undefined || headers['signature-input'] === undefined) {
     throw refused('SITECAST_REQUEST_UNSIGNED', 'the request carries no signature');
   }
+  const meant = headers[RECEIVER_HEADER];
+  receiver.demandMeant(meant);
   const seen: Claim[] = [];
   const config = {
-    requiredFields: FIELDS,
+    // A name that the signature doesn't cover is somebody else's.
+    requiredFields: meant === undefined ? FIELDS : [...FIELDS, RECEIVER_HEADER],
     requiredParams: PARAMS,
     // The check below uses our own clock instead.
     notAfter: Number.MAX_SAFE_INTEGER,
@@ -125,6 +134,7 @@ export async function verifyHead(
       `the request was signed at ${new Date(claim.createdMs).toISOString()}, here it is ${new Date(nowMs).toISOString()}`,
     );
   }
+  receiver.demandNewer(claim.id, meant, claim.createdMs / 1000);
   refuseReplay(nonces.add(claim.id, claim.nonce, { nowMs, isKnown: await isKnown(claim.id) }));
   return {
     id: claim.id,

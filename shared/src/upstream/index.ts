@@ -1,4 +1,10 @@
-export { type SiteAnswer, SiteClient, type SiteClientOptions, type SiteRequest } from './site-client.ts';
+export {
+  type LearnedReceiver,
+  type SiteAnswer,
+  SiteClient,
+  type SiteClientOptions,
+  type SiteRequest,
+} from './site-client.ts';
 export {
   claimedVersion,
   MAX_ASKED,

@@ -3,9 +3,10 @@ import { mkdtemp } from 'node:fs/promises';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { Identity } from '../identity/index.ts';
-import { SiteClient } from './site-client.ts';
+import { KeyPair } from '../signing/index.ts';
+import { type LearnedReceiver, SiteClient } from './site-client.ts';
 import { portOf } from '../outbound/testing/index.ts';
 
 const servers: Server[] = [];
@@ -17,14 +18,24 @@ afterEach(() => {
 });
 
 /** A server with the given behaviour, and a client of it. */
-async function asking(answer: RequestListener, now = () => Date.now()) {
+async function asking(
+  answer: RequestListener,
+  now = () => Date.now(),
+  receiver: string | LearnedReceiver = 'origin',
+) {
   const server = createServer(answer);
   servers.push(server);
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const identity = await Identity.open(await mkdtemp(join(tmpdir(), 'sitecast-client-')));
   const code = 'SITECAST_GATEWAY_UNREACHABLE';
-  return new SiteClient(`http://127.0.0.1:${portOf(server)}/`, { identity, now, code, timeoutMs: 5000 });
+  return new SiteClient(`http://127.0.0.1:${portOf(server)}/`, {
+    identity,
+    receiver,
+    now,
+    code,
+    timeoutMs: 5000,
+  });
 }
 
 const createdIn = (signature: string | string[] | undefined): number =>
@@ -81,6 +92,123 @@ it('returns the answer where a new signature would change nothing', async () => 
   });
   expect(await client.post('/x', Buffer.from('{}'))).toMatchObject({ status: 401 });
   expect(requests).toBe(1);
+});
+
+describe('the server that a request is meant for', () => {
+  const [first, second] = [new Identity(KeyPair.generate()).id, new Identity(KeyPair.generate()).id];
+  /** One that believes whatever it is told, but for one name. */
+  function learning(name?: string, unbelieved?: string) {
+    const its = { name, confirmed: 0 };
+    const receiver: LearnedReceiver = {
+      get name() {
+        return its.name;
+      },
+      learn: async said => {
+        if (said !== unbelieved) its.name = said;
+        return said !== unbelieved;
+      },
+      confirm: () => {
+        its.confirmed += 1;
+      },
+    };
+    return { its, receiver };
+  }
+  /** Answers as a gateway of this id, and notes for whom requests were meant. */
+  function gateway(id: () => string, meant: unknown[]): RequestListener {
+    return (request, response) => {
+      if (request.url === '/site/v1/gateway') return response.end(JSON.stringify({ id: id() }));
+      const [name, own] = [request.headers['sitecast-receiver'], id()];
+      meant.push(name);
+      const misdirected = { code: 'SITECAST_REQUEST_MISDIRECTED', data: { receiver: own } };
+      response.statusCode = name === own ? 200 : 401;
+      return response.end(JSON.stringify(name === own ? {} : misdirected));
+    };
+  }
+  const body = Buffer.from('{}');
+
+  it('is asked for before anything is signed, once', async () => {
+    const meant: unknown[] = [];
+    const { its, receiver } = learning();
+    const client = await asking(
+      gateway(() => first, meant),
+      Date.now,
+      receiver,
+    );
+    for (const confirmed of [1, 2]) {
+      expect(await client.post('/site/v1/reports', body)).toMatchObject({ status: 200 });
+      expect(its).toEqual({ name: first, confirmed });
+    }
+    await client.get('/metadata/timestamp.json', { isSigned: true });
+    expect(meant).toEqual([first, first, first]);
+  });
+
+  it('is the origin where that has no such path', async () => {
+    const { its, receiver } = learning();
+    const answer: RequestListener = (request, response) => {
+      response.statusCode = request.method === 'GET' ? 404 : 200;
+      response.end(JSON.stringify({ code: 'SITECAST_NOT_FOUND' }));
+    };
+    expect(await (await asking(answer, Date.now, receiver)).post('/x', body)).toMatchObject({ status: 200 });
+    expect(its.name).toBe('origin');
+  });
+
+  it.each([
+    [404, '<html>'],
+    [503, '{"code":"SITECAST_NOT_READY"}'],
+    [200, '{"id":7}'],
+  ])('is unknown where %i with %s answers, and nothing is signed', async (status, page) => {
+    const paths: unknown[] = [];
+    const { its, receiver } = learning();
+    const answer: RequestListener = (request, response) => {
+      paths.push(request.url);
+      response.writeHead(status).end(page);
+    };
+    const client = await asking(answer, Date.now, receiver);
+    await expect(client.post('/x', body)).rejects.toMatchObject({ code: 'SITECAST_GATEWAY_UNREACHABLE' });
+    expect(its.name).toBeUndefined();
+    expect(paths).toEqual(['/site/v1/gateway']);
+  });
+
+  it('is learned anew from the one that answers, unless that is not believed', async () => {
+    const meant: unknown[] = [];
+    const { its, receiver } = learning(first);
+    const client = await asking(
+      gateway(() => second, meant),
+      Date.now,
+      receiver,
+    );
+    expect(await client.post('/x', body)).toMatchObject({ status: 200 });
+    expect(its.name).toBe(second);
+    expect(meant).toEqual([first, second]);
+    const doubting = learning(first, second);
+    const doubter = await asking(
+      gateway(() => second, meant),
+      Date.now,
+      doubting.receiver,
+    );
+    await expect(doubter.post('/x', body)).rejects.toMatchObject({
+      code: 'SITECAST_GATEWAY_UNREACHABLE',
+      message: expect.stringContaining(`it says that it is ${second}, which is known elsewhere`),
+    });
+    expect(doubting.its).toEqual({ name: first, confirmed: 0 });
+  });
+
+  it('is unknown where it says another name each time, or none, or the server is the origin whatever it says', async () => {
+    const ids = [first, second];
+    const turning = await asking(
+      gateway(() => ids.reverse()[0] ?? first, []),
+      Date.now,
+      learning('x').receiver,
+    );
+    const nameless = await asking(
+      gateway(() => 'x', []),
+      Date.now,
+      learning(first).receiver,
+    );
+    const origins = await asking(gateway(() => first, []));
+    for (const client of [turning, nameless, origins])
+      await expect(client.post('/x', body)).rejects.toMatchObject({ code: 'SITECAST_GATEWAY_UNREACHABLE' });
+  });
 });
 
 it('reads an answer up to its bound, and not a byte more', async () => {

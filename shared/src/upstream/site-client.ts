@@ -1,8 +1,9 @@
 import type { IncomingHttpHeaders } from 'node:http';
-import { problemSchema, received } from '../api/index.ts';
+import { z } from 'zod';
+import { gatewayIdentitySchema, problemSchema, received } from '../api/index.ts';
 import type { ErrorCode } from '../errors.ts';
-import { signRequest } from '../http-signature/index.ts';
-import type { Identity } from '../identity/index.ts';
+import { ORIGIN_RECEIVER, signRequest } from '../http-signature/index.ts';
+import { type Identity, isId } from '../identity/index.ts';
 import {
   type Connections,
   HttpClient,
@@ -15,15 +16,32 @@ const NO_BODY = new Uint8Array(0);
 /** The longest answer of the site API. */
 const MAX_ANSWER_BYTES = 1024 * 1024;
 const problemReader = received(problemSchema);
+const gatewayReader = received(gatewayIdentitySchema);
+/** What a server says of itself where a request was meant for another one. */
+const misdirectedReader = received(z.object({ receiver: z.string() }));
+/** The path at which gateways say which they are. The origin has no such path. */
+const WHO_PATH = '/site/v1/gateway';
 /**
  * What a server's clock may say. Over plain HTTP anyone on the way can send a date; a time that no signature can carry would leave every
  * later request refused for its signature, and never corrected.
  */
 const SERVER_CLOCK_MS = { min: Date.UTC(2000, 0), max: Date.UTC(9000, 0) };
 
+/** Which server a URL leads to, as it has said itself: its name as a receiver of signed requests. */
+export interface LearnedReceiver {
+  /** Undefined: it hasn't said it yet. */
+  readonly name: string | undefined;
+  /** @returns false where it isn't believed */
+  learn(name: string): Promise<boolean>;
+  /** A request that was meant for it was taken. */
+  confirm(): void;
+}
+
 export interface SiteClientOptions {
   /** Signs the requests. */
   identity: Identity;
+  /** The name of the server that requests are meant for, or where it is kept: it is asked for then. */
+  receiver: string | LearnedReceiver;
   /** Milliseconds since 1970. */
   now: () => number;
   connections?: Connections | undefined;
@@ -82,22 +100,69 @@ export class SiteClient {
    * @throws this client's code where no answer came, or too long a one
    */
   async get(path: string, { isSigned = false, ...request }: SiteRequest & { isSigned?: boolean } = {}) {
-    const headers = { ...request.headers, ...(isSigned && (await this.#signed('GET', path, NO_BODY))) };
+    const signed = isSigned ? await this.#signed({ method: 'GET', path, body: NO_BODY }, request) : {};
+    const headers = { ...request.headers, ...signed };
     return await this.#ask(path, { ...request, headers });
   }
 
   /**
-   * A signed request. Where the server's clock says that ours is wrong it is signed anew by that, and sent once more.
-   * @throws this client's code where no answer came, or too long a one
+   * A signed request. Where the server says that our clock is wrong, or that it is another server than the request is meant for, that is
+   * corrected, and the request is signed anew and sent once more.
+   * @throws this client's code where no answer came, or too long a one, or one of another server than this device knows at this URL
    */
   async post(path: string, body: Uint8Array, request: SiteRequest = {}): Promise<SiteAnswer> {
-    const first = await this.#post(path, body, request);
-    if (first.status !== 401 || problemReader.parse(first.json).code !== 'SITECAST_REQUEST_CLOCK')
-      return first;
-    const serversMs = Date.parse(first.headers.date ?? '');
-    if (!(serversMs >= SERVER_CLOCK_MS.min && serversMs <= SERVER_CLOCK_MS.max)) return first;
+    const corrected = new Set<string>();
+    for (;;) {
+      const answer = await this.#post(path, body, request);
+      const { code = '', data } = answer.status === 401 ? problemReader.parse(answer.json) : {};
+      const isNew = !corrected.has(code);
+      corrected.add(code);
+      if (code === 'SITECAST_REQUEST_CLOCK') {
+        if (!isNew || !this.#adoptClock(answer)) return answer;
+      } else if (code === 'SITECAST_REQUEST_MISDIRECTED') {
+        const { receiver = '' } = misdirectedReader.parse(data);
+        if (!isNew || !isName(receiver))
+          throw this.unusable(path, 'it says that it is another server each time');
+        await this.#learn(path, receiver);
+      } else {
+        if (typeof this.#options.receiver !== 'string') this.#options.receiver.confirm();
+        return answer;
+      }
+    }
+  }
+
+  #adoptClock({ headers }: SiteAnswer): boolean {
+    const serversMs = Date.parse(headers.date ?? '');
+    if (!(serversMs >= SERVER_CLOCK_MS.min && serversMs <= SERVER_CLOCK_MS.max)) return false;
     this.#clockOffsetMs = serversMs - this.#options.now();
-    return await this.#post(path, body, request);
+    return true;
+  }
+
+  /** @param request the one that is to be signed */
+  async #receiver({ signal, timeoutMs }: SiteRequest): Promise<string> {
+    const { receiver } = this.#options;
+    const known = typeof receiver === 'string' ? receiver : receiver.name;
+    if (known !== undefined) return known;
+    const { status, json } = await this.get(WHO_PATH, {
+      signal,
+      ...(timeoutMs !== undefined && { timeoutMs }),
+    });
+    const { id } = status === 200 ? gatewayReader.parse(json) : {};
+    // What has no such path, and says so as we do, is an origin.
+    const isOrigin = status === 404 && problemReader.parse(json).code !== undefined;
+    const name = isOrigin ? ORIGIN_RECEIVER : id;
+    if (name === undefined) throw this.unusable(WHO_PATH, `it answered with status ${status}`);
+    await this.#learn(WHO_PATH, name);
+    return name;
+  }
+
+  async #learn(path: string, name: string): Promise<void> {
+    const { receiver } = this.#options;
+    if (typeof receiver !== 'string' && (await receiver.learn(name))) return;
+    throw this.unusable(
+      path,
+      `it says that it is ${name}, which is known elsewhere: nothing is signed for it`,
+    );
   }
 
   /**
@@ -128,14 +193,19 @@ export class SiteClient {
     const headers = {
       ...request.headers,
       'content-type': 'application/json',
-      ...(await this.#signed('POST', path, body)),
+      ...(await this.#signed({ method: 'POST', path, body }, request)),
     };
     return await this.#ask(path, { ...request, method: 'POST', headers, body });
   }
 
-  #signed(method: 'GET' | 'POST', path: string, body: Uint8Array): Promise<Record<string, string>> {
+  async #signed(
+    { method, path, body }: { method: 'GET' | 'POST'; path: string; body: Uint8Array },
+    request: SiteRequest,
+  ): Promise<Record<string, string>> {
     const { identity, now } = this.#options;
-    return signRequest({ method, url: this.url + path, body }, identity, now() + this.#clockOffsetMs);
+    const receiver = await this.#receiver(request);
+    const url = this.url + path;
+    return await signRequest({ method, url, body, receiver }, identity, now() + this.#clockOffsetMs);
   }
 
   async #ask(path: string, request: SiteRequest & HttpRequest): Promise<SiteAnswer> {
@@ -157,6 +227,10 @@ export class SiteClient {
       return { status: answer.status, headers: answer.headers, body };
     });
   }
+}
+
+function isName(receiver: string): boolean {
+  return receiver === ORIGIN_RECEIVER || isId(receiver);
 }
 
 function jsonIn(body: Buffer): unknown {

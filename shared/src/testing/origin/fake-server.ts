@@ -2,7 +2,13 @@ import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { SitecastError } from '../../errors.ts';
 import { statusOf } from '../../http-problem/index.ts';
-import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '../../http-signature/index.ts';
+import {
+  MAX_CLOCK_SKEW_MS,
+  NonceMemory,
+  ORIGIN_RECEIVER,
+  Receiver,
+  verifyRequest,
+} from '../../http-signature/index.ts';
 import { ENDLESS } from '../../trust/testing/index.ts';
 import { applyFault, type Fault, type Misbehaviour, sendEndless, sendFile } from './faults.ts';
 import type { FleetRepository } from './fleet-repository.ts';
@@ -39,6 +45,8 @@ export abstract class FakeServer {
   #port = 0;
   readonly #server: Server;
   readonly #waiting = new Set<() => void>();
+  /** Whom signed requests have to be meant for. */
+  protected readonly receiver: Receiver = new Receiver(ORIGIN_RECEIVER);
   readonly #nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
 
   constructor(repository: FleetRepository) {
@@ -167,7 +175,7 @@ export abstract class FakeServer {
     );
     await verifyRequest(
       { method: 'POST', url: `${this.url}${request.url}`, headers, body },
-      { nowMs: this.#nowMs, nonces: this.#nonces, isWelcome: () => true },
+      { nowMs: this.#nowMs, nonces: this.#nonces, receiver: this.receiver, isWelcome: () => true },
     );
     return JSON.parse(body.toString());
   }
