@@ -246,7 +246,8 @@ export class SiteTestbed {
   /** A device beside the gateway that takes the image over a WAN that is fast for so long, and goes. */
   async #warm(): Promise<void> {
     this.#net.shapeWan(FAST_WAN_MBIT);
-    await this.#startRollout([WARMER], this.counter);
+    // The origin hasn't heard of that device yet.
+    await this.#startRollout([WARMER], this.counter, '--allow-unknown');
     await this.#makeSlots(WARMER);
     const args = ['update', ...this.#flagsOf(WARMER, WARMER, 0), '--no-peers'];
     await this.testbed.json('sitecast-agent', args, { within: this.#net.at('g1') });
