@@ -127,11 +127,13 @@ export class SlotChunks implements ChunkStore {
   }
 
   /** @throws SITECAST_CHUNK_NOT_FOUND, also where something else lies in its place: it isn't here, or not yet */
-  async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
+  async get(id: ChunkId, { signal, into }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();
     const at = this.#index.find(id);
     if (at === undefined) throw chunkNotFound(id, this);
-    const plain = Buffer.allocUnsafe(this.#index.lengthOf(at));
+    const lengthBytes = this.#index.lengthOf(at);
+    const memory = into && into.length >= lengthBytes ? into : Buffer.allocUnsafe(lengthBytes);
+    const plain = memory.subarray(0, lengthBytes);
     if (!(await this.#reader.readInto(this.#index.startOf(at), plain))) throw chunkNotFound(id, this);
     const chunk = Chunk.fromPlain(id, plain);
     try {

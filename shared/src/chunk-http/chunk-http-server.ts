@@ -4,6 +4,7 @@ import { type Pacer, TokenBuckets } from '../bounded/index.ts';
 import {
   type Chunk,
   type ChunkId,
+  type ChunkRequest,
   type ChunkStore,
   chunkIdFromHex,
   chunkNotFound,
@@ -35,6 +36,8 @@ const MAX_CONNECTIONS = 256;
 const MAX_CONNECTIONS_PER_ADDRESS = 32;
 const MAX_RESPONSE_MEMORY_BYTES = 16 * 1024 * 1024;
 const READ_MS = 15_000;
+/** The longest chunk of the default chunker; a store makes memory of its own for a longer one. */
+const USUAL_CHUNK_BYTES = 256 * 1024;
 /** Chunks that are read at one time. */
 const MAX_READS = 8;
 /** Requests without a session that are answered, of one address. */
@@ -70,13 +73,17 @@ export class ChunkHttpServer {
   });
   readonly #read = pLimit(MAX_READS);
   readonly #peers = new WeakMap<IncomingMessage, string>();
+  /** For chunks on their way out, used again. */
+  readonly #memory: Buffer[] = [];
+  /** By request whose answer takes some: is called once that is sent, or given up. */
+  readonly #closing = new WeakMap<IncomingMessage, () => void>();
   #refused = 0;
 
   private constructor(options: ChunkHttpServerOptions) {
     this.#options = options;
     this.sessions = new ChunkSessions(options);
     const route = chunkRoute({
-      find: (hex, request) => this.#frameOf(hex, this.#peers.get(request) ?? ''),
+      find: (hex, request) => this.#frameOf(hex, request),
       onAnswer: () => {},
       asError: thrown => toSitecastError(thrown, 'device'),
       asResponse: error => problemResponse(error),
@@ -95,6 +102,7 @@ export class ChunkHttpServer {
       settings,
       oneAtATime((request, response) => {
         this.#admit(request, response, () => {
+          response.once('close', () => this.#closing.get(request)?.());
           if (!route(request, response)) answerWith(response, problemResponse(nothingHere(request)));
         });
       }),
@@ -180,19 +188,38 @@ export class ChunkHttpServer {
     answerWith(response, problemResponse(error, { 'www-authenticate': 'Sitecast-Session' }));
   }
 
-  async #frameOf(hex: string, peer: string): Promise<FramePieces> {
+  async #frameOf(hex: string, request: IncomingMessage): Promise<FramePieces> {
     const { isBusy, pace, onServed } = this.#options;
     if (isBusy?.()) throw busy();
     const signal = AbortSignal.timeout(READ_MS);
-    const { form, bytes } = (await this.#read(() => this.#chunk(chunkIdFromHex(hex), signal))).ready();
-    await pace?.take(bytes.length, signal);
-    onServed?.(peer, bytes.length);
-    return form === 'frame' ? [bytes] : rawFrame(bytes);
+    const release = this.#memoryFor(request);
+    try {
+      const { into } = release;
+      const chunk = await this.#read(() => this.#chunk(chunkIdFromHex(hex), { signal, into }));
+      const { form, bytes } = chunk.ready();
+      await pace?.take(bytes.length, signal);
+      onServed?.(this.#peers.get(request) ?? '', bytes.length);
+      return form === 'frame' ? [bytes] : rawFrame(bytes);
+    } finally {
+      release.hasRead();
+    }
   }
 
-  async #chunk(id: ChunkId, signal: AbortSignal): Promise<Chunk> {
+  /** Memory for one answer. It is used again once nothing is read into it any more, and the answer is sent or given up. */
+  #memoryFor(request: IncomingMessage): { into: Buffer; hasRead: () => void } {
+    const into = this.#memory.pop() ?? Buffer.allocUnsafeSlow(USUAL_CHUNK_BYTES);
+    let users = 2;
+    const done = (): void => {
+      users -= 1;
+      if (users === 0) this.#memory.push(into);
+    };
+    this.#closing.set(request, done);
+    return { into, hasRead: done };
+  }
+
+  async #chunk(id: ChunkId, asked: ChunkRequest): Promise<Chunk> {
     try {
-      return await this.#options.store.get(id, { signal });
+      return await this.#options.store.get(id, asked);
     } catch (error) {
       // A store that can't read now, or whose chunk is damaged, has nothing to hand out.
       if (error instanceof SitecastError) throw chunkNotFound(id, { name: 'this device' }, error);

@@ -28,6 +28,17 @@ export class Chunk {
     return new Chunk(id, undefined, plain);
   }
 
+  /**
+   * The content of a frame in memory of the caller's, checked. The frame isn't kept.
+   * @param into no shorter than the content; it belongs to the chunk from now on
+   * @throws SITECAST_CHUNK_MISMATCH, whatever is wrong with it
+   */
+  static verified(id: ChunkId, frame: Uint8Array, lengthBytes: number, into: Uint8Array): Chunk {
+    const chunk = new Chunk(id, frame, undefined).verify(lengthBytes, into);
+    chunk.#frame = undefined;
+    return chunk;
+  }
+
   /** The bytes that are there already, as a frame if there's one: what costs nothing to pass on. */
   ready(): { readonly form: 'frame' | 'plain'; readonly bytes: Uint8Array } {
     return this.#frame ? { form: 'frame', bytes: this.#frame } : { form: 'plain', bytes: this.plain() };

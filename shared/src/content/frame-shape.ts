@@ -4,6 +4,8 @@ const MAGIC = 0xfd2fb528;
 const FIXED_HEADER_BYTES = 5;
 const BLOCK_HEADER_BYTES = 3;
 const CHECKSUM_BYTES = 4;
+const MAX_BLOCK_BYTES = 128 * 1024;
+const RAW_BLOCK = 0;
 const RLE_BLOCK = 1;
 const RESERVED_BLOCK = 3;
 
@@ -13,6 +15,8 @@ export interface FrameShape {
   readonly windowBytes: number;
   /** Length of the content, where the frame claims one (casync's don't). */
   readonly contentBytes: number | undefined;
+  /** The content itself, where all blocks hold it as it is: views of the frame, in order. */
+  readonly rawBlocks: readonly Uint8Array[] | undefined;
 }
 
 /**
@@ -23,11 +27,7 @@ export interface FrameShape {
  */
 export function readFrameShape(frame: Uint8Array): FrameShape {
   const bytes = Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength);
-  if (bytes.length < FIXED_HEADER_BYTES || bytes.readUInt32LE(0) !== MAGIC)
-    throw invalid('it does not begin as a zstd frame');
-  const descriptor = bytes.readUInt8(4);
-  if ((descriptor & 0b1000) !== 0) throw invalid('it uses a reserved bit');
-  if ((descriptor & 0b11) !== 0) throw invalid('it needs a dictionary');
+  const descriptor = readDescriptor(bytes);
   const isSingleSegment = (descriptor & 0b10_0000) !== 0;
   const contentFieldBytes = [isSingleSegment ? 1 : 0, 2, 4, 8][descriptor >>> 6] ?? 0;
   const contentAt = FIXED_HEADER_BYTES + (isSingleSegment ? 0 : 1);
@@ -38,10 +38,22 @@ export function readFrameShape(frame: Uint8Array): FrameShape {
     ? (contentBytes ?? 0)
     : readWindowBytes(bytes.readUInt8(FIXED_HEADER_BYTES));
 
-  const end = skipBlocks(bytes, blocksAt) + ((descriptor & 0b100) === 0 ? 0 : CHECKSUM_BYTES);
+  const checksumBytes = (descriptor & 0b100) === 0 ? 0 : CHECKSUM_BYTES;
+  const { endAt, rawBlocks } = walkBlocks(bytes, blocksAt);
+  const end = endAt + checksumBytes;
   if (end > bytes.length) throw invalid('it is cut off');
   if (end < bytes.length) throw invalid('bytes follow its end');
-  return { windowBytes, contentBytes };
+  // A decoder checks the checksum; whoever takes the blocks as they are wouldn't.
+  return { windowBytes, contentBytes, rawBlocks: checksumBytes === 0 ? rawBlocks : undefined };
+}
+
+function readDescriptor(bytes: Buffer): number {
+  if (bytes.length < FIXED_HEADER_BYTES || bytes.readUInt32LE(0) !== MAGIC)
+    throw invalid('it does not begin as a zstd frame');
+  const descriptor = bytes.readUInt8(4);
+  if ((descriptor & 0b1000) !== 0) throw invalid('it uses a reserved bit');
+  if ((descriptor & 0b11) !== 0) throw invalid('it needs a dictionary');
+  return descriptor;
 }
 
 function readWindowBytes(descriptor: number): number {
@@ -64,16 +76,25 @@ function readContentBytes(bytes: Buffer, at: number, fieldBytes: number): number
   }
 }
 
-/** Where the last block ends; beyond the bytes' end if the frame is cut off. */
-function skipBlocks(bytes: Buffer, from: number): number {
+/** Where the last block ends: beyond the bytes' end if the frame is cut off. */
+function walkBlocks(
+  bytes: Buffer,
+  from: number,
+): { endAt: number; rawBlocks: readonly Uint8Array[] | undefined } {
   let at = from;
+  let rawBlocks: Uint8Array[] | undefined = [];
   for (;;) {
     if (at + BLOCK_HEADER_BYTES > bytes.length) throw invalid('it is cut off');
     const header = bytes.readUIntLE(at, BLOCK_HEADER_BYTES);
     const type = (header >>> 1) & 0b11;
+    const lengthBytes = header >>> 3;
     if (type === RESERVED_BLOCK) throw invalid('it holds a block of a reserved type');
-    at += BLOCK_HEADER_BYTES + (type === RLE_BLOCK ? 1 : header >>> 3);
-    if ((header & 1) !== 0) return at;
+    at += BLOCK_HEADER_BYTES;
+    if (type === RAW_BLOCK && lengthBytes <= MAX_BLOCK_BYTES)
+      rawBlocks?.push(bytes.subarray(at, at + lengthBytes));
+    else rawBlocks = undefined;
+    at += type === RLE_BLOCK ? 1 : lengthBytes;
+    if ((header & 1) !== 0) return { endAt: at, rawBlocks };
   }
 }
 

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import { noise } from './fixtures.ts';
-import { Chunk, chunkIdOf, MAX_CHUNK_BYTES, MAX_FRAME_BYTES } from './index.ts';
+import { Chunk, chunkIdOf, decompressExactly, MAX_CHUNK_BYTES, MAX_FRAME_BYTES } from './index.ts';
 import { rawFrame } from './raw-frame.ts';
 
 it.each([1, 2, 65_536, 128 * 1024 - 1, 128 * 1024, 128 * 1024 + 1, 256 * 1024, MAX_CHUNK_BYTES])(
@@ -13,6 +13,15 @@ it.each([1, 2, 65_536, 128 * 1024 - 1, 128 * 1024, 128 * 1024 + 1, 256 * 1024, M
     expect(Buffer.compare(chunk.plain(), plain)).toBe(0);
   },
 );
+
+it('is refused where its blocks hold more or less than it claims', () => {
+  const plain = noise(1000, 'raw');
+  for (const claimed of [999, 1001]) {
+    const frame = Buffer.concat(rawFrame(plain));
+    frame.writeUInt32LE(claimed, 5);
+    expect(() => decompressExactly(frame, claimed)).toThrow(/its blocks hold something else/);
+  }
+});
 
 it('copies no content', () => {
   const plain = noise(200_000, 'raw');

@@ -62,15 +62,28 @@ export function compressFrame(plain: Uint8Array, level = DEFAULT_ZSTD_LEVEL): Bu
  */
 export function decompressInto(target: Uint8Array, frame: Uint8Array): number {
   if (frame.length > MAX_FRAME_BYTES) throw invalid(`it is longer than ${MAX_FRAME_BYTES} bytes`);
-  const { windowBytes, contentBytes } = readFrameShape(frame);
+  const { windowBytes, contentBytes, rawBlocks } = readFrameShape(frame);
   if (contentBytes !== undefined && contentBytes > target.length)
     throw invalid(`it claims ${contentBytes} bytes where at most ${target.length} may be`);
   if (windowBytes > MAX_FRAME_WINDOW_BYTES) throw invalid(`it wants a window of ${windowBytes} bytes`);
+  if (rawBlocks && contentBytes !== undefined) return joinBlocks(target, rawBlocks, contentBytes);
   try {
     return codec.decompress(target, frame);
   } catch (cause) {
     throw invalid(`it does not decompress to at most ${target.length} bytes`, cause);
   }
+}
+
+/** What a device sends of its slot: content that was never compressed needs no decoder. */
+function joinBlocks(target: Uint8Array, blocks: readonly Uint8Array[], contentBytes: number): number {
+  const lengthBytes = blocks.reduce((sum, block) => sum + block.length, 0);
+  if (lengthBytes !== contentBytes) throw invalid('its blocks hold something else than it claims');
+  let at = 0;
+  for (const block of blocks) {
+    target.set(block, at);
+    at += block.length;
+  }
+  return lengthBytes;
 }
 
 /** The content of a frame, in new memory, if it has at most `maxBytes`. @throws SITECAST_FRAME_INVALID */

@@ -26,7 +26,7 @@ export class NotPlain extends Error {
 export interface BulkAnswer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
-  /** The whole body, in memory of its own. */
+  /** The whole body, in memory of the connection: its next answer overwrites it. */
   readonly body: Promise<Buffer>;
 }
 
@@ -59,6 +59,8 @@ export class BulkConnection {
   /** Answers so far. */
   answers = 0;
   #asked: Asked | undefined;
+  /** Of the longest body so far: bodies would be garbage else, which is freed late. */
+  #memory: Buffer = Buffer.alloc(0);
   #isOver = false;
   #isLast = false;
   #error: Error | undefined;
@@ -180,7 +182,8 @@ export class BulkConnection {
     const { status, headers } = readHead(asked.head.slice(0, end));
     const lengthBytes = lengthOf(status, headers, asked.maxBytes);
     if (headers.connection?.toLowerCase() === 'close') this.#isLast = true;
-    asked.body = Buffer.allocUnsafeSlow(lengthBytes);
+    if (this.#memory.length < lengthBytes) this.#memory = Buffer.allocUnsafeSlow(lengthBytes);
+    asked.body = this.#memory.subarray(0, lengthBytes);
     const body = new Promise<Buffer>((resolve, reject) => {
       asked.finish = resolve;
       asked.failBody = reject;

@@ -45,7 +45,8 @@ export interface HttpRequest {
   isPaid?: boolean;
   /**
    * For a GET: one of many whose bodies are no longer than that many bytes, of one server. Once an answer has shown that the server gives their
-   * length, they are read in ticks: over a thin link that takes half of the computing, and the body comes in one piece. Needs `maxSockets`.
+   * length, they are read in ticks: over a thin link that takes half of the computing. The body comes in one piece then, in memory that is overwritten once `read` has
+   * ended. Needs `maxSockets`.
    */
   bulkBytes?: number | undefined;
   /** Called with the bytes of a paid answer that isn't in the form of such bodies, though those before it were: the exchange fails then. */

@@ -9,8 +9,8 @@ export interface ChunkRequest {
   /** The chunk's plain length, where an index says it. */
   readonly lengthBytes?: number;
   /**
-   * Memory for the plain bytes, for a store that verifies what comes as a frame: no shorter than the chunk. It belongs to the
-   * chunk that is given from then on.
+   * Memory for the plain bytes: no shorter than the chunk. A store that has them as a frame, or on a disk, may put them there; then it
+   * belongs to the chunk that is given.
    */
   readonly into?: Uint8Array;
   /** Called with the bytes of the bodies that a server sends for it, as soon as that is known: also of answers that are of no use. */

@@ -78,6 +78,7 @@ export class HttpStore implements ChunkStore {
     });
   }
 
+  /** With `into` and the chunk's length it is verified. @throws SITECAST_CHUNK_MISMATCH then, too */
   async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
     const { lengthBytes, onSent } = request;
     const longestBytes = longestOf(lengthBytes);
@@ -93,7 +94,10 @@ export class HttpStore implements ChunkStore {
       const pace = (lengthBytes: number) => this.#options.pace?.(lengthBytes, request.signal);
       const frame = await readBounded(body, longestBytes, pace);
       if (!frame) throw frameTooLarge(id, undefined, longestBytes);
-      return Chunk.fromFrame(id, frame);
+      // What is in the connection's memory must not leave it.
+      return request.into && lengthBytes !== undefined
+        ? Chunk.verified(id, frame, lengthBytes, request.into)
+        : Chunk.fromFrame(id, Buffer.from(frame));
     });
   }
 

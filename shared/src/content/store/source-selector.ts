@@ -77,10 +77,12 @@ export class SourceSelector {
     request: ChunkRequest,
     failures: Map<string, SitecastError>,
   ): Promise<Chunk | undefined> {
-    const { lengthBytes, into } = request;
+    const { into, ...others } = request;
+    const { lengthBytes } = request;
+    // Two that are under way at one time must not both write to `into`.
+    const asked = this.#sources().length > 1 ? others : request;
     return await this.#ask(
-      (source, signal) => source.get(id, { ...request, ...(signal && { signal }) }),
-      // Here and not within each question: two that are under way at one time must not both write to `into`.
+      (source, signal) => source.get(id, { ...asked, ...(signal && { signal }) }),
       chunk => (this.#options.verifies ? chunk.verify(lengthBytes, into) : chunk),
       request.signal,
       failures,

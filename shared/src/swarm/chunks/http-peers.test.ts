@@ -231,10 +231,14 @@ describe('a device’s HTTP server', () => {
     const opened = await askForSession(node, served.node.id, CREDENTIAL);
     if (!opened) throw new Error('no session');
     let counter = 0;
-    return (method = 'GET', path = PATH, extra: Record<string, string> = {}) => {
+    return (method = 'GET', path = PATH, extra: Record<string, string> = {}, signal?: AbortSignal) => {
       counter += 1;
       const authorization = prove(opened.secret, { method, path, counter, server: served.node.id });
-      return fetch(urlOf(served, path), { method, headers: { authorization, ...extra } });
+      return fetch(urlOf(served, path), {
+        method,
+        headers: { authorization, ...extra },
+        ...(signal && { signal }),
+      });
     };
   }
 
@@ -291,6 +295,39 @@ describe('a device’s HTTP server', () => {
     expect((await ask('GET', `/chunks/${unknown.slice(0, 4)}/${unknown}.cacnk`)).status).toBe(404);
     expect((await ask('GET', '/metadata/root.json')).status).toBe(404);
     expect((await ask('POST')).status).toBe(404);
+  });
+
+  it('sends right bytes, whoever hangs up meanwhile: memory is used again only when it is free', async () => {
+    const plain = new Map(chunks.map(chunk => [`/chunks/${chunkPath(chunk.id)}`, chunk]));
+    const paths = [...plain.keys()];
+    // As a slot: what is asked for is put into the memory that the request brings, in steps.
+    const slot: ChunkStore = {
+      name: 'slot',
+      has: async () => true,
+      get: async (id, { into } = {}) => {
+        const bytes = chunks.find(chunk => Buffer.compare(chunk.id, id) === 0)?.plain() ?? Buffer.alloc(0);
+        if (!into) throw new Error('no memory');
+        for (let at = 0; at < bytes.length; at += 50_000) {
+          await new Promise(resolve => setTimeout(resolve, 1));
+          into.set(bytes.subarray(at, at + 50_000), at);
+        }
+        return Chunk.fromPlain(Uint8Array.from(id), into.subarray(0, bytes.length)).verify();
+      },
+    };
+    const served = await device({ overHttp: slot });
+    const ask = await session(served);
+    const read = async (path: string, isCut: boolean): Promise<boolean> => {
+      const answer = await ask('GET', path, {}, isCut ? AbortSignal.timeout(3) : undefined).catch(
+        () => undefined,
+      );
+      const frame = await answer?.arrayBuffer().catch(() => undefined);
+      if (!frame) return isCut;
+      const chunk = plain.get(path);
+      const got = Chunk.fromFrame(chunk?.id ?? Buffer.alloc(0), Buffer.from(frame)).verify(CHUNK_BYTES);
+      return Buffer.compare(got.plain(), chunk?.plain() ?? Buffer.alloc(0)) === 0;
+    };
+    const all = Array.from({ length: 120 }, (_, at) => read(paths[at % paths.length] ?? '', at % 2 === 1));
+    expect((await Promise.all(all)).every(is => is)).toBe(true);
   });
 
   it('says that it is busy, and drops who is revoked', async () => {

@@ -16,7 +16,7 @@ export interface FetchOptions {
   /** Chunks in memory at one time, those that are being delivered included. */
   readonly concurrency: number;
   readonly signal: AbortSignal;
-  /** Takes a verified chunk. The next one begins when this has ended. */
+  /** Takes a verified chunk. Its memory is used again once this has ended. */
   readonly deliver: (at: number, plain: Uint8Array) => Promise<void> | void;
   /** Gives up when no chunk has come for so long. */
   readonly stallMs?: number;
@@ -69,6 +69,8 @@ export class FetchRun {
   #hedges = 0;
   /** By chunk that the gateway has refused: since when no peer holds it either, and what the gateway said. */
   readonly #refused = new Map<number, { sinceMs: number; error: SitecastError }>();
+  /** For chunks, used again: as many as were under way at one time. */
+  readonly #memory: Buffer[] = [];
   readonly #deliveries = new Set<Promise<void>>();
   #lastError: unknown;
   #isEnded = false;
@@ -114,11 +116,13 @@ export class FetchRun {
   async #attempt(flight: Flight, source: Source): Promise<void> {
     const { index, now } = this.#ports;
     const attempt = { source, startMs: now(), stop: new AbortController() };
+    const into = this.#memory.pop() ?? Buffer.allocUnsafeSlow(index.sizes.maxBytes);
     flight.attempts.push(attempt);
     try {
       const chunk = await source.get(index.idAt(flight.at), {
         signal: attempt.stop.signal,
         lengthBytes: index.lengthOf(flight.at),
+        into,
         onSent: () => source.answered(now() - attempt.startMs),
       });
       source.gave(now() - attempt.startMs);
@@ -126,6 +130,8 @@ export class FetchRun {
     } catch (error) {
       this.#failed(flight, attempt, error);
     } finally {
+      // Nobody writes to it any more, and what was in it is delivered.
+      this.#memory.push(into);
       this.wake();
     }
   }
