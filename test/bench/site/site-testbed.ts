@@ -250,7 +250,12 @@ export class SiteTestbed {
     await this.#startRollout([WARMER], this.counter, '--allow-unknown');
     await this.#makeSlots(WARMER);
     const args = ['update', ...this.#flagsOf(WARMER, WARMER, 0), '--no-peers'];
-    await this.testbed.json('sitecast-agent', args, { within: this.#net.at('g1') });
+    const within = { within: this.#net.at('g1') };
+    // Until its gateway has the order, there is nothing to do for it.
+    await this.testbed.until(
+      async () => (await this.testbed.json('sitecast-agent', args, within)).state === 'completed',
+      'the gateway to have the image',
+    );
     this.#net.shapeWan(this.#options.wanMbit);
   }
 
