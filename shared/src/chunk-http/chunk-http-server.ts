@@ -36,8 +36,8 @@ const MAX_CONNECTIONS = 256;
 const MAX_CONNECTIONS_PER_ADDRESS = 32;
 const MAX_RESPONSE_MEMORY_BYTES = 16 * 1024 * 1024;
 const READ_MS = 15_000;
-/** The longest chunk of the default chunker; a store makes memory of its own for a longer one. */
-const USUAL_CHUNK_BYTES = 256 * 1024;
+/** Nine in ten chunks of the default chunker are no longer; a store makes memory of its own for the others. */
+const USUAL_CHUNK_BYTES = 128 * 1024;
 /** Chunks that are read at one time. */
 const MAX_READS = 8;
 /** Requests without a session that are answered, of one address. */

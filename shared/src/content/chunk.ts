@@ -1,6 +1,6 @@
 import { type ChunkId, sameChunkId, sha256 } from './chunk-id.ts';
 import { MAX_CHUNK_BYTES } from './limits.ts';
-import { chunkMismatch, compressFrame, decompressAtMost, decompressInto } from './zstd.ts';
+import { chunkMismatch, compressFrame, decompressAtMost, decompressInto, soleRawBlock } from './zstd.ts';
 
 /**
  * A chunk on its way, in the form in which it came: a zstd frame or plain bytes. The other form is made when it is
@@ -30,11 +30,14 @@ export class Chunk {
 
   /**
    * The content of a frame in memory of the caller's, checked. The frame isn't kept.
-   * @param into no shorter than the content; it belongs to the chunk from now on
+   * @param into no shorter than the content; it belongs to the chunk from now on. The frame may lie at its beginning
    * @throws SITECAST_CHUNK_MISMATCH, whatever is wrong with it
    */
   static verified(id: ChunkId, frame: Uint8Array, lengthBytes: number, into: Uint8Array): Chunk {
-    const chunk = new Chunk(id, frame, undefined).verify(lengthBytes, into);
+    // Nothing is decompressed onto itself; what wasn't compressed stays where it is.
+    const isWithin = frame.buffer === into.buffer;
+    const chunk = new Chunk(id, frame, isWithin ? soleRawBlock(frame) : undefined);
+    chunk.verify(lengthBytes, isWithin ? undefined : into);
     chunk.#frame = undefined;
     return chunk;
   }

@@ -74,6 +74,18 @@ export function decompressInto(target: Uint8Array, frame: Uint8Array): number {
   }
 }
 
+/** The content of a frame that is one raw block: a view of it. @returns undefined for any other frame, and for what is none */
+export function soleRawBlock(frame: Uint8Array): Uint8Array | undefined {
+  try {
+    const { rawBlocks, contentBytes } = readFrameShape(frame);
+    const [block] = rawBlocks ?? [];
+    return rawBlocks?.length === 1 && block?.length === contentBytes ? block : undefined;
+  } catch {
+    // Whoever decompresses it says why.
+    return undefined;
+  }
+}
+
 /** What a device sends of its slot: content that was never compressed needs no decoder. */
 function joinBlocks(target: Uint8Array, blocks: readonly Uint8Array[], contentBytes: number): number {
   const lengthBytes = blocks.reduce((sum, block) => sum + block.length, 0);

@@ -26,12 +26,13 @@ export class NotPlain extends Error {
 export interface BulkAnswer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
-  /** The whole body, in memory of the connection: its next answer overwrites it. */
+  /** The whole body, in memory of the connection, which its next answer overwrites; or in the request's own. */
   readonly body: Promise<Buffer>;
 }
 
 interface Asked {
   readonly maxBytes: number;
+  readonly memory: Uint8Array | undefined;
   readonly onHead: (answer: BulkAnswer) => void;
   readonly fail: (error: Error) => void;
   head: string;
@@ -128,13 +129,15 @@ export class BulkConnection {
    * Resolves when the head of the answer is there.
    * @param head of the request, with the empty line at its end
    * @param maxBytes of the body; a longer one isn't plain
+   * @param memory for the body, where it is long enough
    * @throws NotPlain; what broke the connection
    */
-  ask(head: string, maxBytes: number): Promise<BulkAnswer> {
+  ask(head: string, maxBytes: number, memory?: Uint8Array): Promise<BulkAnswer> {
     return new Promise((resolve, reject) => {
       if (!this.isFree) throw new TypeError('a connection takes one request at a time');
       this.#asked = {
         maxBytes,
+        memory,
         onHead: resolve,
         fail: reject,
         head: '',
@@ -182,8 +185,7 @@ export class BulkConnection {
     const { status, headers } = readHead(asked.head.slice(0, end));
     const lengthBytes = lengthOf(status, headers, asked.maxBytes);
     if (headers.connection?.toLowerCase() === 'close') this.#isLast = true;
-    if (this.#memory.length < lengthBytes) this.#memory = Buffer.allocUnsafeSlow(lengthBytes);
-    asked.body = this.#memory.subarray(0, lengthBytes);
+    asked.body = this.#memoryFor(asked, lengthBytes);
     const body = new Promise<Buffer>((resolve, reject) => {
       asked.finish = resolve;
       asked.failBody = reject;
@@ -192,6 +194,13 @@ export class BulkConnection {
     body.catch(() => {});
     asked.onHead({ status, headers, body });
     return end + HEAD_END.length - before;
+  }
+
+  #memoryFor({ memory }: Asked, lengthBytes: number): Buffer {
+    if (memory && memory.length >= lengthBytes)
+      return Buffer.from(memory.buffer, memory.byteOffset, lengthBytes);
+    if (this.#memory.length < lengthBytes) this.#memory = Buffer.allocUnsafeSlow(lengthBytes);
+    return this.#memory.subarray(0, lengthBytes);
   }
 
   #takeBody(asked: Asked, body: Buffer, bytes: Buffer): void {

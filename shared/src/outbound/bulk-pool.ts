@@ -17,6 +17,8 @@ export interface BulkRequest {
   readonly silenceText?: string | undefined;
   /** Of the body. */
   readonly maxBytes: number;
+  /** For the body, where it is long enough. */
+  readonly memory?: Uint8Array | undefined;
 }
 
 /** Connections to one server for many GET requests of bodies that fit into memory, read in ticks. */
@@ -86,7 +88,7 @@ export class BulkPool {
   async #exchange<T>(
     connection: BulkConnection,
     head: string,
-    { signal, deadlineMs, silenceMs, silenceText, maxBytes }: BulkRequest,
+    { signal, deadlineMs, silenceMs, silenceText, maxBytes, memory }: BulkRequest,
     read: (answer: BulkAnswer) => Promise<T>,
   ): Promise<T> {
     const { socket } = connection;
@@ -101,7 +103,7 @@ export class BulkPool {
     if (silenceMs !== undefined) socket.setTimeout(silenceMs).once('timeout', beSilent);
     try {
       signal?.throwIfAborted();
-      return await read(await connection.ask(head, maxBytes));
+      return await read(await connection.ask(head, maxBytes, memory));
     } finally {
       clearTimeout(deadline);
       signal?.removeEventListener('abort', stop);

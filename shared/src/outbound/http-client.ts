@@ -49,6 +49,8 @@ export interface HttpRequest {
    * ended. Needs `maxSockets`.
    */
   bulkBytes?: number | undefined;
+  /** The caller's memory for such a body. Nothing else writes to it once the exchange has settled. */
+  memory?: Uint8Array | undefined;
   /** Called with the bytes of a paid answer that isn't in the form of such bodies, though those before it were: the exchange fails then. */
   onDropped?: ((lengthBytes: number) => void) | undefined;
   /** Added to the data of errors, beside the URL. */

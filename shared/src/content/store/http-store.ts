@@ -19,6 +19,8 @@ export interface HttpStoreOptions {
   /** Most connections at once; further requests wait. */
   readonly connections?: number;
   readonly headers?: Readonly<Record<string, string>>;
+  /** The server sends chunks as they lie in its slot: what comes is read straight into a request's `into`, and stays there. */
+  readonly sendsRaw?: boolean;
   /** Headers of one request. @param path as in the request line */
   readonly authorize?: (method: string, path: string) => Readonly<Record<string, string>>;
   /** Default: no proxies, Node's authorities. */
@@ -109,7 +111,7 @@ export class HttpStore implements ChunkStore {
   #exchange<T>(
     method: 'GET' | 'HEAD',
     id: ChunkId,
-    { signal, headers, onSent, lengthBytes }: ChunkRequest,
+    { signal, headers, onSent, lengthBytes, into }: ChunkRequest,
     read: (answer: HttpAnswer) => Promise<T>,
   ): Promise<T> {
     const { silenceMs = DEFAULT_SILENCE_MS, deadlineMs = DEFAULT_DEADLINE_MS } = this.#options;
@@ -119,8 +121,9 @@ export class HttpStore implements ChunkStore {
     const path = chunkPath(id);
     // What slows the sender down must see each piece.
     const bulkBytes = this.#options.pace ? undefined : longestBytes;
+    const memory = this.#options.sendsRaw ? into : undefined;
     const onDropped = onSent && ((dropped: number) => onSent(Math.min(dropped, longestBytes)));
-    const asked = { method, signal, silenceMs, deadlineMs, data, isPaid, bulkBytes, onDropped };
+    const asked = { method, signal, silenceMs, deadlineMs, data, isPaid, bulkBytes, onDropped, memory };
     const all = { ...headers, ...this.#options.authorize?.(method, this.#http.urlOf(path).pathname) };
     return this.#http.exchange(path, { ...asked, headers: all }, read);
   }

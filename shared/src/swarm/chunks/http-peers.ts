@@ -180,6 +180,7 @@ function openSession({
   const store = new HttpStore(`http://${address}/chunks`, {
     silenceMs: SILENCE_MS,
     deadlineMs: DEADLINE_MS,
+    sendsRaw: true,
     connections: MAX_PEER_SLOTS + MAX_HEDGES,
     authorize: (method, path) => {
       counter += 1;

@@ -1,4 +1,4 @@
-import { type Chunk, type ChunkIndex, isRefusal } from '../../content/index.ts';
+import { type Chunk, type ChunkIndex, isRefusal, longestFrameBytes } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
 import { NextFetch } from './next-fetch.ts';
 import type { Picker } from './picker.ts';
@@ -116,7 +116,7 @@ export class FetchRun {
   async #attempt(flight: Flight, source: Source): Promise<void> {
     const { index, now } = this.#ports;
     const attempt = { source, startMs: now(), stop: new AbortController() };
-    const into = this.#memory.pop() ?? Buffer.allocUnsafeSlow(index.sizes.maxBytes);
+    const into = this.#memory.pop() ?? Buffer.allocUnsafeSlow(longestFrameBytes(index.sizes.maxBytes));
     flight.attempts.push(attempt);
     try {
       const chunk = await source.get(index.idAt(flight.at), {
