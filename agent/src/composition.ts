@@ -43,15 +43,18 @@ import { FrameSizes } from './update/frame-sizes.ts';
 import { Hooks } from './update/hooks.ts';
 import type { InstallDependencies } from './update/install-steps.ts';
 import { KeptPatches } from './update/kept-patches.ts';
-import { Leases } from './update/leases.ts';
+import { Leases, noteRefusals } from './update/leases.ts';
+import { LeaveByTurns } from './update/leave-by-turns.ts';
 import { Reboots } from './update/reboots.ts';
 import { Releases } from './update/releases.ts';
 import { Schedule } from './update/schedule.ts';
 import { SlotFiller } from './update/slot-filler.ts';
 import { SlotContents } from './update/slot-contents.ts';
 import { SlotWatch } from './update/slots.ts';
+import { SILENT_FOR_MS } from './update/turns.ts';
 import { UpdateChecker } from './update/update-checker.ts';
 import { WindowFiller } from './update/window-filler.ts';
+import { GatewaySilence } from './upstream/gateway-silence.ts';
 import { Gateways } from './upstream/gateways.ts';
 import { Membership } from './upstream/membership.ts';
 import { NearbySources } from './upstream/nearby-sources.ts';
@@ -74,6 +77,8 @@ export interface AgentPorts {
   log: Log;
   /** Fires when this process is asked to end. */
   stop: AbortSignal;
+  /** Milliseconds on a clock that never goes back; default: the process's. */
+  monotonicMs?: (() => number) | undefined;
   /** Opens this device to its peers; undefined: it has no peers. */
   startPeers: ((settings: PeerSettings, ports: PeerPorts) => Promise<SitePeers>) | undefined;
 }
@@ -186,6 +191,8 @@ function connectUpdate(settings: RunSettings, ports: AgentPorts, opened: Opened)
   const { id } = identity;
   const reporting = { status, outbox, reporter, stateChanges };
   const releases = new Releases({ trust, product });
+  const { monotonicMs = () => performance.now() } = ports;
+  const silence = new GatewaySilence({ gateways, stateFile, maxMs: SILENT_FOR_MS, monotonicMs });
   const filling = connectFilling(settings, ports, { ...opened, releases });
   return {
     boot,
@@ -206,6 +213,7 @@ function connectUpdate(settings: RunSettings, ports: AgentPorts, opened: Opened)
       boot,
       clock,
       exchange,
+      silence,
       ...reporting,
     }),
     releases,
@@ -214,7 +222,8 @@ function connectUpdate(settings: RunSettings, ports: AgentPorts, opened: Opened)
     frameSizes: new FrameSizes(gateways),
     schedule: new Schedule({ clock, trust, stateFile, minActivationIntervalMs, maxFetchBytes, maxBytes }),
     hooks: new Hooks({ product, hooks, hookTimeoutMs, healthTimeoutMs, slots, run, clock, log }),
-    leases: new Leases({ gateways, id, clock, log, stop }),
+    leases: new Leases({ gateways, id, clock, log, stop, onRefused: noteRefusals(stateFile) }),
+    leaveByTurns: new LeaveByTurns({ id, clock, trust, stateFile, silence, exchange, log }),
     reboots: new Reboots({ boot, clock, log, stop }),
   };
 }

@@ -247,6 +247,10 @@ export interface SitePeers {
   fetch(image: SiteImage, wanted: Iterable<number>, options: PeerFetch): Promise<void>;
   /** Machines that may give the repository's files, in the order in which they are to be asked, which chance has a part in. */
   sources(): readonly RepositorySource[];
+  /** Devices that a gateway has named, and those that multicast DNS has found besides. */
+  knownDevices(): { named: readonly string[]; found: number };
+  /** Whether a device that a gateway has named answers at this moment, and doesn't prove itself or reboot. */
+  isUp(id: string, signal: AbortSignal): Promise<boolean>;
   /** Stops serving a device that was revoked. */
   drop(id: string): void;
   close(): Promise<void>;

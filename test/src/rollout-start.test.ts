@@ -14,7 +14,7 @@ it('sitecast rollout start: every flag is reflected in the rollout', async () =>
   await fleet.operate('device', 'tag', id, 'ring=early');
   const flags = [
     'start camera 2.0.0 --stages 5,100 --soak 1h,2h,3h --canary-per-site --max-failures 2.5% --min-failures 3',
-    '--on-failure pause --silent-after 2h --offline-for 6h --max-down 10% --hardware rpi4 --site north',
+    '--on-failure pause --silent-after 2h --offline-for 6h --max-down 10% --allow-without-gateway --hardware rpi4 --site north',
     `--tag ring=early --from-version ..1.0.0 --download window --not-before 2030-01-31 --canary-device ${id}`,
   ].flatMap(line => line.split(' '));
   const { id: started } = await fleet.operate('rollout', ...flags, '--window', 'Mon-Fri 01:00-05:00');
@@ -40,13 +40,14 @@ it('sitecast rollout start: every flag is reflected in the rollout', async () =>
     },
     offlineForMs: 21_600_000,
     maxDownBasisPoints: 1000,
+    allowWithoutGateway: true,
     window: 'Mon-Fri 01:00-05:00',
     download: 'window',
     notBefore: '2030-01-31T00:00:00.000Z',
   });
   const { stdout } = await fleet.testbed.run('sitecast', ['rollout', 'status', String(started)]);
   expect(stdout).toContain(
-    'terms: activates Mon-Fri 01:00-05:00, downloads then, too; not before 2030-01-31T00:00:00.000Z; at most 10 % of a site down at once; obeyed 6 h offline',
+    'terms: activates Mon-Fri 01:00-05:00, downloads then, too; not before 2030-01-31T00:00:00.000Z; at most 10 % of a site down at once; obeyed 6 h offline; by turns where no gateway is left',
   );
 });
 

@@ -2,12 +2,14 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { FairPool, lruCache, type Pacer, TokenBuckets } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
 import { showing, shownIn } from '@sitecast/shared/fleet';
+import { HttpClient } from '@sitecast/shared/outbound';
 import { oneAtATime, repositoryOnly } from '@sitecast/shared/http-guards';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import {
   connectionsToPeer,
   connectToPeer,
   peerOf,
+  PeerStore,
   serveHttpStreams,
   type SwarmNode,
   urlOfPeer,
@@ -38,6 +40,8 @@ const MAX_SOURCES = 320;
 /** What one file may take, on a LAN. */
 const FETCH_TIMEOUTS = { timeoutMs: 60_000, idleTimeoutMs: 5000 };
 const CONNECT_WITHIN_MS = 5000;
+/** An id to ask for where only the answer counts. */
+const NO_CHUNK = Buffer.alloc(32);
 
 interface SiteFilesOptions {
   node: SwarmNode;
@@ -107,6 +111,54 @@ export class SiteFiles {
       },
     });
     return { url, metadata: below('metadata'), targets: below('targets') };
+  }
+
+  /**
+   * Whether a machine answers now: over HTTP, or, one of an earlier release, about a chunk. A machine that reboots or proves itself
+   * answers that it is busy. Its place is given back where it wasn't connected before.
+   * @throws the signal's reason
+   */
+  async isUp(peer: FoundPeer, signal: AbortSignal): Promise<boolean> {
+    const { node, credential } = this.#options;
+    const wasConnected = node.isConnected(peer.id);
+    try {
+      await this.#connect(peer, signal);
+      const within = AbortSignal.any([signal, AbortSignal.timeout(CONNECT_WITHIN_MS)]);
+      const asking = { headers: showing(credential()), signal: within };
+      const client = new HttpClient(`${urlOfPeer(peer.id)}/`, {
+        connections: connectionsToPeer(node, peer.id),
+        code: 'SITECAST_PEER_UNREACHABLE',
+      });
+      const status = await client
+        .exchange('metadata/timestamp.json', asking, async answer => answer.status)
+        .catch(() => undefined);
+      signal.throwIfAborted();
+      return status === undefined ? await this.#answersAboutChunks(peer.id, signal) : status < 500;
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!(error instanceof SitecastError)) throw error;
+      return false;
+    } finally {
+      if (!wasConnected) await node.hangUp(peer.id).catch(() => {});
+    }
+  }
+
+  /** @throws SITECAST_STORE_UNREACHABLE where it doesn't; the signal's reason */
+  async #answersAboutChunks(peer: string, signal: AbortSignal): Promise<boolean> {
+    const { node, credential } = this.#options;
+    const shown = credential();
+    const store = new PeerStore({
+      node,
+      peer,
+      ...(shown && { credential: shown }),
+      deadlineMs: CONNECT_WITHIN_MS,
+    });
+    try {
+      await store.has(NO_CHUNK, { signal });
+      return true;
+    } finally {
+      store.close();
+    }
   }
 
   /** @throws SITECAST_PEER_UNREACHABLE; the signal's reason */

@@ -244,6 +244,17 @@ export class SiteSwarm implements SitePeers {
     return [...first, ...found, ...rest].map(peer => this.#files.sourceAt(peer));
   }
 
+  knownDevices(): { named: readonly string[]; found: number } {
+    const named = [...this.#everNamed.keys()];
+    const found = [...this.#found.keys()].filter(id => !this.#everNamed.has(id)).length;
+    return { named, found };
+  }
+
+  async isUp(id: string, signal: AbortSignal): Promise<boolean> {
+    const peer = this.#everNamed.peek(id);
+    return peer !== undefined && (await this.#files.isUp(peer, signal));
+  }
+
   drop(id: string): void {
     this.#server.drop(id);
     this.#http?.sessions.drop(id);

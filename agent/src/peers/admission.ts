@@ -22,6 +22,10 @@ export class Admission {
     return revoked.filter(id => !before.has(id));
   }
 
+  isRevoked(id: string): boolean {
+    return this.#revoked.has(id);
+  }
+
   /** @param id proved by the connection @param credential the peer's signed assignment */
   mayServe(id: string, credential: Uint8Array): boolean {
     const { signers } = this.#trust;

@@ -30,11 +30,11 @@ it('knows after a restart whom gateways have named, one after the other, those t
   expect((await open()).all).toEqual([three, two, one]);
 });
 
-it('keeps the last 64', async () => {
-  const all = Array.from({ length: 70 }, () => peer());
+it('keeps the last 256', async () => {
+  const all = Array.from({ length: 260 }, () => peer());
   const known = await open();
   await known.note(all);
-  expect((await open()).all).toEqual(all.slice(-64).reverse());
+  expect((await open()).all).toEqual(all.slice(-256).reverse());
 });
 
 it('writes nothing where nothing has changed, and where others are named all the time only now and then', async () => {

@@ -8,14 +8,17 @@ import { z } from 'zod';
 import type { FoundPeer, Log } from '../ports.ts';
 import type { DurableFiles } from '../state/durable-files.ts';
 
-/** As many as a gateway names in one answer. Those that were named the longest ago make room. */
-const MAX_KNOWN = 64;
-const MAX_FILE_BYTES = 256 * 1024;
+/** Those that were named the longest ago make room. */
+const MAX_KNOWN = 256;
+const MAX_FILE_BYTES = 512 * 1024;
 /** Writes: a site that starts is noted at once. In a large one a gateway names others each time, which mustn't wear the flash out. */
 const WRITES = { perS: 1 / 600, burst: 16 };
 const FILE_NAME = 'peers.json';
 
-const fileSchema = namedPeersSchema.extend({ format: z.literal('sitecast-peers-1') });
+const fileSchema = z.object({
+  format: z.literal('sitecast-peers-1'),
+  peers: z.array(namedPeersSchema.shape.peers.element).max(MAX_KNOWN),
+});
 
 interface KnownPeersOptions {
   files: Pick<DurableFiles, 'replace'>;

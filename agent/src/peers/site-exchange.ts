@@ -1,3 +1,4 @@
+import { forEachBounded } from '@sitecast/shared/async';
 import type { PeerNotice } from '@sitecast/shared/api';
 import type { ChunkStore } from '@sitecast/shared/content';
 import type { SlotRecord } from '../state/agent-state.ts';
@@ -16,6 +17,9 @@ import type { Admission } from './admission.ts';
 import type { KnownPeers } from './known-peers.ts';
 import { PeerTracker } from './peer-tracker.ts';
 import { SharedSlots } from './shared-slots.ts';
+
+/** Devices that are asked at one time whether they are up. */
+const ASKED_AT_ONCE = 16;
 
 interface SiteExchangeOptions {
   /** This device's id. */
@@ -67,6 +71,30 @@ export class SiteExchange {
   get self(): FoundPeer {
     const { id, peers } = this.#options;
     return { id, addresses: peers.addresses };
+  }
+
+  /** Devices of the site that this one knows of, itself included. */
+  get knownDevices(): number {
+    return this.#named.length + this.#options.peers.knownDevices().found + 1;
+  }
+
+  /**
+   * Asks each device that a gateway has named whether it is up. Those that only multicast DNS has found don't count: anyone can invent them.
+   * @returns how many of them don't answer, or are being updated
+   */
+  async outOfReach(signal: AbortSignal): Promise<{ named: number; away: number }> {
+    const named = this.#named;
+    let away = 0;
+    await forEachBounded(named, ASKED_AT_ONCE, async id => {
+      if (!(await this.#options.peers.isUp(id, signal))) away += 1;
+    });
+    return { named: named.length, away };
+  }
+
+  /** Ids of the devices that a gateway has named, without those that were revoked. */
+  get #named(): readonly string[] {
+    const { peers, admission } = this.#options;
+    return peers.knownDevices().named.filter(id => !admission.isRevoked(id));
   }
 
   /** Other devices that may give signed files. */

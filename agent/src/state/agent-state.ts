@@ -57,6 +57,8 @@ const rolloutRecordSchema = z.looseObject({
   ended: z
     .looseObject({ attempt: z.int().min(0), outcome: z.enum(['completed', 'failed', 'rolledBack']) })
     .optional(),
+  /** A gateway has said no, or "not now", to a lease for it: this device never goes down for it without one. */
+  leaseRefused: z.boolean().optional(),
   /** What ran before this rollout's release was activated. */
   cameFrom: releaseRefSchema.optional(),
 });
@@ -140,6 +142,8 @@ export const agentStateSchema = z.looseObject({
   assignment: z.unknown().optional(),
   /** The nonce of the enrolment, so that a repetition is the same request. */
   enrolmentNonce: z.string().max(64).optional(),
+  /** For how long no gateway has answered, milliseconds: see `GatewaySilence`. */
+  silentMs: z.number().min(0).optional().catch(undefined),
   /** The booted slot, when last seen. */
   booted: z.enum(['A', 'B']).optional(),
   slotPlaces: z.looseObject({ A: slotPlaceSchema.optional(), B: slotPlaceSchema.optional() }).optional(),

@@ -24,6 +24,7 @@ export interface DeviceChanges {
   /** Its waits are shorter by that factor. */
   haste?: number;
   isSynchronised?: boolean | undefined;
+  monotonicMs?: () => number;
   slots?: Partial<Record<SlotName, Slot>>;
   failpoint?: Failpoint;
   /** Instead of the file adapter. */
@@ -168,6 +169,7 @@ export class TestDevice {
       gateways: [toGateway(first), ...others.map(toGateway)],
       files,
       log,
+      monotonicMs: changes.monotonicMs,
       stop: changes.stop ?? new AbortController().signal,
       startPeers: hasPeers ? startPeers : undefined,
     });

@@ -232,6 +232,8 @@ it('hands out what it copied and what windows gave, at once, and settles where n
     note: () => {},
     remember: () => {},
     sources: () => [],
+    knownDevices: () => ({ named: [], found: 0 }),
+    isUp: async () => true,
     fetch: async ({ id, index }, wanted, { gateway, deliver }) => {
       asked.push(Buffer.from(id).toString('hex'));
       for (const at of wanted) {

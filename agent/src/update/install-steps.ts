@@ -12,6 +12,7 @@ import type { Deltas } from './deltas.ts';
 import type { FrameSizes } from './frame-sizes.ts';
 import type { Hooks } from './hooks.ts';
 import type { Leases } from './leases.ts';
+import type { LeaveByTurns, OwnLeave } from './leave-by-turns.ts';
 import type { Release, Releases } from './releases.ts';
 import { CycleEnd, failed, postponed, resultOfAttempt, superseded } from './result.ts';
 import type { Costs, Schedule } from './schedule.ts';
@@ -40,6 +41,7 @@ export interface InstallDependencies extends JudgeDependencies {
   filler: SlotFiller;
   hooks: Pick<Hooks, 'run' | 'ask' | 'has'>;
   leases: Pick<Leases, 'take' | 'keep' | 'giveBack'>;
+  leaveByTurns: Pick<LeaveByTurns, 'take'>;
   stateChanges: StateChangeLogger;
   log: Log;
 }
@@ -209,7 +211,7 @@ export async function mayActivate(
   const { release, context, target, signal } = attempt;
   const { order } = release;
   await schedule.checkActivation(context.facts.rollouts, order, context.isRefreshed);
-  await leases.take(order.rollout.id, signal);
+  const ownLeave = await takeLeave(deps, attempt);
   const stopRenewing = leases.keep(order.rollout.id);
   let isAllowed = false;
   try {
@@ -217,11 +219,29 @@ export async function mayActivate(
     if (!(await isStillRight(deps, attempt, readBackAtMs))) return false;
     // After the slot, which may take minutes: a pause or abort that has come by now still holds.
     await checkOrderAgain(deps, attempt);
+    await ownLeave?.confirm(signal);
     isAllowed = true;
     return true;
   } finally {
     stopRenewing();
     if (!isAllowed) await leases.giveBack(order.rollout.id);
+  }
+}
+
+/** A gateway's lease; or, where none of them can be asked, this device's own leave. @throws CycleEnd (`waiting`) where it has neither */
+async function takeLeave(
+  { leases, leaveByTurns }: InstallDependencies,
+  { release, context, signal }: Attempt,
+): Promise<OwnLeave | undefined> {
+  const { id } = release.order.rollout;
+  try {
+    await leases.take(id, signal);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof CycleEnd) || error.result.reason?.code !== 'SITECAST_LEASE_UNREACHABLE')
+      throw error;
+    const rollout = context.facts.rollouts.rollouts.find(one => one.id === id);
+    return leaveByTurns.take(rollout, error, signal);
   }
 }
 

@@ -20,6 +20,8 @@ let second: FakeGateway;
 let leases: Leases;
 let nowMs = 0;
 const { signal } = new AbortController();
+const refused: string[] = [];
+const onRefused = async (rollout: string): Promise<void> => void refused.push(rollout);
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'sitecast-leases-'));
@@ -36,7 +38,15 @@ beforeEach(async () => {
     new HttpGateway(url, { identity, receiver: known.at(url), now: () => Date.now(), maxConnections: 1 });
   const gateways = new Gateways([open(first), open(second)], () => Date.now(), monotonicMs);
   const clock = systemClock('auto');
-  leases = new Leases({ gateways, id: identity.id, clock, log: () => {}, stop: signal, monotonicMs });
+  leases = new Leases({
+    gateways,
+    id: identity.id,
+    clock,
+    log: () => {},
+    stop: signal,
+    monotonicMs,
+    onRefused,
+  });
 });
 afterEach(async () => {
   await first.close();

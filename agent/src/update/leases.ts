@@ -2,6 +2,8 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type Gateways, noGateway } from '../upstream/gateways.ts';
 import { leaseHolderReader, leaseReader, problemIn, problemReader } from '../upstream/answers.ts';
 import type { AgentClock, Gateway, Log } from '../ports.ts';
+import type { RolloutRecord } from '../state/agent-state.ts';
+import type { StateFile } from '../state/state-file.ts';
 import { type CycleEnd, postponed } from './result.ts';
 
 /** Milliseconds: a third of what a gateway grants. */
@@ -38,6 +40,8 @@ interface LeaseDependencies {
   clock: AgentClock;
   log: Log;
   stop: AbortSignal;
+  /** A gateway has said no, or "not now": durable once it resolves. */
+  onRefused: (rollout: string) => Promise<void>;
   /** Milliseconds on a clock that never goes back. */
   monotonicMs?: () => number;
 }
@@ -66,7 +70,13 @@ export class Leases {
     let denied: Denied | undefined;
     try {
       await this.#deps.gateways.each(async gateway => {
-        const verdict = await this.#ask(gateway, 'take', { rollout, signal });
+        const verdict = await this.#ask(gateway, 'take', { rollout, signal }).catch(
+          async (error: unknown) => {
+            if (isRefusal(error)) await this.#deps.onRefused(rollout);
+            throw error;
+          },
+        );
+        if (verdict !== 'granted') await this.#deps.onRefused(rollout);
         if (verdict === 'granted') {
           sinceMs.clear();
           return;
@@ -154,6 +164,7 @@ export class Leases {
         'forbidden',
         REFUSED,
         `${gateway.url}: ${problemIn(body) ?? `status ${status}`}`,
+        { data: { isUnknown: isRolloutUnknown(body) } },
       );
     const { granted, retryAfterMs, heldBy = [] } = leaseReader.parse(body);
     if (granted === true) {
@@ -168,6 +179,19 @@ export class Leases {
       heldBy: holdersText(heldBy),
     };
   }
+}
+
+/** Notes in the rollout's record that a gateway has refused it. */
+export function noteRefusals(
+  stateFile: Pick<StateFile, 'current' | 'change'>,
+): LeaseDependencies['onRefused'] {
+  return async id => {
+    const isNew = (entry: RolloutRecord): boolean => entry.id === id && entry.leaseRefused !== true;
+    if (!stateFile.current.rollouts.some(isNew)) return;
+    await stateFile.change(({ rollouts }) => ({
+      rollouts: rollouts.map(entry => (isNew(entry) ? { ...entry, leaseRefused: true } : entry)),
+    }));
+  };
 }
 
 /** A gateway says that this device may not be down now. It isn't a SitecastError: no other gateway is asked. */
@@ -187,6 +211,11 @@ function noVerdict(error: Error): CycleEnd {
     ? { code: REFUSED, message: `no lease for this device: ${error.message}` }
     : { code: 'SITECAST_LEASE_UNREACHABLE', message: `nobody hands out leases: ${error.message}` };
   return postponed('lease', reason, DEFAULT_RETRY_MS * jitter());
+}
+
+/** A gateway that doesn't know the rollout yet refuses nothing. */
+function isRefusal(error: unknown): boolean {
+  return error instanceof SitecastError && error.code === REFUSED && error.data?.isUnknown !== true;
 }
 
 const jitter = (): number => 0.5 + Math.random();

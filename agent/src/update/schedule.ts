@@ -92,7 +92,12 @@ function scheduleWait(facts: ScheduleFacts): Wait | undefined {
   return undefined;
 }
 
-function isTimeTrusted({ isSynchronised, clock, nowMs }: ScheduleFacts): boolean {
+/** Whether something vouches for the time: the system, or a timestamp of the last hours. */
+export function isTimeTrusted({
+  isSynchronised,
+  clock,
+  nowMs,
+}: Pick<ActivationFacts, 'nowMs' | 'clock' | 'isSynchronised'>): boolean {
   if (clock.state === 'behind' || clock.state === 'suspect') return false;
   if (isSynchronised !== undefined) return isSynchronised;
   return clock.issuedMs !== undefined && Math.abs(nowMs - clock.issuedMs) <= VOUCHING_MS;

@@ -9,6 +9,7 @@ import type { StateChangeLogger } from '../reports/state-change-logger.ts';
 import type { Reason } from '../state/agent-state.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { CycleResult, StatusBoard } from '../state/status.ts';
+import type { GatewaySilence } from '../upstream/gateway-silence.ts';
 import type { Membership } from '../upstream/membership.ts';
 import type { Trust } from '../upstream/trust.ts';
 import { type Choice, choose, type Facts } from './choose.ts';
@@ -33,6 +34,7 @@ interface UpdateCheckerDependencies {
   reporter: Reporter;
   stateChanges: StateChangeLogger;
   exchange: Pick<SiteExchange, 'follow'> | undefined;
+  silence: Pick<GatewaySilence, 'note'>;
 }
 
 /** Finds out what the repository orders, what the origin says this device is, and what follows from both. */
@@ -81,6 +83,7 @@ export class UpdateChecker {
       problem = { code: error.code, message: error.message };
       isAway = error.kind === 'unreachable';
     }
+    await this.#deps.silence.note();
     const clock = trust.clock();
     const issued = clock.issuedMs === undefined ? undefined : new Date(clock.issuedMs).toISOString();
     status.set({

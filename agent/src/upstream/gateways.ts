@@ -28,6 +28,7 @@ export class Gateways {
   /** What `metadata` and `targets` lead to: a gateway, or another device. */
   #source: RepositorySource;
   #heard: Heard | undefined;
+  #answers = 0;
 
   /**
    * @param now milliseconds since 1970
@@ -68,6 +69,11 @@ export class Gateways {
     }
   }
 
+  /** Answers of gateways so far, also of those that can't help at the moment. */
+  get answers(): number {
+    return this.#answers;
+  }
+
   get heard(): Heard | undefined {
     return this.#heard;
   }
@@ -78,6 +84,7 @@ export class Gateways {
   }
 
   noteHeard(gateway: Gateway): void {
+    this.#answers += 1;
     this.#heard = { url: gateway.url, atMs: this.#now() };
   }
 
@@ -192,6 +199,8 @@ export class Gateways {
 
   #answered(gateway: Gateway, path: string, answer: JsonAnswer): JsonAnswer {
     const why = problemIn(answer.body);
+    // With a code of ours it is a gateway: one whose disk is full, say.
+    if (answer.status >= 500 && why !== undefined) this.#answers += 1;
     if (answer.status >= 500)
       throw noGateway(
         gateway.url,

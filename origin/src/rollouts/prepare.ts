@@ -174,11 +174,14 @@ function hasCanaries({ canaries }: Pick<RolloutSpec, 'canaries'>): boolean {
   return canaries !== undefined && (canaries.perSite || canaries.ids.length > 0);
 }
 
-type Terms = Pick<Rollout, 'window' | 'download' | 'notBefore' | 'offlineForMs' | 'maxDownBasisPoints'>;
+type Terms = Pick<
+  Rollout,
+  'window' | 'download' | 'notBefore' | 'offlineForMs' | 'maxDownBasisPoints' | 'allowWithoutGateway'
+>;
 
 /** When devices may download and activate, and how many at once. @throws SITECAST_WINDOW_INVALID, SITECAST_ROLLOUT_INVALID (badInput) */
 function termsFor(spec: RolloutSpec): Terms {
-  const { window, download, notBefore, offlineForMs, maxDownBasisPoints } = spec;
+  const { window, download, notBefore, offlineForMs, maxDownBasisPoints, allowWithoutGateway } = spec;
   if (window !== undefined) parseWindow(window);
   if (download === 'window' && window === undefined)
     throw invalid('downloads are to wait for the window, and there is none');
@@ -188,6 +191,7 @@ function termsFor(spec: RolloutSpec): Terms {
     ...(notBefore !== undefined && { notBefore }),
     offlineForMs: offlineForMs ?? DEFAULT_OFFLINE_FOR_MS,
     maxDownBasisPoints: maxDownBasisPoints ?? DEFAULT_MAX_DOWN_BASIS_POINTS,
+    ...(allowWithoutGateway && { allowWithoutGateway }),
   };
 }
 

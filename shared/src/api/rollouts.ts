@@ -158,6 +158,7 @@ export const rolloutSchema = named(
     deltasBy: deltasBySchema,
     offlineForMs: z.int(),
     maxDownBasisPoints: z.int(),
+    allowWithoutGateway: z.boolean().optional(),
     changes: z.array(
       z.object({
         at: z.string(),
@@ -295,6 +296,10 @@ export const rolloutSpecSchema = named(
       maxDownBasisPoints: z.int().min(1).max(MAX_BASIS_POINTS).optional(),
       allAtOnce: z.boolean().default(false),
       allowDowngrade: z.boolean().default(false),
+      allowWithoutGateway: described(
+        'Devices whose gateways have been silent for 6 hours may go down by turns, without a lease.',
+        z.boolean().default(false),
+      ),
       allowUnknown: described(
         'Sites, hardware and tags may be named that nobody has yet.',
         z.boolean().default(false),

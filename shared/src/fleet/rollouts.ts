@@ -66,6 +66,11 @@ export const rolloutSchema = z.looseObject({
   deltasBy: instantSchema.optional(),
   offlineForMs: z.int().min(0).default(DEFAULT_OFFLINE_FOR_MS),
   maxDownBasisPoints: z.int().min(1).max(10_000).default(DEFAULT_MAX_DOWN_BASIS_POINTS),
+  /**
+   * Devices whose gateways have been silent for hours may go down by turns, without a lease. Absent means no; readers of earlier releases pass
+   * over it, and wait for a lease.
+   */
+  allowWithoutGateway: z.boolean().optional(),
   attempt: z.int().min(1),
   rollbackTo: releaseRefSchema.optional(),
   createdAt: instantSchema,

@@ -51,6 +51,7 @@ interface StartOptions extends OriginOptions {
   maxDown?: number;
   allAtOnce?: boolean;
   allowDowngrade?: boolean;
+  allowWithoutGateway?: boolean;
   allowUnknown?: boolean;
   id?: string;
   file?: string;
@@ -202,6 +203,10 @@ function addTermOptions(command: SettingsCommand): void {
       new Option('--max-down <percent>', 'of a site that may be down at once (default: 25%)').argParser(
         parsePercent,
       ),
+    )
+    .option(
+      '--allow-without-gateway',
+      'where all gateways of a site have been silent for 6 hours, its devices go down by turns (docs/OPERATIONS.md)',
     );
 }
 
@@ -284,6 +289,8 @@ function bodyOf(options: StartOptions, canaries: readonly string[]): Omit<Rollou
     maxDownBasisPoints: options.maxDown,
     allAtOnce: options.allAtOnce === true,
     allowDowngrade: options.allowDowngrade === true,
+    // Only where it is asked for: an origin that doesn't know the field refuses it.
+    allowWithoutGateway: options.allowWithoutGateway === true ? true : undefined,
     // An origin of 0.1.0 doesn't know the field, and refuses no names.
     allowUnknown: options.allowUnknown === true ? true : undefined,
     dryRun: options.dryRun === true,

@@ -140,12 +140,14 @@ function soakText({ plan, stage, settledAt, state }: Rollout, nowMs: number | un
 }
 
 /** When devices update, and how many at once. */
-function describeTerms({ window, download, notBefore, offlineForMs, maxDownBasisPoints }: Rollout): string {
+function describeTerms(rollout: Rollout): string {
+  const { window, download, notBefore, offlineForMs, maxDownBasisPoints } = rollout;
   const parts = [
     window === undefined ? '' : `activates ${window}${download === 'window' ? ', downloads then, too' : ''}`,
     notBefore === undefined ? '' : `not before ${notBefore}`,
     `at most ${maxDownBasisPoints / 100} % of a site down at once`,
     `obeyed ${formatDurationMs(offlineForMs)} offline`,
+    rollout.allowWithoutGateway === true ? 'by turns where no gateway is left' : '',
   ];
   return `terms: ${parts.filter(part => part !== '').join('; ')}`;
 }

@@ -278,6 +278,7 @@ function describeRollout(record: RolloutRecord): RolloutView {
     ...(rollout.deltasBy !== undefined && { deltasBy: rollout.deltasBy }),
     offlineForMs: rollout.offlineForMs,
     maxDownBasisPoints: rollout.maxDownBasisPoints,
+    ...(rollout.allowWithoutGateway !== undefined && { allowWithoutGateway: rollout.allowWithoutGateway }),
     changes,
   };
 }
