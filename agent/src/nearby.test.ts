@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { ASSIGNMENT_HEADER, showing } from '@sitecast/shared/fleet';
 import { HttpClient, readBounded } from '@sitecast/shared/outbound';
 import { connectionsToPeer, serveHttpStreams, type SwarmNode, urlOfPeer } from '@sitecast/shared/swarm';
+import { until } from '@sitecast/shared/testing';
 import { newIdentity, Nodes } from '@sitecast/shared/swarm/testing';
 import { metadataPath } from '@sitecast/shared/trust';
 import { newSigner } from '@sitecast/shared/trust/testing';
@@ -89,6 +90,27 @@ describe('a device whose gateways are gone', () => {
     await publishAndCut();
     await late.close({ isCut: true });
     await late.open(OPEN);
+    await expectVerified();
+  });
+
+  it('finds one by multicast DNS where no gateway has ever named any', async () => {
+    await publishAndCut();
+    const peers = { listen: '/ip4/0.0.0.0/tcp/0', isDiscovering: true, maxUploadBytesPerS: undefined };
+    for (const device of [harness.device, late]) {
+      await device.close();
+      await device.open({ ...OPEN, settings: { peers } });
+    }
+    const { exchange, trust } = late.parts;
+    await until('it has found the other', () =>
+      (exchange?.sources() ?? []).some(({ url }) => url.endsWith(harness.device.id)),
+    );
+    expect(exchange?.knownDevices).toBeGreaterThan(1);
+    // Other machines of this network may be asked first, and rest then.
+    const { timestampVersion } = harness.device.parts.trust;
+    await until('it has followed the other', async () => {
+      await late.cycle();
+      return trust.timestampVersion === timestampVersion;
+    });
     await expectVerified();
   });
 

@@ -153,7 +153,7 @@ export class TestDevice {
     const startPeers: AgentPorts['startPeers'] = async (peerSettings, ports) =>
       changes.peers ?? SiteSwarm.start({ identity, ...peerSettings, ...ports });
     const hasPeers = changes.peers !== undefined || changes.isOpenToPeers === true;
-    if (changes.isOpenToPeers === true)
+    if (changes.isOpenToPeers === true && !changes.settings?.peers)
       settings.peers = {
         listen: '/ip4/127.0.0.1/tcp/0',
         isDiscovering: false,

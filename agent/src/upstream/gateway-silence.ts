@@ -38,9 +38,9 @@ export class GatewaySilence {
     this.#answers = gateways.answers;
   }
 
-  /** Milliseconds. */
+  /** Milliseconds; 0 as soon as one has answered. */
   get forMs(): number {
-    return this.#silentMs;
+    return this.#options.gateways.answers === this.#answers ? this.#silentMs : 0;
   }
 
   /** After each time that all gateways were asked, whatever came of it. */
