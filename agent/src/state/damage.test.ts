@@ -94,6 +94,7 @@ const FILES = [
   'boot.json',
   'boot.json.copy',
   'documents/',
+  'gateways.json',
   'identity.key',
   'identity.key.copy',
   'reports-forgotten.json',
