@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { newIdentity } from '@sitecast/shared/swarm/testing';
+import { ChunkServer, HaveMap } from '@sitecast/shared/swarm';
+import { MemoryStore, newIdentity, Nodes } from '@sitecast/shared/swarm/testing';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { CycleResult } from './state/status.ts';
-import type { DeviceChanges } from './testing/device.ts';
+import { type DeviceChanges, TestDevice } from './testing/device.ts';
 import { AgentHarness } from './testing/harness.ts';
 import { nextTurn } from './update/turns.ts';
 
@@ -134,6 +135,38 @@ it('not while more devices that a gateway has named are out of reach than may be
   await stayAlone(7 * HOUR_MS);
   await at(turnOf(3).beginMs + 1000);
   expect(await cycle()).toMatchObject(waiting('peers', 'SITECAST_WAITING_PEERS', '2 of 2 other devices'));
+});
+
+it('counts as up what answers, also a device of an earlier release, and as away what is busy or gone', async () => {
+  const other = await TestDevice.create([harness.gateway.url], harness.fleet.rootBytes);
+  const nodes = new Nodes();
+  try {
+    await other.open({ isOpenToPeers: true });
+    await other.cycle();
+    // It knows no signed files, and answers about chunks.
+    const earlier = await nodes.site();
+    const store = new MemoryStore();
+    const mayServe = (): boolean => true;
+    await new ChunkServer({ node: earlier, store, haveMap: new HaveMap(), mayServe }).start();
+    const { id } = newIdentity();
+    const gone = { id, addresses: [`/ip4/127.0.0.1/tcp/9/p2p/${id}`] };
+    const { exchange } = harness.device.parts;
+    const selfOf = () => other.parts.exchange?.self ?? gone;
+    exchange?.noteNamed([selfOf(), { id: earlier.id, addresses: earlier.addresses }, gone]);
+    expect(exchange?.knownDevices).toBe(4);
+    const { signal } = new AbortController();
+    expect(await exchange?.outOfReach(signal)).toEqual({ named: 3, away: 1 });
+    await other.close();
+    await other.open({ isOpenToPeers: true, settings: { hooks: { serve: 'exit 1' } } });
+    exchange?.noteNamed([selfOf()]);
+    expect(await exchange?.outOfReach(signal)).toEqual({ named: 3, away: 2 });
+    await harness.fleet.revoke(id);
+    await harness.device.cycle();
+    expect(await exchange?.outOfReach(signal)).toEqual({ named: 2, away: 1 });
+  } finally {
+    await other.remove();
+    await nodes.close();
+  }
 });
 
 it('not where it has no peers, for then it sees nothing of what others do', async () => {

@@ -115,7 +115,7 @@ export class TestDevice {
 
   /** Starts the agent, as a process would: the boot is looked at, nothing else. */
   async open(changes: DeviceChanges = {}): Promise<void> {
-    const settings = { ...this.#settings, ...changes.settings };
+    const settings = { ...this.#settings, ...peerSettingsOf(changes), ...changes.settings };
     const log: Log = changes.log ?? (() => {});
     const identity = await openOwnIdentity(settings.data, log);
     const points = failpoints(changes.failpoint);
@@ -153,12 +153,6 @@ export class TestDevice {
     const startPeers: AgentPorts['startPeers'] = async (peerSettings, ports) =>
       changes.peers ?? SiteSwarm.start({ identity, ...peerSettings, ...ports });
     const hasPeers = changes.peers !== undefined || changes.isOpenToPeers === true;
-    if (changes.isOpenToPeers === true && !changes.settings?.peers)
-      settings.peers = {
-        listen: '/ip4/127.0.0.1/tcp/0',
-        isDiscovering: false,
-        maxUploadBytesPerS: undefined,
-      };
     this.#opened = await openAgent(settings, {
       identity,
       clock,
@@ -207,4 +201,12 @@ export class TestDevice {
     await this.close({ isCut: true });
     await rm(this.directory, { recursive: true, force: true });
   }
+}
+
+/** At a port of this machine, without multicast DNS; the settings of a test count more. */
+function peerSettingsOf({ isOpenToPeers }: DeviceChanges): Partial<RunSettings> {
+  const listen = '/ip4/127.0.0.1/tcp/0';
+  return isOpenToPeers === true
+    ? { peers: { listen, isDiscovering: false, maxUploadBytesPerS: undefined } }
+    : {};
 }

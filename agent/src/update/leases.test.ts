@@ -10,6 +10,7 @@ import { FakeGateway } from '../testing/fake-gateway.ts';
 import { Gateways } from '../upstream/gateways.ts';
 import { KnownGateways } from '../upstream/known-gateways.ts';
 import { Leases } from './leases.ts';
+import { CycleEnd } from './result.ts';
 
 const HOUR_MS = 3_600_000;
 const ROUTE = '/site/v1/leases';
@@ -30,6 +31,7 @@ beforeEach(async () => {
   first = await FakeGateway.open(origin);
   second = await FakeGateway.open(origin);
   nowMs = 0;
+  refused.length = 0;
   const monotonicMs = (): number => nowMs;
   const known = await KnownGateways.open(directory, [first.url, second.url]);
   // The device knows which gateways these are, so it asks for leases alone.
@@ -98,6 +100,23 @@ describe('a lease', () => {
     expect(counts()).toEqual([3, 1]);
     // Another rollout begins with the same trust.
     await expect(leases.take('r2', signal)).rejects.toMatchObject(denied);
+  });
+
+  it.each([
+    ['"not now"', problem(200, { granted: false, retryAfterMs: 5000 }), true],
+    ['no, without saying until when', problem(200, { granted: false }), true],
+    ['that the device belongs elsewhere', problem(403, { code: 'SITECAST_OTHER_SITE' }), true],
+    ['that the rollout is unknown', problem(404, { code: 'SITECAST_ROLLOUT_UNKNOWN' }), false],
+    ['that the request is unsigned', problem(401, { code: 'SITECAST_REQUEST_UNSIGNED' }), false],
+    ['nothing', 'drop', false],
+  ] as const)('is refused or not where a gateway says %s: that is noted', async (_name, fault, isRefusal) => {
+    for (const gateway of [first, second]) gateway.misbehave = faultAt(ROUTE, fault);
+    await expect(leases.take('r1', signal)).rejects.toBeInstanceOf(CycleEnd);
+    expect(refused.includes('r1')).toBe(isRefusal);
+    // What is said about a lease that goes back is no refusal.
+    refused.length = 0;
+    await leases.giveBack('r1');
+    expect(refused).toEqual([]);
   });
 
   it('goes back to the gateway that gave it', async () => {

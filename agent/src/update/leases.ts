@@ -70,13 +70,7 @@ export class Leases {
     let denied: Denied | undefined;
     try {
       await this.#deps.gateways.each(async gateway => {
-        const verdict = await this.#ask(gateway, 'take', { rollout, signal }).catch(
-          async (error: unknown) => {
-            if (isRefusal(error)) await this.#deps.onRefused(rollout);
-            throw error;
-          },
-        );
-        if (verdict !== 'granted') await this.#deps.onRefused(rollout);
+        const verdict = await this.#ask(gateway, 'take', { rollout, signal });
         if (verdict === 'granted') {
           sinceMs.clear();
           return;
@@ -159,14 +153,16 @@ export class Leases {
     // An origin hands out none. A gateway that doesn't know the rollout yet does.
     const knowsNoLeases = status === 405 || (status === 404 && !isRolloutUnknown(body));
     if (knowsNoLeases) return 'granted';
+    const { granted, retryAfterMs, heldBy = [] } = leaseReader.parse(body);
+    // A gateway that doesn't know the rollout, or can't read the request, refuses nothing.
+    const isRefused = status === 403 || (status === 200 && granted === false);
+    if (isRefused && action === 'take') await this.#deps.onRefused(rollout);
     if (status !== 200)
       throw new SitecastError(
         'forbidden',
         REFUSED,
         `${gateway.url}: ${problemIn(body) ?? `status ${status}`}`,
-        { data: { isUnknown: isRolloutUnknown(body) } },
       );
-    const { granted, retryAfterMs, heldBy = [] } = leaseReader.parse(body);
     if (granted === true) {
       this.#granters.add(gateway);
       return 'granted';
@@ -211,11 +207,6 @@ function noVerdict(error: Error): CycleEnd {
     ? { code: REFUSED, message: `no lease for this device: ${error.message}` }
     : { code: 'SITECAST_LEASE_UNREACHABLE', message: `nobody hands out leases: ${error.message}` };
   return postponed('lease', reason, DEFAULT_RETRY_MS * jitter());
-}
-
-/** A gateway that doesn't know the rollout yet refuses nothing. */
-function isRefusal(error: unknown): boolean {
-  return error instanceof SitecastError && error.code === REFUSED && error.data?.isUnknown !== true;
 }
 
 const jitter = (): number => 0.5 + Math.random();
