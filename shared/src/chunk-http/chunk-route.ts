@@ -156,7 +156,8 @@ function refuse(
 export function answerWith(response: ServerResponse, answer: Response): void {
   answer.headers.forEach((value, name) => response.setHeader(name, value));
   answer.text().then(
-    text => response.writeHead(answer.status).end(text),
+    // With a length: a reader of chunks that gets another form asks again, and a proof counts once.
+    text => response.writeHead(answer.status, { 'content-length': Buffer.byteLength(text) }).end(text),
     // This text cannot fail to be read; if it does, the reader must not hang.
     () => response.destroy(),
   );

@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { createServer } from 'node:http';
 import { connect as connectTcp } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ChunkHttpServer, type ChunkHttpServerOptions, prove } from '../../chunk-http/index.ts';
@@ -195,6 +196,45 @@ describe('chunks of a peer', () => {
     expect(await isRight(peer, 0)).toBe(true);
     expect(served.served).toEqual({ http: 0, stream: 1 });
     expect(rests).toEqual([]);
+  });
+
+  it.each([401, 404, 500, 503])(
+    'that somebody between refuses with %i, three times in a row, come over its stream alone',
+    async status => {
+      let nowMs = 0;
+      let refused = 0;
+      const served = await device();
+      const { port } = served;
+      await served.http?.close();
+      const between = createServer((_, response) => {
+        refused += 1;
+        response.writeHead(status, { 'content-length': 0 }).end();
+      }).listen(port, '127.0.0.1');
+      await once(between, 'listening');
+      cleanUps.push(() => between.close().closeAllConnections());
+      const { peer, rests, lies } = await asking(served, CREDENTIAL, () => nowMs);
+      for (let at = 0; at < chunks.length; at += 1) {
+        nowMs += 61_000;
+        expect(await isRight(peer, at)).toBe(true);
+      }
+      expect([refused, served.served.stream, rests.length]).toEqual([3, chunks.length, 1]);
+      expect(lies).toEqual([]);
+    },
+  );
+
+  it('come over plain HTTP for as long as one of three does', async () => {
+    let asked = 0;
+    const store = filled();
+    const served = await device({
+      overHttp: {
+        name: 'flaky',
+        has: async () => true,
+        get: (id: ChunkId) => ((asked += 1) % 3 === 0 ? store : new MemoryStore()).get(id),
+      },
+    });
+    const { peer, rests } = await asking(served);
+    for (let at = 0; at < chunks.length; at += 1) expect(await isRight(peer, at)).toBe(true);
+    expect([asked, served.served.http, rests]).toEqual([chunks.length, 2, []]);
   });
 
   it('are not asked for over HTTP where the answer about a session is wrong', async () => {

@@ -13,9 +13,11 @@ import { askForSession, type PeerSession } from './session-protocol.ts';
 // Whoever is between this machine and a peer can alter plain HTTP. The worst that comes of it: a request that is answered wrongly, and is
 // repeated over the authenticated stream; then that address rests. Nobody is blamed for what came over plain HTTP.
 
-/** An address that gave wrong bytes, or no answer, isn't asked over plain HTTP for so long. */
+/** An address that gave wrong bytes, no answer, or errors that weren't so, isn't asked over plain HTTP for so long. */
 const REST_MS = 5 * 60_000;
 const MAX_RESTING = 1024;
+/** Errors in a row over plain HTTP, of any status, after each of which the stream gave the chunk. Then the address rests, too. */
+const MAX_CONTRADICTED = 3;
 /** A peer that gives no session is asked for one again after so long. */
 const ASK_AGAIN_MS = 60_000;
 /** A session that is refused sooner than that isn't renewed at once. */
@@ -86,6 +88,8 @@ export class HttpPeer {
   readonly #ports: HttpPeerPorts;
   #session: Promise<OpenSession | undefined> | undefined;
   #askAgainMs = Number.NEGATIVE_INFINITY;
+  /** Errors in a row over plain HTTP that the stream contradicted. They outlive a session. */
+  #contradicted = 0;
 
   constructor(store: PeerStore, ports: HttpPeerPorts) {
     this.#store = store;
@@ -102,8 +106,12 @@ export class HttpPeer {
     request.signal?.throwIfAborted();
     const session = await this.#opened();
     request.signal?.throwIfAborted();
-    const chunk = session && (await this.#overHttp(session, id, request));
-    return chunk ?? (await this.#store.get(id, request));
+    if (!session) return this.#store.get(id, request);
+    const got = await this.#overHttp(session, id, request);
+    if (!(got instanceof SitecastError)) return got;
+    const chunk = await this.#store.get(id, request);
+    this.#contradict(session, got);
+    return chunk;
   }
 
   /** Closes the kept connections. */
@@ -126,22 +134,32 @@ export class HttpPeer {
     return undefined;
   }
 
-  /** @returns undefined where the stream is to be asked */
-  async #overHttp(session: OpenSession, id: ChunkId, request: ChunkRequest): Promise<Chunk | undefined> {
+  /** @returns an error where the stream is to be asked */
+  async #overHttp(session: OpenSession, id: ChunkId, request: ChunkRequest): Promise<Chunk | SitecastError> {
     try {
-      return (await session.store.get(id, request)).verify(request.lengthBytes, request.into);
+      const chunk = (await session.store.get(id, request)).verify(request.lengthBytes, request.into);
+      this.#contradicted = 0;
+      return chunk;
     } catch (error) {
       request.signal?.throwIfAborted();
       if (!(error instanceof SitecastError)) throw error;
       this.#failed(session, error);
-      return undefined;
+      return error;
     }
+  }
+
+  /** The stream gave what an error over plain HTTP refused: one may be chance, several are somebody between. */
+  #contradict({ address }: OpenSession, error: SitecastError): void {
+    this.#contradicted += 1;
+    if (this.#contradicted < MAX_CONTRADICTED) return;
+    this.#contradicted = 0;
+    if (!this.#ports.isResting(address)) this.#ports.rest(address, error);
   }
 
   #failed(session: OpenSession, error: SitecastError): void {
     const { statusCode } = error.data;
     if (statusCode === 401) this.#refused(session);
-    // It lacks the chunk, or is busy: so the stream will say, too, unless somebody else said it.
+    // It lacks the chunk, or is busy: so the stream will say, too, unless somebody else said it (`#contradict`).
     else if (error.code !== 'SITECAST_CHUNK_NOT_FOUND' && typeof statusCode !== 'number')
       this.#ports.rest(session.address, error);
   }
