@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import { type FakeOrigin, faultAt, type Misbehaviour } from '@sitecast/shared/testing/origin';
+import { MAX_DELEGATED_TARGETS } from './mirror/mirror-set.ts';
 import { removeTemporaryDirectories, GatewayHarness, until } from './testing/harness.ts';
 
 const harness = new GatewayHarness();
@@ -246,4 +247,41 @@ it('fetches the files of a delta when a device asks for them, serves and pins th
   const stored = await readdir(join(gateway.settings.data, 'mirror', 'targets', 'deltas'));
   for (const name of ['camera-2-from-1.recipe', 'camera-2-from-1.caibx'])
     expect(stored.some(file => file.endsWith(name))).toBe(true);
+});
+
+it('serves what is right in a set that lists names without a path, or too much of one role, and says once what it leaves out', async () => {
+  const origin = await originWithRollout();
+  const { repository } = origin;
+  await repository.publishDelta(
+    { product: 'camera', from: 1, to: 2 },
+    Buffer.from('a recipe'),
+    Buffer.alloc(9),
+  );
+  const gateway = await harness.gateway(origin);
+  const { targets } = repository.targetsOf('deltas');
+  const file = { length: 1, hashes: { sha256: 'aa'.repeat(32) } };
+  const recipe = targets['deltas/camera-2-from-1.recipe']?.hashes.sha256;
+  const publish = async (): Promise<void> => {
+    await repository.publishWithSnapshot('deltas');
+    await until(
+      async () => (await gateway.get('metadata/timestamp.json')).body.equals(repository.bytesOf('timestamp')),
+      'the set of the origin',
+    );
+  };
+  const warned = () =>
+    gateway.log.lines
+      .filter(({ message }) => message === 'targets that a role lists are not served')
+      .map(({ fields }) => fields);
+  for (const name of ['deltas//x', 'deltas/./x', 'deltas/../x', 'deltas/']) targets[name] = file;
+  await publish();
+  await publish();
+  expect((await gateway.get(`targets/deltas/${recipe}.camera-2-from-1.recipe`)).status).toBe(200);
+  expect(warned()).toMatchObject([{ delegatedRole: 'deltas', count: 4, target: 'deltas//x' }]);
+  // Beyond the bound of one role, that role's listing is left out, and the others' stay.
+  for (let at = 0; at <= MAX_DELEGATED_TARGETS; at += 1) targets[`deltas/${at}`] = file;
+  await publish();
+  // 503 would be a file that is listed and lost.
+  expect((await gateway.get(`targets/deltas/${file.hashes.sha256}.0`)).status).toBe(404);
+  expect(warned()).toHaveLength(2);
+  for (const path of currentPaths(origin)) expect((await gateway.get(path)).status).toBe(200);
 });

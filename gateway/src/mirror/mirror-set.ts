@@ -4,6 +4,7 @@ import { indexTarget, manifestTarget, MAX_PRODUCT_BYTES, parseTargetName } from 
 import {
   delegatedSigners,
   type FoundTarget,
+  hasTargetPath,
   issuedMsOf,
   type Metadata,
   metadataPath,
@@ -123,13 +124,24 @@ function releasesOf({ state, release, rollbackTo }: Rollout): { counter: number 
 
 /** Bound of the delegated roles that are mirrored; Sitecast has two. */
 const MAX_DELEGATED_ROLES = 8;
-/** Bound of the targets of all roles together. */
-const MAX_LISTED_TARGETS = 100_000;
+/**
+ * Bound of the targets of one delegated role; the origin lists 4,000 at most. Whoever holds that role's key can list more, and loses its
+ * listing alone. The top-level targets have the bound of their bytes, which is some 75,000.
+ */
+export const MAX_DELEGATED_TARGETS = 20_000;
 const ROLE_NAME = /^[a-z][a-z0-9-]{0,31}$/;
 const SHA256 = /^[0-9a-f]{64}$/;
 
 /** Metadata that belongs together, as it came, by role: timestamp, snapshot, targets, and the delegated ones. */
 export type SetFiles = ReadonlyMap<string, Uint8Array>;
+
+/** Targets of one role that no gateway serves, however right the rest of the set is: bad input of whoever signs for the role. */
+export interface Omitted {
+  role: string;
+  count: number;
+  /** The name of the first. */
+  first: string;
+}
 
 /** One state of the repository, verified as a whole; it never changes. */
 export interface MirrorSet {
@@ -139,6 +151,7 @@ export interface MirrorSet {
   readonly served: ReadonlyMap<string, Uint8Array>;
   /** By path below /targets/. */
   readonly targets: ReadonlyMap<string, FoundTarget>;
+  readonly omitted: readonly Omitted[];
   readonly roles: readonly { role: string; version: number; expires: string }[];
   /** The signers of assignments, acknowledgements and rollouts. */
   readonly rolloutsSigners: RoleSigners | undefined;
@@ -205,32 +218,45 @@ export function verifySet(
     add(role, metadata);
     return { role, metadata };
   });
-  for (const { role, metadata } of [{ role: 'targets', metadata: set.targets }, ...delegated])
-    addTargets(targets, role, metadata);
+  const omitted: Omitted[] = [];
+  for (const { role, metadata } of [{ role: 'targets', metadata: set.targets }, ...delegated]) {
+    const names = addTargets(targets, role, metadata);
+    const [first] = names;
+    if (first !== undefined) omitted.push({ role, count: names.length, first });
+  }
   return {
     files,
     served,
     targets,
+    omitted,
     roles,
     rolloutsSigners: delegatedSigners(delegations, 'rollouts'),
     issuedMs: issuedMsOf(set.timestamp?.signed),
   };
 }
 
+/** @returns names of targets that are not added: a role's error must cost what that role lists, not the whole set */
 function addTargets(
   targets: Map<string, FoundTarget>,
   role: string,
   metadata: Metadata<'targets'> | undefined,
-): void {
-  for (const [name, file] of Object.entries(metadata?.signed.targets ?? {})) {
+): string[] {
+  const listed = Object.entries(metadata?.signed.targets ?? {});
+  if (role !== 'targets' && listed.length > MAX_DELEGATED_TARGETS) return listed.map(([name]) => name);
+  const omitted: string[] = [];
+  for (const [name, file] of listed) {
     const { sha256 } = file.hashes;
     // A role may list targets of its own folder only.
-    if (role !== 'targets' && !name.startsWith(`${role}/`)) continue;
-    if (sha256 === undefined || !SHA256.test(sha256) || name.includes('..')) continue;
+    const isOfRole = role === 'targets' || name.startsWith(`${role}/`);
+    const isServable = isOfRole && hasTargetPath(name) && !name.includes('..');
+    if (!isServable || sha256 === undefined || !SHA256.test(sha256)) {
+      omitted.push(name);
+      continue;
+    }
     const path = targetPath(name, sha256);
     if (!targets.has(path)) targets.set(path, { name, role, file });
-    if (targets.size > MAX_LISTED_TARGETS) throw unusable(`it lists more than ${MAX_LISTED_TARGETS} targets`);
   }
+  return omitted;
 }
 
 function fileOf(files: SetFiles, role: string): Uint8Array {

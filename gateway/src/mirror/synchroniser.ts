@@ -5,8 +5,10 @@ import type { Mirror } from './mirror.ts';
 import {
   deltaFiles,
   firstNeeds,
+  MAX_DELEGATED_TARGETS,
   mirroredRoles,
   type MirrorSet,
+  type Omitted,
   readRollouts,
   rolloutNeeds,
   verifySet,
@@ -16,6 +18,8 @@ import { rebuildIndexes } from './rebuilt-indexes.ts';
 import type { RootHistory } from './root-history.ts';
 import type { News, Source, Sources } from './sources.ts';
 import type { TargetFiles } from './target-files.ts';
+
+const MAX_LOGGED_NAME_LENGTH = 200;
 
 interface SynchroniserDeps {
   client: TufClient;
@@ -56,6 +60,8 @@ export class Synchroniser {
   #hasAllRoots = false;
   /** By upstream, the last error that was logged. */
   readonly #logged = new Map<string, string>();
+  /** By role, the omitted targets that were logged. */
+  readonly #omitted = new Map<string, string>();
 
   constructor(deps: SynchroniserDeps) {
     this.#deps = deps;
@@ -163,11 +169,33 @@ export class Synchroniser {
     afterSwap(set, about);
     const versions = Object.fromEntries(set.roles.map(({ role, version }) => [role, version]));
     log.info({ versions, isComplete, from: about.from }, 'a new set is served');
+    this.#noteOmitted(set.omitted);
     const kept = new Set([...needed, ...deltaFiles(set.targets, rollouts)].map(({ name }) => name));
     await targets.collect(
       path => mirror.target(path) !== undefined,
       path => kept.has(mirror.target(path)?.name ?? ''),
     );
+  }
+
+  /** Each omission is logged once, not with each set that has it again. */
+  #noteOmitted(omitted: readonly Omitted[]): void {
+    const { log } = this.#deps;
+    for (const { role, count, first } of omitted) {
+      const about = JSON.stringify([count, first]);
+      if (this.#omitted.get(role) === about) continue;
+      this.#omitted.set(role, about);
+      log.warn(
+        {
+          delegatedRole: role,
+          count,
+          target: first.slice(0, MAX_LOGGED_NAME_LENGTH),
+          hint: `Sign ${role} anew without them: names are ROLE/FILE with no empty or dotted part, one sha256 each, at most ${MAX_DELEGATED_TARGETS} of a delegated role.`,
+        },
+        'targets that a role lists are not served',
+      );
+    }
+    for (const role of this.#omitted.keys())
+      if (!omitted.some(found => found.role === role)) this.#omitted.delete(role);
   }
 
   async #areHere(needed: readonly FoundTarget[]): Promise<boolean> {

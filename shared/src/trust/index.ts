@@ -28,7 +28,7 @@ export {
   type TopLevelRole,
   toDateTime,
 } from './metadata.ts';
-export { fileNameFor, metadataPath, targetPath } from './names.ts';
+export { fileNameFor, hasTargetPath, metadataPath, targetPath } from './names.ts';
 export type { MetadataFetcher, MetadataStore } from './ports.ts';
 export { rememberingVerifier, type VerifySignature } from './signature-memory.ts';
 export {

@@ -24,6 +24,11 @@ export function metadataPath(role: string, version: number | undefined): string 
   return `${version === undefined ? '' : `${version}.`}${quoteName(role)}.json`;
 }
 
+/** Whether a target's name has a path. Metadata may list any string: whoever signs it can err. */
+export function hasTargetPath(name: string): boolean {
+  return name.split('/').every(segment => segment !== '' && segment !== '.' && segment !== '..');
+}
+
 /**
  * The path of a target file below the targets URL.
  * @param digest the prefix of the file name in a consistent snapshot
@@ -31,7 +36,7 @@ export function metadataPath(role: string, version: number | undefined): string 
  */
 export function targetPath(name: string, digest: string | undefined): string {
   const segments = name.split('/');
-  if (segments.some(segment => segment === '' || segment === '.' || segment === '..')) {
+  if (!hasTargetPath(name)) {
     throw new SitecastError(
       'untrusted',
       'SITECAST_TARGET_NAME_REFUSED',
