@@ -2,7 +2,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TestMember } from '@sitecast/origin/testing';
 import { type ChunkId, ChunkIndex, chunkIdToHex, chunkPath } from '@sitecast/shared/content';
-import { createSiteNode, PeerStore } from '@sitecast/shared/swarm';
+import { createSiteNode, HttpPeers, PeerStore } from '@sitecast/shared/swarm';
 import pLimit from 'p-limit';
 import { SwarmTestbed } from '../src/testbed/swarm-testbed.ts';
 import { type Benchmark, type Row, ratio } from './benchmark.ts';
@@ -24,7 +24,7 @@ interface Served {
 
 export const peerServingBenchmark: Benchmark = {
   name: 'peer-serving',
-  what: `${CLIENTS} clients get one image (${IMAGE_MIB} MiB) from a device over libp2p, from its gateway over HTTP, from nginx: CPU of each server; and an agent's memory with peers and without`,
+  what: `${CLIENTS} clients get one image (${IMAGE_MIB} MiB) from a device over HTTP and over libp2p, from its gateway over HTTP, from nginx: CPU of each server; and an agent's memory with peers and without`,
   run: async () => {
     const site = await SwarmTestbed.open({ lanBytesPerS: Number.POSITIVE_INFINITY });
     try {
@@ -56,7 +56,8 @@ async function compare(site: SwarmTestbed): Promise<Row[]> {
     await serve();
     rows.push({ what, cpuS: (await cpuS({ pid })) - before, rssMib: await rssMib({ pid }) });
   };
-  await measure('device, libp2p', site.pidOf('holder'), () => fetchFromPeer(site, ids));
+  await measure('device, HTTP', site.pidOf('holder'), () => fetchFromPeer(site, ids, { isHttp: true }));
+  await measure('device, libp2p', site.pidOf('holder'), () => fetchFromPeer(site, ids, { isHttp: false }));
   await measure('gateway, HTTP', site.gateway.pid, () => fetchAll(site.gateway.url, paths, CLIENTS));
   await withNginx(site.testbed.directory, site.testbed.path('gateway-0'), (url, { pid = 0 }) =>
     measure('nginx, sendfile', pid, () => fetchAll(url, paths, CLIENTS)),
@@ -83,7 +84,11 @@ async function chunksOf(site: SwarmTestbed): Promise<ChunkId[]> {
 }
 
 /** Devices that were let in, each with a node of its own, all at one time. */
-async function fetchFromPeer(site: SwarmTestbed, ids: readonly ChunkId[]): Promise<void> {
+async function fetchFromPeer(
+  site: SwarmTestbed,
+  ids: readonly ChunkId[],
+  { isHttp }: { isHttp: boolean },
+): Promise<void> {
   const token = (await readFile(site.testbed.path('device.token'), 'utf8')).trim();
   await Promise.all(
     Array.from({ length: CLIENTS }, async () => {
@@ -97,8 +102,11 @@ async function fetchFromPeer(site: SwarmTestbed, ids: readonly ChunkId[]): Promi
         const peer = await node.dial(await holderAmong(site, named, address));
         const credential = Buffer.from(JSON.stringify(body.assignment));
         const store = new PeerStore({ node, peer, credential });
+        const overHttp = new HttpPeers({ node }).peer(store, credential);
+        const asked = isHttp ? overHttp : store;
         const limit = pLimit(PEER_REQUESTS);
-        await Promise.all(ids.map(id => limit(() => store.get(id))));
+        await Promise.all(ids.map(id => limit(() => asked.get(id))));
+        overHttp.close();
         store.close();
       } finally {
         await node.close();

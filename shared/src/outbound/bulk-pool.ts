@@ -2,9 +2,8 @@ import type { SecureContext } from 'node:tls';
 import { ByteWindow } from '../bounded/index.ts';
 import { isSystemError } from '../errors.ts';
 import { type BulkAnswer, BulkConnection, NotPlain } from './bulk-connection.ts';
+import { CONNECT_TIMEOUT_MS } from './pool.ts';
 
-/** The longest time to establish TCP and TLS. */
-const CONNECT_TIMEOUT_MS = 10_000;
 const FORBIDDEN = /[\r\n\0]/;
 
 export interface BulkRequest {

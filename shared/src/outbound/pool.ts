@@ -6,7 +6,7 @@ import { hostOf, type Proxies, type Proxy, portOf } from './proxies.ts';
 import { authorizationFor, timedOut, TunnelAgent } from './tunnel.ts';
 
 /** The longest time to establish TCP and TLS. */
-const CONNECT_TIMEOUT_MS = 10_000;
+export const CONNECT_TIMEOUT_MS = 10_000;
 
 export interface RequestInit {
   method?: string;
