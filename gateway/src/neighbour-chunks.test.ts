@@ -127,10 +127,15 @@ describe('a gateway gives chunks', () => {
       code: 'SITECAST_UPSTREAM_UNREACHABLE',
     });
     const shown = Buffer.from(JSON.stringify(json.assignment)).toString('base64');
-    const ask = (id: Uint8Array, assignment: string | undefined = shown, method: 'GET' | 'HEAD' = 'GET') =>
+    const ask = (
+      id: Uint8Array,
+      assignment: string | undefined = shown,
+      method: 'GET' | 'HEAD' = 'GET',
+      more: Record<string, string> = {},
+    ) =>
       client.exchange(
         `/${pathOf(id)}`,
-        { method, headers: assignment === '' ? {} : { [ASSIGNMENT_HEADER]: assignment } },
+        { method, headers: assignment === '' ? more : { [ASSIGNMENT_HEADER]: assignment, ...more } },
         async ({ status, body }) => [status, (await readBounded(body, MIB))?.length] as const,
       );
     return { its, ask, shown };
@@ -182,6 +187,17 @@ describe('a gateway gives chunks', () => {
     await origin.startRollout('camera', 3);
     await follows(gateway, origin);
     await until(async () => (await statusOf(member.ask(id))) === 200, 'it to be given');
+  });
+
+  it('whole, however they are asked for: nothing is fetched that is not counted', async () => {
+    const { origin, address, id } = await giving(64 * MIB);
+    const member = await asker(origin, address);
+    const before = origin.count(`GET /${pathOf(id)}`);
+    expect(await statusOf(member.ask(id, undefined, 'HEAD'))).toBe(503);
+    expect(await statusOf(member.ask(id, undefined, 'GET', { range: 'bytes=0-0' }))).toBe(503);
+    expect(await statusOf(member.ask(id, undefined, 'GET', { 'if-none-match': '*' }))).toBe(503);
+    expect(origin.count(`GET /${pathOf(id)}`)).toBe(before);
+    expect(await statusOf(member.ask(id))).toBe(200);
   });
 
   it('up to a number of bytes a day for each, over restarts', async () => {

@@ -6,6 +6,7 @@ import type { Identity } from '@sitecast/shared/identity';
 import type { Connections } from '@sitecast/shared/outbound';
 import { claimedVersion } from '@sitecast/shared/upstream';
 import type { AnnouncementHandler, FleetNode, judge as judgeAnnouncements } from '@sitecast/shared/swarm';
+import { shuffled } from '@sitecast/shared/upstream';
 import pLimit from 'p-limit';
 import { sleep, withJitter } from '@sitecast/shared/async';
 import { idOf, type PeerBook, peersToDial } from '../peer-gateways/peer-book.ts';
@@ -60,11 +61,6 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
     isKnown: id => named.has(id) || book.has(id),
   });
   log.info({ addresses: node.addresses }, "joined the fleet's network");
-  node.onFound(({ id, addresses }) => {
-    book
-      .learn([{ id, fleet: tellableAddresses(addresses) }])
-      .catch((error: unknown) => log.error({ err: error }, 'a gateway that was found could not be noted'));
-  });
   nameKnown(node, gossipPeer, book);
   const dialling = keepDialled(node, gossipPeer, { book, log, signal });
   return {
@@ -156,10 +152,14 @@ async function keepDialled(
 ): Promise<void> {
   const turn = pLimit(1);
   const round = (): Promise<void> => turn(() => dialAll(node, named, { book, log, signal }));
-  book.onChange(() => {
+  const dialSoon = (): void => {
     // A round that waits for its turn will see the gateways that came meanwhile.
     if (turn.pendingCount === 0)
       round().catch((error: unknown) => log.error({ err: error }, 'dialling failed'));
+  };
+  book.onChange(dialSoon);
+  node.onFound(({ id }) => {
+    if (!node.isConnected(id)) dialSoon();
   });
   do {
     await round();
@@ -172,7 +172,11 @@ async function dialAll(
   { book, log, signal }: Pick<FleetNetworkOptions, 'book' | 'log' | 'signal'>,
 ): Promise<void> {
   const { id: own, connected } = node;
-  for (const addresses of peersToDial({ own, named, connected, known: book.all })) {
+  const found = shuffled(node.found).map(({ id, addresses }) => ({
+    id,
+    fleet: tellableAddresses(addresses),
+  }));
+  for (const addresses of peersToDial({ own, named, connected, known: book.all, found })) {
     for (const address of addresses) {
       if (signal.aborted) return;
       try {

@@ -48,23 +48,22 @@ export class DailyBudget {
   }
 
   /**
-   * Takes bytes of today's. What turns out not to be used is given back.
-   * @returns whether so many were left
+   * Takes bytes of today's.
+   * @returns what gives back all but those that were used, to be called once; undefined where fewer are left
    */
-  take(owner: string, lengthBytes: number): boolean {
+  take(owner: string, lengthBytes: number): ((usedBytes: number) => void) | undefined {
     this.#turn();
     const { maxBytes, maxTotalBytes } = this.#options;
     const used = this.#owners.get(owner) ?? 0;
     // One owner gets no more than half of what the others have left, so there's always something for the next.
     const left = (maxTotalBytes - (this.#totalBytes - used)) / 2;
-    if (used + lengthBytes > Math.min(maxBytes, left)) return false;
+    if (used + lengthBytes > Math.min(maxBytes, left)) return undefined;
     this.#count(owner, lengthBytes);
-    return true;
-  }
-
-  giveBack(owner: string, lengthBytes: number): void {
-    this.#turn();
-    this.#count(owner, -lengthBytes);
+    const day = this.#day;
+    return usedBytes => {
+      this.#turn();
+      if (this.#day === day) this.#count(owner, usedBytes - lengthBytes);
+    };
   }
 
   /** Writes the counts down, if there is something new. */
@@ -72,7 +71,7 @@ export class DailyBudget {
     if (this.#unsavedBytes < (isDue ? 1 : UNSAVED_BYTES)) return;
     this.#unsavedBytes = 0;
     const value = { day: this.#day, totalBytes: this.#totalBytes, owners: [...this.#owners.entries()] };
-    await this.#options.records.commit([{ key: KEY, value }], { isDurable: false });
+    await this.#options.records.commit([{ key: KEY, value }]);
   }
 
   #count(owner: string, lengthBytes: number): void {

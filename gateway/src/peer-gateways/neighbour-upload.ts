@@ -49,7 +49,7 @@ export type NeighbourUpload = (
 /** A request that is being answered. */
 interface Served {
   neighbour: string;
-  sentBytes: number;
+  costBytes: number;
 }
 
 /** Gives chunks to gateways of other sites which the origin is out of reach for. */
@@ -64,25 +64,24 @@ export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
     neighbour: string,
     id: ChunkId,
   ) => {
-    let budget: DailyBudget;
+    let settle: (usedBytes: number) => void;
     try {
-      budget = await demandServed(request, neighbour, id);
+      settle = await demandServed(request, neighbour, id);
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       log.debug({ neighbour, code: error.code, detail: error.message }, 'a neighbour is given no chunk');
       answerWith(response, problemResponse(error));
       return;
     }
-    const its = { neighbour, sentBytes: 0 };
+    // It has taken as much as an answer may have, and keeps that where it leaves before it's known: the chunk was fetched for it.
+    const its = { neighbour, costBytes: MAX_FRAME_BYTES };
     served.set(request, its);
-    // It has taken as much as an answer may have.
-    const settle = (): void => budget.giveBack(neighbour, MAX_FRAME_BYTES - its.sentBytes);
-    if (response.destroyed) settle();
+    if (response.destroyed) settle(0);
     else {
-      response.once('close', settle);
+      response.once('close', () => settle(its.costBytes));
       handle(request, response);
     }
-    await budget.save({ isDue: false });
+    await deps.budget?.save({ isDue: false });
   };
   return (request, response, neighbour) => {
     const hex = CHUNK_PATH.exec(request.url ?? '')?.[2];
@@ -111,7 +110,7 @@ function handlerOf(
     ownerOf: request => served.get(request)?.neighbour ?? '',
     onAnswer: (_status, sentBytes, request) => {
       const its = served.get(request);
-      if (its) its.sentBytes = sentBytes;
+      if (its) its.costBytes = sentBytes;
       wanLimits.sent(sentBytes);
       onSent(sentBytes);
     },
@@ -119,7 +118,7 @@ function handlerOf(
   });
 }
 
-/** @returns what demands that a request may be answered, and gives the budget that an answer's bytes were taken of */
+/** @returns what demands that a request may be answered, takes the most that this may cost, and gives what settles it */
 function admission(deps: NeighbourUploadDeps) {
   const { chunks, wanLimits, now } = deps;
   const shown = new ShownAssignments();
@@ -138,17 +137,25 @@ function admission(deps: NeighbourUploadDeps) {
     refusals.take(neighbour);
     throw refused('it shows no assignment that counts');
   };
-  return async (request: IncomingMessage, neighbour: string, id: ChunkId): Promise<DailyBudget> => {
+  return async (
+    request: IncomingMessage,
+    neighbour: string,
+    id: ChunkId,
+  ): Promise<(usedBytes: number) => void> => {
     const { budget } = deps;
     if (budget === undefined) throw refused('it gives none');
+    // Each fetches a whole chunk over this site's link, however little is sent.
+    if (request.method !== 'GET' || ['range', 'if-none-match'].some(name => name in request.headers))
+      throw refused('it gives whole chunks alone');
     demandMember(request, neighbour);
     if (!chunks.isPinned(id)) throw refused('no rollout under way needs this chunk');
     wanLimits.demandOpen();
     await wanLimits.untilSent(AbortSignal.timeout(UNTIL_SENT_MS)).catch(() => {
       throw refused('its link has been full for a minute');
     });
-    if (!budget.take(neighbour, MAX_FRAME_BYTES)) throw refused('it has given what it gives in a day');
-    return budget;
+    const settle = budget.take(neighbour, MAX_FRAME_BYTES);
+    if (settle === undefined) throw refused('it has given what it gives in a day');
+    return settle;
   };
 }
 

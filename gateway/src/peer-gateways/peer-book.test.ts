@@ -81,12 +81,24 @@ it('forgets the gateways without news for the longest time, and bounds the addre
 it('always dials the configured gateways, and others until there are enough connections', () => {
   const known = Array.from({ length: 20 }, (_, at) => gatewayOf(`known-${at}`));
   const named = ['/ip4/192.0.2.7/tcp/7402/p2p/named', '/ip4/192.0.2.8/tcp/7402/p2p/connected'];
-  const first = peersToDial({ own: 'known-19', named, connected: ['connected'], known });
+  const first = peersToDial({ own: 'known-19', named, connected: ['connected'], known, found: [] });
   // The newest come first. The gateway itself is left out.
   expect(first.map(addresses => addresses[0]?.split('/').at(-1))).toEqual([
     'named',
     ...Array.from({ length: ENOUGH_CONNECTIONS - 2 }, (_, at) => `known-${18 - at}`),
   ]);
   const connected = Array.from({ length: ENOUGH_CONNECTIONS }, (_, at) => `known-${at}`);
-  expect(peersToDial({ own: 'x', named, connected, known })).toEqual(named.map(address => [address]));
+  expect(peersToDial({ own: 'x', named, connected, known, found: [gatewayOf('found')] })).toEqual(
+    named.map(address => [address]),
+  );
+  // What was found comes after what the origin has named, and makes no room for itself.
+  const found = ['known-2', 'found-1', 'found-2'].map(id => gatewayOf(id));
+  const few = peersToDial({ own: 'x', named: [], connected: ['a'], known: known.slice(0, 3), found });
+  expect(few.map(addresses => addresses[0]?.split('/').at(-1))).toEqual([
+    'known-2',
+    'known-1',
+    'known-0',
+    'found-1',
+    'found-2',
+  ]);
 });

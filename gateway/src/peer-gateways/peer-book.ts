@@ -15,7 +15,12 @@ interface KnownPeers {
   connected: readonly string[];
   /** The newest come last. */
   known: readonly KnownGateway[];
+  /** What multicast DNS has found, in the order in which it's tried: any host of the LAN can invent them. */
+  found: readonly Pick<KnownGateway, 'id' | 'fleet'>[];
 }
+
+/** Of the gateways that multicast DNS has found, so many are tried in one round. */
+const MAX_FOUND_TRIED = 4;
 
 /** The id at the end of a multiaddress. */
 export function idOf(address: string): string {
@@ -23,16 +28,19 @@ export function idOf(address: string): string {
 }
 
 /** @returns for each gateway to be dialled now, its addresses in the order in which they are tried */
-export function peersToDial({ own, named, connected, known }: KnownPeers): string[][] {
+export function peersToDial({ own, named, connected, known, found }: KnownPeers): string[][] {
   const here = new Set([own, ...connected]);
   const wanted = named.filter(address => !here.has(idOf(address))).map(address => [address]);
   const places = Math.max(0, ENOUGH_CONNECTIONS - connected.length - wanted.length);
   const namedIds = new Set(named.map(idOf));
-  const others = known
-    .filter(({ id, fleet }) => fleet.length > 0 && !here.has(id) && !namedIds.has(id))
-    .reverse()
-    .slice(0, places);
-  return [...wanted, ...others.map(({ fleet }) => fleet)];
+  const isWanted = ({ id, fleet }: Pick<KnownGateway, 'id' | 'fleet'>): boolean =>
+    fleet.length > 0 && !here.has(id) && !namedIds.has(id);
+  const others = known.filter(isWanted).reverse().slice(0, places);
+  const seen = new Set(others.map(({ id }) => id));
+  const tried = found
+    .filter(one => isWanted(one) && !seen.has(one.id))
+    .slice(0, Math.min(places, MAX_FOUND_TRIED));
+  return [...wanted, ...[...others, ...tried].map(({ fleet }) => fleet)];
 }
 
 /** Gateways that are remembered. Those that were learned of longest ago make room. The origin counts as one. */
@@ -41,7 +49,7 @@ export const MAX_KNOWN_GATEWAYS = 64;
 /** Where another gateway is said to be. Nothing vouches for it: who answers must prove the id, and everything it gives is verified. */
 export interface KnownGateway {
   id: string;
-  /** Undefined where it is not known: multicast DNS has discovered the gateway. */
+  /** Undefined where it is not known, as in a book that an earlier version wrote. */
   site?: string | undefined;
   /** Multiaddresses in the fleet's network, each with the id at its end. */
   fleet: string[];
@@ -55,7 +63,7 @@ export interface PeerBookStorage {
   save(gateways: readonly KnownGateway[]): Promise<void>;
 }
 
-/** The other gateways that this one knows: from the origin, by multicast DNS, and from before its last restart. */
+/** The other gateways that this one knows: from the origin, and from before its last restart. */
 export class PeerBook {
   readonly #memory: PeerBookStorage;
   /** The gateway that was heard of the longest ago is forgotten first. */
@@ -86,7 +94,7 @@ export class PeerBook {
     this.#listeners.push(listener);
   }
 
-  /** Adds what the origin or multicast DNS says. Fields of a gateway that are not said stay as they were. */
+  /** Adds what the origin says. Fields of a gateway that are not said stay as they were. */
   async learn(gateways: readonly (Pick<KnownGateway, 'id'> & Partial<KnownGateway>)[]): Promise<void> {
     const before = this.#text();
     for (const gateway of gateways) {

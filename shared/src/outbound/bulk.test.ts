@@ -166,6 +166,7 @@ describe('a pool', () => {
     ['an interim answer', 'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx'],
     ['no body by its status', 'HTTP/1.1 304 X\r\ncontent-length: 1\r\n\r\n'],
     ['a folded header', 'HTTP/1.1 200 OK\r\na: b\r\n c\r\ncontent-length: 1\r\n\r\nx'],
+    ['a line of blanks', `HTTP/1.1 200 OK\r\na:${' '.repeat(15_000)}\n\r\ncontent-length: 1\r\n\r\nx`],
     ['a head without end', `HTTP/1.1 200 OK\r\n${`a: ${'b'.repeat(1000)}\r\n`.repeat(17)}`],
     ['no HTTP', 'SSH-2.0-x\r\n\r\n'],
   ])('reads nothing but one plain form: not %s', async (_, text) => {

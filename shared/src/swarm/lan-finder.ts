@@ -11,6 +11,8 @@ const TTL_S = 120;
 /** A TXT record's longest string (RFC 6763 section 6.1). */
 const MAX_TEXT_BYTES = 255;
 const MAX_ANNOUNCED = 16;
+/** Each answer goes to all machines: one is enough for all who ask within this time (RFC 6762 section 6). */
+const ANSWER_EVERY_MS = 1000;
 const LOOPBACK = { address: '127.0.0.1', netmask: '255.0.0.0', cidr: '127.0.0.1/8' };
 
 export interface LanFinderOptions {
@@ -26,9 +28,14 @@ export interface LanFinderOptions {
 }
 
 interface Link {
-  mdns: MulticastDNS;
+  readonly mdns: MulticastDNS;
   /** Whether an address lies in the link's network. */
-  has: (address: string) => boolean;
+  readonly has: (address: string) => boolean;
+  /** Its last question has come back: what is sent to all is sent to this machine, too. */
+  hearsItself: boolean;
+  /** When it last answered, milliseconds on a clock that never goes back. */
+  answeredMs: number;
+  answering: NodeJS.Timeout | undefined;
 }
 
 /**
@@ -55,60 +62,92 @@ export class LanFinder {
   async stop(): Promise<void> {
     clearInterval(this.#timer);
     this.#timer = undefined;
-    const all = [...this.#links.values()];
-    this.#links.clear();
-    await Promise.all(all.map(({ mdns }) => new Promise<void>(resolve => mdns.destroy(resolve))));
+    await Promise.all([...this.#links.keys()].map(address => this.#close(address)));
+  }
+
+  async #close(address: string): Promise<void> {
+    const link = this.#links.get(address);
+    if (link === undefined) return;
+    this.#links.delete(address);
+    clearTimeout(link.answering);
+    await new Promise<void>(resolve => link.mdns.destroy(resolve));
   }
 
   #ask(): void {
     this.#follow();
-    for (const { mdns } of this.#links.values())
-      mdns.query({ questions: [{ name: this.#options.serviceTag, type: 'PTR' }] });
+    for (const link of this.#links.values()) {
+      link.hearsItself = false;
+      link.mdns.query({ questions: [{ name: this.#options.serviceTag, type: 'PTR' }] });
+    }
   }
 
-  /** Opens a socket for each network that is new, and closes those of networks that are gone. */
+  /**
+   * Opens a socket for each network that is new, and closes those of networks that are gone, or were: where a network has come back, the old socket
+   * is no member of its group any more, and doesn't hear its own question.
+   */
   #follow(): void {
     const networks = new Map(ownNetworks().map(network => [network.address, network]));
-    for (const [address, { mdns }] of this.#links)
-      if (!networks.has(address)) {
-        this.#links.delete(address);
-        mdns.destroy();
-      }
+    for (const [address, { hearsItself }] of this.#links)
+      if (!networks.has(address) || !hearsItself) void this.#close(address);
     for (const [address, network] of networks) {
       if (this.#links.has(address)) continue;
       const subnet = new BlockList();
       const prefix = Number(network.cidr?.split('/')[1] ?? 32);
       subnet.addSubnet(address, prefix);
-      this.#links.set(address, { mdns: this.#open(address), has: other => subnet.check(other) });
+      this.#links.set(address, {
+        mdns: this.#open(address),
+        has: other => subnet.check(other),
+        hearsItself: false,
+        answeredMs: Number.NEGATIVE_INFINITY,
+        answering: undefined,
+      });
     }
   }
 
   #open(address: string): MulticastDNS {
     const mdns = multicastDns({ interface: address, bind: '0.0.0.0' });
     // A port that is taken, a network that goes: others may work, and the next question tries again.
-    const giveUp = (): void => {
-      if (this.#links.get(address)?.mdns === mdns) this.#links.delete(address);
-      mdns.destroy();
-    };
-    mdns.on('error', giveUp);
-    mdns.on('query', (packet, { address: from }) => {
-      // Each socket hears what any of them has joined.
-      if (this.#links.get(address)?.has(from) === true) this.#answer(mdns, packet);
+    mdns.on('error', () => {
+      if (this.#links.get(address)?.mdns === mdns) void this.#close(address);
+      else mdns.destroy();
     });
-    mdns.on('response', packet => this.#hear(packet));
+    // Each socket hears what any of them has joined: only what comes from its own network counts.
+    const linkOf = (from: string): Link | undefined => {
+      const link = this.#links.get(address);
+      return link?.mdns === mdns && link.has(from) ? link : undefined;
+    };
+    mdns.on('query', (packet, { address: from }) => {
+      const link = linkOf(from);
+      if (link === undefined) return;
+      if (from === address) link.hearsItself = true;
+      this.#hearQuestion(link, packet);
+    });
+    mdns.on('response', (packet, { address: from }) => {
+      if (linkOf(from) !== undefined) this.#hear(packet);
+    });
     return mdns;
   }
 
-  #answer(mdns: MulticastDNS, { questions = [] }: QueryPacket): void {
-    const { serviceTag, isHidden, addresses } = this.#options;
-    if (isHidden || !questions.some(({ name }) => name === serviceTag)) return;
+  #hearQuestion(link: Link, { questions = [] }: QueryPacket): void {
+    const { serviceTag, isHidden } = this.#options;
+    if (isHidden || link.answering !== undefined) return;
+    if (!questions.some(({ name }) => name === serviceTag)) return;
+    const inMs = link.answeredMs + ANSWER_EVERY_MS - performance.now();
+    if (inMs <= 0) this.#answer(link);
+    else link.answering = setTimeout(() => this.#answer(link), inMs).unref();
+  }
+
+  #answer(link: Link): void {
+    const { serviceTag, addresses } = this.#options;
+    link.answering = undefined;
+    link.answeredMs = performance.now();
     const name = `${this.#name}.${serviceTag}`;
     const texts = addresses()
       .map(one => `${ADDRESS_PREFIX}${one}`)
       .filter(text => Buffer.byteLength(text) <= MAX_TEXT_BYTES)
       .slice(0, MAX_ANNOUNCED);
     if (texts.length === 0) return;
-    mdns.respond([
+    link.mdns.respond([
       { name: serviceTag, type: 'PTR', class: 'IN', ttl: TTL_S, data: name },
       ...texts.map(data => ({ name, type: 'TXT' as const, class: 'IN' as const, ttl: TTL_S, data })),
     ]);
