@@ -2,6 +2,7 @@ import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PatchApplier } from '@sitecast/shared/delta';
+import type { Identity } from '@sitecast/shared/identity';
 import type { UpdateAgent } from '../update/agent.ts';
 import type { AgentClock, BootControl, Gateway, Log, SitePeers, Slot, SlotName } from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
@@ -120,22 +121,8 @@ export class TestDevice {
     const identity = await openOwnIdentity(settings.data, log);
     const points = failpoints(changes.failpoint);
     const files = points.files(durableFiles);
-    const system = systemClock('auto');
-    const clock: AgentClock = {
-      ...system,
-      now: () => Date.now() + (changes.clockOffsetMs ?? 0),
-      isSynchronised: async () => changes.isSynchronised,
-      sleep: (ms, signal) => system.sleep(ms / (changes.haste ?? 1), signal),
-    };
-    const known = await KnownGateways.open(settings.data, settings.gateways);
-    const toGateway = (url: string): Gateway =>
-      new HttpGateway(url, {
-        identity,
-        receiver: known.at(url),
-        now: () => clock.now(),
-        maxConnections: settings.concurrency,
-      });
-    const [first, ...others] = settings.gateways;
+    const clock = clockOf(changes);
+    const gateways = await gatewaysOf(settings, { identity, clock });
     const boot = points.boot(
       changes.boot ??
         new FileBootControl(join(settings.data, 'boot.json'), {
@@ -160,7 +147,7 @@ export class TestDevice {
       boot,
       run: runCommand,
       applier: points.applier(new PatchApplier()),
-      gateways: [toGateway(first), ...others.map(toGateway)],
+      gateways,
       files,
       log,
       monotonicMs: changes.monotonicMs,
@@ -209,4 +196,29 @@ function peerSettingsOf({ isOpenToPeers }: DeviceChanges): Partial<RunSettings> 
   return isOpenToPeers === true
     ? { peers: { listen, isDiscovering: false, maxUploadBytesPerS: undefined } }
     : {};
+}
+
+function clockOf({ clockOffsetMs = 0, isSynchronised, haste = 1 }: DeviceChanges): AgentClock {
+  const system = systemClock('auto');
+  return {
+    ...system,
+    now: () => Date.now() + clockOffsetMs,
+    isSynchronised: async () => isSynchronised,
+    sleep: (ms, signal) => system.sleep(ms / haste, signal),
+  };
+}
+
+async function gatewaysOf(
+  { data, gateways: [first, ...others], concurrency }: RunSettings,
+  { identity, clock }: { identity: Identity; clock: AgentClock },
+): Promise<[Gateway, ...Gateway[]]> {
+  const known = await KnownGateways.open(data, [first, ...others]);
+  const toGateway = (url: string): Gateway =>
+    new HttpGateway(url, {
+      identity,
+      receiver: known.at(url),
+      now: () => clock.now(),
+      maxConnections: concurrency,
+    });
+  return [toGateway(first), ...others.map(toGateway)];
 }
