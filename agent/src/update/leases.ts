@@ -150,13 +150,9 @@ export class Leases {
       signal,
       ANSWER_TIMEOUT_MS,
     );
-    // An origin hands out none. A gateway that doesn't know the rollout yet does.
-    const knowsNoLeases = status === 405 || (status === 404 && !isRolloutUnknown(body));
-    if (knowsNoLeases) return 'granted';
+    if (knowsNoLeases(status, body)) return 'granted';
     const { granted, retryAfterMs, heldBy = [] } = leaseReader.parse(body);
-    // A gateway that doesn't know the rollout, or can't read the request, refuses nothing.
-    const isRefused = status === 403 || (status === 200 && granted === false);
-    if (isRefused && action === 'take') await this.#deps.onRefused(rollout);
+    if (action === 'take' && isRefusal(status, granted)) await this.#deps.onRefused(rollout);
     if (status !== 200)
       throw new SitecastError(
         'forbidden',
@@ -210,6 +206,16 @@ function noVerdict(error: Error): CycleEnd {
 }
 
 const jitter = (): number => 0.5 + Math.random();
+
+/** A gateway that doesn't know the rollout, or can't read the request, refuses nothing. */
+function isRefusal(status: number, granted: boolean | undefined): boolean {
+  return status === 403 || (status === 200 && granted === false);
+}
+
+/** An origin hands out none. A gateway that doesn't know the rollout yet does. */
+function knowsNoLeases(status: number, body: unknown): boolean {
+  return status === 405 || (status === 404 && !isRolloutUnknown(body));
+}
 
 function isRolloutUnknown(body: unknown): boolean {
   return problemReader.parse(body).code === 'SITECAST_ROLLOUT_UNKNOWN';
