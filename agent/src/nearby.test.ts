@@ -169,7 +169,34 @@ describe('a device whose gateways are gone', () => {
     const isThere = () => late.parts.trust.timestampVersion === harness.device.parts.trust.timestampVersion;
     for (let round = 0; round < 3 && !isThere(); round += 1) await late.cycle();
     await expectVerified();
+    for (let round = 0; round < 3 && !served.includes('lying'); round += 1) await late.cycle();
     expect(served).toContain('lying');
+  });
+
+  it('lets one rest that claims newer metadata and gives an old root as the next one', async () => {
+    const old = harness.fleet.snapshotOfFiles();
+    await publishAndCut();
+    const served: string[] = [];
+    const bytesAt = (path: string): Uint8Array | undefined => {
+      const bytes = old.get(path.endsWith('root.json') ? 'metadata/1.root.json' : path);
+      return bytes instanceof Uint8Array ? bytes : undefined;
+    };
+    const { id, addresses } = await stranger(({ url = '' }, response) => {
+      served.push(url);
+      let bytes = bytesAt(url.slice(1));
+      if (url.endsWith('timestamp.json') && bytes) {
+        const timestamp = JSON.parse(Buffer.from(bytes).toString());
+        timestamp.signed.version = 2 ** 40;
+        bytes = Buffer.from(JSON.stringify(timestamp));
+      }
+      response.writeHead(bytes ? 200 : 404).end(bytes);
+    });
+    introduce({ id, addresses }, selfOf(harness.device));
+    await expectVerified();
+    expect(served).toEqual(['/metadata/timestamp.json', '/metadata/2.root.json']);
+    expect(await late.parts.trust.hasNewsNearby(new AbortController().signal)).toBe(false);
+    await late.cycle();
+    expect(served).toHaveLength(2);
   });
 
   it('asks its gateway again first once that is back, and gets its lease there', async () => {

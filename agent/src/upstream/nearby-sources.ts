@@ -1,9 +1,12 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { MAX_ASKED, NewestSources, type RepositorySource } from '@sitecast/shared/upstream';
+import { MAX_ASKED, NewestSources, type RepositorySource, withinTime } from '@sitecast/shared/upstream';
 import type { Log } from '../ports.ts';
 
 // Any machine on the LAN can answer here. The worst it does: it gives old or false files, or hangs. What it gives goes through the TUF client.
 // Three are asked at once, of which at most one is a machine that only multicast DNS has named; one that fails rests for five minutes.
+
+/** The time that a machine of the LAN has for all metadata of one attempt; most of it is a few hundred KiB. */
+const METADATA_WITHIN_MS = 30_000;
 
 interface NearbySourcesOptions {
   /** Machines that may give files, in the order in which they are to be asked. */
@@ -97,7 +100,7 @@ export class NearbySources {
     work: (source: RepositorySource) => Promise<T>,
   ): Promise<{ found: T } | undefined> {
     try {
-      return { found: await work(source) };
+      return { found: await work(withinTime(source, METADATA_WITHIN_MS)) };
     } catch (error) {
       if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
       const { code, message } = error;

@@ -6,7 +6,11 @@ import {
   shuffled,
   TIMESTAMP,
   withFiles,
+  withinTime,
 } from '@sitecast/shared/upstream';
+
+/** The time that a neighbour has for all metadata of one round; at most some 10 MiB, most often a few hundred KiB, over thin lines. */
+const METADATA_WITHIN_MS = 2 * 60_000;
 
 /** An upstream over HTTP, or a gateway of the fleet's network. */
 export type Source = RepositorySource;
@@ -45,9 +49,9 @@ export class Sources {
 
   /** The sources of one round, one after the other; the next is tried where one has failed. */
   async *forRound(news: News | undefined, signal: AbortSignal): AsyncGenerator<Source> {
-    if (news !== undefined) yield* this.#announced(news);
+    if (news !== undefined) yield* inTime(this.#announced(news));
     yield* this.#upstreams;
-    yield* await this.#newest(signal);
+    yield* inTime(await this.#newest(signal));
   }
 
   /** For a file of a set that is known: the source that the set comes from, then all others. */
@@ -90,4 +94,9 @@ export class Sources {
     if (this.#neighbours === undefined) throw new TypeError('this gateway has no neighbours');
     return this.#neighbours.source(id);
   }
+}
+
+/** Each has its time from when it is asked. */
+function* inTime(neighbours: Iterable<Source>): Generator<Source> {
+  for (const source of neighbours) yield withinTime(source, METADATA_WITHIN_MS);
 }

@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { FoundTarget, MetadataFetcher, TufClient, VerifySignature } from '@sitecast/shared/trust';
 import type { Log } from '@sitecast/shared/log';
+import { isBehind } from '@sitecast/shared/upstream';
 import type { Mirror } from './mirror.ts';
 import {
   deltaFiles,
@@ -207,7 +208,7 @@ export class Synchroniser {
     const { log, onRefused } = this.#deps;
     const fields = { upstream: url, code: error.code, detail: error.message, ...error.data };
     const isLie = error.kind === 'untrusted' || error.kind === 'tooLarge';
-    if (isLie && error.code !== 'SITECAST_METADATA_ROLLBACK' && error.code !== 'SITECAST_METADATA_EXPIRED') {
+    if (isLie && !isBehind(error)) {
       onRefused(url, error);
       log.warn(fields, 'an upstream gave metadata that is refused');
     } else {

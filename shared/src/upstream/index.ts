@@ -7,10 +7,12 @@ export {
 } from './site-client.ts';
 export {
   claimedVersion,
+  isBehind,
   MAX_ASKED,
   NewestSources,
   type RepositorySource,
   shuffled,
   TIMESTAMP,
   withFiles,
+  withinTime,
 } from './newest-sources.ts';

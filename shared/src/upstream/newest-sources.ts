@@ -40,9 +40,7 @@ export class NewestSources {
 
   /** Notes why a source gave nothing: one that is out of reach, or gives what is wrong, rests. One that is merely behind doesn't. */
   failed({ url }: Pick<RepositorySource, 'url'>, error: SitecastError): void {
-    const isBehind =
-      error.code === 'SITECAST_METADATA_ROLLBACK' || error.code === 'SITECAST_METADATA_EXPIRED';
-    if (!isBehind && error.kind !== 'noSpace') this.#resting.set(url, true);
+    if (!isBehind(error) && error.kind !== 'noSpace') this.#resting.set(url, true);
   }
 
   /**
@@ -81,6 +79,37 @@ export class NewestSources {
       return undefined;
     }
   }
+}
+
+/**
+ * Whether a source gave what was right once: an older timestamp, or one that has expired. Both are signed. An old root in the place of the
+ * next one is no such thing: nobody who is behind has a file of that name.
+ */
+export function isBehind({ code, data }: SitecastError): boolean {
+  if (code === 'SITECAST_METADATA_ROLLBACK') return data?.role === 'timestamp';
+  return code === 'SITECAST_METADATA_EXPIRED';
+}
+
+/**
+ * A source whose metadata must come within a time, all of it together, from now on: each file alone may take minutes.
+ * Its fetches throw SITECAST_UPSTREAM_UNREACHABLE (unreachable) once the time is over.
+ */
+export function withinTime<S extends RepositorySource>(source: S, limitMs: number): S {
+  const timeout = AbortSignal.timeout(limitMs);
+  const fetch: MetadataFetcher['fetch'] = async (path, { signal, ...options }) => {
+    try {
+      timeout.throwIfAborted();
+      const either = signal ? AbortSignal.any([signal, timeout]) : timeout;
+      return await source.metadata.fetch(path, { ...options, signal: either });
+    } catch (error) {
+      if (!timeout.aborted || signal?.aborted) throw error;
+      const why = `its metadata did not come within ${limitMs} ms`;
+      throw new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', `${source.url}: ${why}`, {
+        cause: error,
+      });
+    }
+  };
+  return { ...source, metadata: { fetch } };
 }
 
 /** In an order drawn by chance. */
