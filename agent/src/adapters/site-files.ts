@@ -187,7 +187,9 @@ export class SiteFiles {
     const lease = this.#answers.lease(peer, 1, () => response.destroy());
     if (!lease) return end(503);
     const late = setTimeout(() => response.destroy(), ANSWER_WITHIN_MS);
+    const closed = new AbortController();
     response.once('close', () => {
+      closed.abort();
       clearTimeout(late);
       lease.release();
     });
@@ -197,7 +199,7 @@ export class SiteFiles {
         response.writeHead(404, { 'content-length': 0 }).end();
         return;
       }
-      await this.#options.pace?.take(bytes.length, this.#stop.signal);
+      await this.#options.pace?.take(bytes.length, AbortSignal.any([this.#stop.signal, closed.signal]), peer);
       response
         .writeHead(200, { 'content-length': bytes.length, 'content-type': 'application/octet-stream' })
         .end(bytes);

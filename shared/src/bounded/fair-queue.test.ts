@@ -8,7 +8,7 @@ function testQueue(options: { maxRunning?: number; maxWaiting?: number }) {
   const begun: string[] = [];
   const givenUp: string[] = [];
   const ends: (() => void)[] = [];
-  const add = (owner: string, name: string): void =>
+  const add = (owner: string, name: string): (() => void) =>
     queue.add(
       owner,
       () => {

@@ -1,3 +1,4 @@
+import { SitecastError } from '../errors.ts';
 import { FairPool } from './fair-pool.ts';
 
 export interface FairQueueOptions {
@@ -48,8 +49,9 @@ export class FairQueue {
   /**
    * @param begin starts the work when its turn comes. The next piece follows when its promise has settled, fulfilled or rejected
    * @param giveUp is called instead, at most once, where there is no room for everything that this owner wants
+   * @returns takes the piece out of the queue; does nothing once it has begun or was dropped
    */
-  add(owner: string, begin: () => Promise<unknown>, giveUp: () => void): void {
+  add(owner: string, begin: () => Promise<unknown>, giveUp: () => void): () => void {
     const own = this.#owners.get(owner) ?? new Set<Waiting>();
     const waiting: Waiting = { begin, release: () => lease?.release() };
     const lease = this.#places.lease(owner, 1, () => {
@@ -58,10 +60,42 @@ export class FairQueue {
     });
     if (!lease) {
       giveUp();
-      return;
+      return () => {};
     }
     this.#owners.set(owner, own.add(waiting));
     this.#next();
+    return () => {
+      if (own.has(waiting)) this.#remove(owner, own, waiting);
+      lease.release();
+    };
+  }
+
+  /**
+   * @param signal ends the wait; work that has begun isn't interrupted
+   * @returns what the work gives, once its turn has come
+   * @throws what the work throws; the signal's reason; SITECAST_BUSY (unreachable) where it was dropped
+   */
+  run<T>(owner: string, work: () => Promise<T>, signal: AbortSignal): Promise<T> {
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) {
+        reject(signal.reason);
+        return;
+      }
+      let leave = (): void => {};
+      const onAbort = (): void => {
+        leave();
+        reject(signal.reason);
+      };
+      signal.addEventListener('abort', onAbort, { once: true });
+      const begin = (): Promise<void> => {
+        signal.removeEventListener('abort', onAbort);
+        return work().then(resolve, reject);
+      };
+      leave = this.add(owner, begin, () => {
+        signal.removeEventListener('abort', onAbort);
+        reject(new SitecastError('unreachable', 'SITECAST_BUSY', 'too much waits here'));
+      });
+    });
   }
 
   /**

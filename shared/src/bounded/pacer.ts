@@ -1,8 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { FairQueue } from './fair-queue.ts';
 
 /** What may go out at once after a pause, in milliseconds of the allowed rate, unless something else is given. */
 const BURST_MS = 100;
 const SECOND_MS = 1000;
+/** Senders that wait. Where there are more, the owner with the most loses its oldest. */
+const MAX_WAITING = 4096;
 
 interface PacerOptions {
   burstMs?: number;
@@ -10,11 +13,15 @@ interface PacerOptions {
   now?: () => number;
 }
 
-/** Keeps what many send together to a rate, in the order in which they ask. It counts bytes; its callers wait. */
+/**
+ * Keeps what many send together to a rate. It counts bytes; its callers wait. Owners take turns, each with its own in the order in which
+ * they ask. Bytes count when their turn has come: whoever leaves before then has cost the others nothing.
+ */
 export class Pacer {
   readonly #bytesPerS: () => number;
   readonly #burstMs: number;
   readonly #now: () => number;
+  readonly #turns = new FairQueue({ maxRunning: 1, maxWaiting: MAX_WAITING });
   /** When all bytes so far will have been sent at the allowed rate. */
   #goneMs = Number.NEGATIVE_INFINITY;
 
@@ -33,10 +40,18 @@ export class Pacer {
     return Math.max(0, this.#goneMs - this.#now());
   }
 
-  /** Resolves when the bytes may be sent; rejects with the signal's reason. */
-  async take(lengthBytes: number, signal: AbortSignal): Promise<void> {
-    const waitMs = this.delayOf(lengthBytes);
-    if (waitMs > 0) await sleep(waitMs, undefined, { signal });
+  /**
+   * Resolves when the bytes may be sent, and are to be sent at once.
+   * @param owner who gets them
+   * @throws the signal's reason; SITECAST_BUSY where too many wait
+   */
+  take(lengthBytes: number, signal: AbortSignal, owner = ''): Promise<void> {
+    const passed = async (): Promise<void> => {
+      for (let waitMs = this.leftMs; waitMs > 0; waitMs = this.leftMs)
+        await sleep(waitMs, undefined, { signal }).catch(() => signal.throwIfAborted());
+      this.count(lengthBytes);
+    };
+    return this.#turns.run(owner, passed, signal);
   }
 
   /** Counts the bytes as sent. */

@@ -1,6 +1,5 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import pLimit from 'p-limit';
-import { type Pacer, TokenBuckets } from '../bounded/index.ts';
+import { FairQueue, type Pacer, TokenBuckets } from '../bounded/index.ts';
 import {
   type Chunk,
   type ChunkId,
@@ -20,7 +19,9 @@ import { ChunkSessions } from './sessions.ts';
 
 // Any machine on the LAN can send this. The worst it sends, and what bounds it:
 // - Connections without end, silent or slow: 256, 32 from one address; the address with the most loses its oldest. The first request has to
-//   be there within 10 seconds.
+//   be there within 10 seconds. Those whose session is proven have 256 other places, 16 for a peer.
+// - Requests of a peer for all it can get, of any method, given up or not: one at a time on each of its connections. Peers take turns for
+//   the disk and for the upload, of which only what is sent counts.
 // - Requests without a session: each costs a MAC at the most, and a 401; an address that sends many is disconnected.
 // - Requests of another's session that it has read or copied: a counter counts once.
 // - Readers that don't read: what is on its way has a bound, and a connection that is silent for 30 seconds ends.
@@ -34,12 +35,16 @@ const SILENCE_MS = 30_000;
 const MAX_HEADERS_BYTES = 4 * 1024;
 const MAX_CONNECTIONS = 256;
 const MAX_CONNECTIONS_PER_ADDRESS = 32;
+const MAX_PROVEN_CONNECTIONS = 256;
+/** An honest peer has 6 for a session, and two sessions for a moment. */
+const MAX_CONNECTIONS_PER_PEER = 16;
 const MAX_RESPONSE_MEMORY_BYTES = 16 * 1024 * 1024;
 const READ_MS = 15_000;
 /** Nine in ten chunks of the default chunker are no longer; a store makes memory of its own for the others. */
 const USUAL_CHUNK_BYTES = 128 * 1024;
 /** Chunks that are read at one time. */
 const MAX_READS = 8;
+const MAX_WAITING_READS = 1024;
 /** Requests without a session that are answered, of one address. */
 const REFUSALS = { perS: 20, burst: 60 };
 const MAX_ADDRESSES = 4096;
@@ -57,6 +62,15 @@ export interface ChunkHttpServerOptions {
   readonly onServed?: (peer: string, lengthBytes: number) => void;
 }
 
+/** A request that has a session. */
+interface Admitted {
+  readonly peer: string;
+  /** It was answered, or given up; or it has taken too long. */
+  readonly ended: AbortSignal;
+  /** Its answer's memory is free again. */
+  release: () => void;
+}
+
 /** A device's chunks over plain HTTP, by the same routes as a gateway's, for peers with a session. */
 export class ChunkHttpServer {
   readonly sessions: ChunkSessions;
@@ -65,18 +79,17 @@ export class ChunkHttpServer {
   readonly #connections = new SharedConnections({
     max: MAX_CONNECTIONS,
     maxPerAddress: MAX_CONNECTIONS_PER_ADDRESS,
+    proven: { max: MAX_PROVEN_CONNECTIONS, maxPerSender: MAX_CONNECTIONS_PER_PEER },
   });
   readonly #refusals = new TokenBuckets({
     ...REFUSALS,
     maxKeys: MAX_ADDRESSES,
     now: () => performance.now(),
   });
-  readonly #read = pLimit(MAX_READS);
-  readonly #peers = new WeakMap<IncomingMessage, string>();
+  readonly #reads = new FairQueue({ maxRunning: MAX_READS, maxWaiting: MAX_WAITING_READS });
+  readonly #admitted = new WeakMap<IncomingMessage, Admitted>();
   /** For chunks on their way out, used again. */
   readonly #memory: Buffer[] = [];
-  /** By request whose answer takes some: is called once that is sent, or given up. */
-  readonly #closing = new WeakMap<IncomingMessage, () => void>();
   #refused = 0;
 
   private constructor(options: ChunkHttpServerOptions) {
@@ -84,7 +97,15 @@ export class ChunkHttpServer {
     this.sessions = new ChunkSessions(options);
     const route = chunkRoute({
       find: (hex, request) => this.#frameOf(hex, request),
-      onAnswer: () => {},
+      ...(options.pace && {
+        pace: (sentBytes, request) => {
+          const { peer, ended } = this.#admittedOf(request);
+          return options.pace?.take(sentBytes, ended, peer) ?? Promise.resolve();
+        },
+      }),
+      onAnswer: (_, sentBytes, request) => {
+        if (sentBytes > 0) options.onServed?.(this.#admittedOf(request).peer, sentBytes);
+      },
       asError: thrown => toSitecastError(thrown, 'device'),
       asResponse: error => problemResponse(error),
       ownerOf: request => this.#ownerOf(request),
@@ -102,7 +123,6 @@ export class ChunkHttpServer {
       settings,
       oneAtATime((request, response) => {
         this.#admit(request, response, () => {
-          response.once('close', () => this.#closing.get(request)?.());
           if (!route(request, response)) answerWith(response, problemResponse(nothingHere(request)));
         });
       }),
@@ -166,7 +186,17 @@ export class ChunkHttpServer {
 
   #admit(request: IncomingMessage, response: ServerResponse, then: () => void): void {
     const admitted = (peer: string): void => {
-      this.#peers.set(request, peer);
+      if (response.destroyed) return;
+      this.#connections.prove(request.socket, peer);
+      const end = new AbortController();
+      const late = setTimeout(() => end.abort(busy()), READ_MS).unref();
+      const entry: Admitted = { peer, ended: end.signal, release: () => {} };
+      this.#admitted.set(request, entry);
+      response.once('close', () => {
+        clearTimeout(late);
+        end.abort(busy());
+        entry.release();
+      });
       then();
     };
     try {
@@ -185,35 +215,44 @@ export class ChunkHttpServer {
       request.socket.destroy();
       return;
     }
-    answerWith(response, problemResponse(error, { 'www-authenticate': 'Sitecast-Session' }));
+    // A place among those of peers is for those that are served.
+    const connection = this.#connections.isProven(request.socket) ? { connection: 'close' } : {};
+    answerWith(response, problemResponse(error, { 'www-authenticate': 'Sitecast-Session', ...connection }));
   }
 
   async #frameOf(hex: string, request: IncomingMessage): Promise<FramePieces> {
-    const { isBusy, pace, onServed } = this.#options;
-    if (isBusy?.()) throw busy();
-    const signal = AbortSignal.timeout(READ_MS);
-    const release = this.#memoryFor(request);
+    if (this.#options.isBusy?.()) throw busy();
+    const admitted = this.#admittedOf(request);
+    return this.#reads.run(admitted.peer, () => this.#read(hex, admitted), admitted.ended);
+  }
+
+  async #read(hex: string, admitted: Admitted): Promise<FramePieces> {
+    const { into, hasRead } = this.#memoryFor(admitted);
     try {
-      const { into } = release;
-      const chunk = await this.#read(() => this.#chunk(chunkIdFromHex(hex), { signal, into }));
-      const { form, bytes } = chunk.ready();
-      await pace?.take(bytes.length, signal);
-      onServed?.(this.#peers.get(request) ?? '', bytes.length);
+      // Not `ended`: nothing may be read into memory that is free already.
+      const signal = AbortSignal.timeout(READ_MS);
+      const { form, bytes } = (await this.#chunk(chunkIdFromHex(hex), { signal, into })).ready();
       return form === 'frame' ? [bytes] : rawFrame(bytes);
     } finally {
-      release.hasRead();
+      hasRead();
     }
   }
 
+  #admittedOf(request: IncomingMessage): Admitted {
+    const admitted = this.#admitted.get(request);
+    if (!admitted) throw new TypeError('a request without a session');
+    return admitted;
+  }
+
   /** Memory for one answer. It is used again once nothing is read into it any more, and the answer is sent or given up. */
-  #memoryFor(request: IncomingMessage): { into: Buffer; hasRead: () => void } {
+  #memoryFor(admitted: Admitted): { into: Buffer; hasRead: () => void } {
     const into = this.#memory.pop() ?? Buffer.allocUnsafeSlow(USUAL_CHUNK_BYTES);
     let users = 2;
     const done = (): void => {
       users -= 1;
       if (users === 0) this.#memory.push(into);
     };
-    this.#closing.set(request, done);
+    admitted.release = done;
     return { into, hasRead: done };
   }
 

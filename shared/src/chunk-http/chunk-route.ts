@@ -18,6 +18,8 @@ export interface ChunkRouteDeps {
    * @throws what the answer then says (`asError`)
    */
   readonly find: (hex: string, request: IncomingMessage) => FramePieces | Promise<FramePieces>;
+  /** Resolves when a body of so many bytes may be sent. @throws what the answer then says. Default: at once. */
+  readonly pace?: (sentBytes: number, request: IncomingMessage) => Promise<void>;
   readonly onAnswer: (status: number, sentBytes: number, request: IncomingMessage) => void;
   /** Any error as a SitecastError, and as an answer. */
   readonly asError: (thrown: unknown) => SitecastError;
@@ -94,6 +96,19 @@ function send(
     return;
   }
   response.once('close', () => lease.release());
+  const answer = (): void => {
+    if (response.destroyed) return;
+    response.writeHead(range ? 206 : 200, fieldsOf(etag, lengthBytes, range));
+    if (isHead) response.end();
+    else end(response, range ? [Buffer.concat(frame).subarray(range.start, range.end + 1)] : frame);
+    deps.onAnswer(range ? 206 : 200, sentBytes, request);
+  };
+  if (isHead || !deps.pace) answer();
+  else deps.pace(sentBytes, request).then(answer, (error: unknown) => refuse(deps, request, response, error));
+}
+
+function fieldsOf(etag: string, lengthBytes: number, range: ReturnType<typeof rangeOf>): string[] {
+  const part = typeof range === 'object' ? range : undefined;
   const fields = [
     'content-type',
     'application/octet-stream',
@@ -106,13 +121,10 @@ function send(
     'etag',
     etag,
     'content-length',
-    String(bodyBytes),
+    String(part ? part.end + 1 - part.start : lengthBytes),
   ];
-  if (range) fields.push('content-range', `bytes ${range.start}-${range.end}/${lengthBytes}`);
-  response.writeHead(range ? 206 : 200, fields);
-  if (isHead) response.end();
-  else end(response, range ? [Buffer.concat(frame).subarray(range.start, range.end + 1)] : frame);
-  deps.onAnswer(range ? 206 : 200, sentBytes, request);
+  if (part) fields.push('content-range', `bytes ${part.start}-${part.end}/${lengthBytes}`);
+  return fields;
 }
 
 function end(response: ServerResponse, pieces: FramePieces): void {

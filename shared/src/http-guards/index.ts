@@ -4,7 +4,7 @@
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import { FairPool, NamedHosts, senderOf } from '../bounded/index.ts';
+import { FairPool, type Lease, NamedHosts, senderOf } from '../bounded/index.ts';
 
 export { repositoryOnly } from './repository-only.ts';
 
@@ -43,6 +43,8 @@ export interface ConnectionLimits {
    */
   max: number;
   maxPerAddress: number;
+  /** Places beside `max` for connections of senders that proved who they are, and those of one. Default: none. */
+  proven?: { max: number; maxPerSender: number };
 }
 
 /**
@@ -54,21 +56,25 @@ export class SharedConnections {
   readonly hosts = new NamedHosts();
   readonly #max: number;
   readonly #pool: FairPool;
+  readonly #proven: FairPool | undefined;
+  readonly #places = new WeakMap<Socket, { lease: Lease; isProven: boolean }>();
 
-  constructor({ max, maxPerAddress }: ConnectionLimits) {
-    this.#max = max;
+  constructor({ max, maxPerAddress, proven }: ConnectionLimits) {
+    this.#max = max + (proven?.max ?? 0);
+    this.#proven =
+      proven && new FairPool({ max: proven.max, maxPerOwner: proven.maxPerSender, sparesEquals: true });
     this.#pool = new FairPool({ max, maxPerOwner: maxPerAddress });
   }
 
   /** The current number, without those of this machine. */
   get held(): number {
-    return this.#pool.used;
+    return this.#pool.used + (this.#proven?.used ?? 0);
   }
 
   /** How many connections were ended to make room. */
   get dropped(): number {
     const { takenBack, refused } = this.#pool.counts;
-    return takenBack + refused;
+    return takenBack + refused + (this.#proven?.counts.takenBack ?? 0);
   }
 
   guard(server: Server): void {
@@ -78,8 +84,30 @@ export class SharedConnections {
       if (senderOf(socket.remoteAddress) === undefined) return;
       const owner = this.hosts.ownerOf(socket.remoteAddress);
       const lease = this.#pool.lease(owner, 1, () => socket.destroy());
-      if (lease) socket.once('close', () => lease.release());
-      else socket.destroy();
+      if (!lease) {
+        socket.destroy();
+        return;
+      }
+      this.#places.set(socket, { lease, isProven: false });
+      socket.once('close', () => this.#places.get(socket)?.lease.release());
     });
+  }
+
+  /**
+   * A request on the connection proved who sends. From now on it has a place among those of proven senders, which strangers can't take.
+   * Where a sender has too many, it loses its oldest; where all of them do, the sender with the most does. Where all have as many, this
+   * one stays among the strangers'.
+   */
+  prove(socket: Socket, sender: string): void {
+    const place = this.#places.get(socket);
+    if (!place || place.isProven || socket.destroyed) return;
+    const lease = this.#proven?.lease(sender, 1, () => socket.destroy());
+    if (!lease) return;
+    place.lease.release();
+    this.#places.set(socket, { lease, isProven: true });
+  }
+
+  isProven(socket: Socket): boolean {
+    return this.#places.get(socket)?.isProven ?? false;
   }
 }

@@ -11,7 +11,7 @@ import { CHUNK_PROTOCOL, encodeAnswer, MAX_ASK_BYTES } from './wire.ts';
 // - Requests without end. 64 wait; one more ends the stream. Two are worked on at a time, so a stream holds two chunks and its write
 //   buffer.
 // - Readers that don't read. Each message that is written has a deadline.
-// An admitted peer can still use up the upload that the limits leave it.
+// An admitted peer can still use up its turns of the upload (`Pacer`).
 
 /** Streams of admitted peers that are served at one time. Later ones are refused, and come again. */
 const MAX_SERVED_STREAMS = 64;

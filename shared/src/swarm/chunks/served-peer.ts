@@ -147,7 +147,7 @@ export class ServedPeer {
       if (ask.type === 'has')
         return { type: (await store.has(id, { signal })) ? 'present' : 'missing', request };
       const { form, bytes } = (await store.get(id, { signal })).ready();
-      await pace?.take(bytes.length, this.#stop.signal);
+      await pace?.take(bytes.length, this.#stop.signal, this.#id);
       onServed?.(this.#id, bytes.length);
       return { type: form, request, bytes };
     } catch (error) {
