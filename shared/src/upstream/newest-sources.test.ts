@@ -1,6 +1,5 @@
 import { once } from 'node:events';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { createServer, type ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, it } from 'vitest';
 import { HttpFetcher } from '../trust/index.ts';
@@ -11,17 +10,19 @@ afterEach(() => endings.splice(0).forEach(end => end()));
 
 /** Sends one byte every 20 ms, so that no silence and no single file is too long. */
 async function dripping(fileBytes: number): Promise<RepositorySource> {
-  const server = createServer(async (_, response) => {
+  const drip = async (response: ServerResponse): Promise<void> => {
     response.writeHead(200);
     for (let at = 0; at < fileBytes && !response.destroyed; at += 1) {
       response.write('x');
       await sleep(20);
     }
     response.end();
-  });
+  };
+  const server = createServer((_, response) => void drip(response));
   endings.push(() => server.close().closeAllConnections());
   await once(server.listen(0, '127.0.0.1'), 'listening');
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const at = server.address();
+  const url = `http://127.0.0.1:${typeof at === 'object' ? at?.port : ''}`;
   const files = new HttpFetcher(url);
   return { url, metadata: files, targets: files };
 }
