@@ -1,30 +1,34 @@
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { JoinToken } from '@sitecast/shared/fleet';
-import {
-  DEFAULT_TRUST_LIMITS,
-  type MetadataFetcher,
-  type MetadataStore,
-  TufClient,
-} from '@sitecast/shared/trust';
+import { DEFAULT_TRUST_LIMITS, type MetadataStore, TufClient } from '@sitecast/shared/trust';
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
-import type { Sources } from '../mirror/sources.ts';
+import { withinTime } from '@sitecast/shared/upstream';
+import type { Source, Sources } from '../mirror/sources.ts';
+
+// Who answers: upstreams, and members of the fleet's network. The worst one hangs, drips, or gives another root: it holds up one round for
+// as long as stands here, and a neighbour rests then. The hash in the join token decides.
 
 /** How often it asks for the first root, milliseconds, while nobody gives it. */
 const MIN_BACKOFF_MS = 250;
 const MAX_BACKOFF_MS = 30_000;
+/** The time that upstreams have for the first root, and neighbours after them. A root is some KiB. */
+const UPSTREAMS_WITHIN_MS = 60_000;
+const NEIGHBOURS_WITHIN_MS = 20_000;
 
 interface PinnedRootDeps {
   store: MetadataStore;
   /** The bytes of --root FILE. */
   rootFile: Uint8Array | undefined;
   token: JoinToken | undefined;
-  /** Whoever may give the first root: the upstreams, then neighbours as they come. */
-  sources: Pick<Sources, 'inOrder'>;
+  /** Whoever may give the first root. */
+  sources: Pick<Sources, 'forFirstRoot' | 'failed'>;
   nowMs: number;
   log: Log;
   signal: AbortSignal;
+  /** Default: 20 seconds. */
+  neighboursWithinMs?: number;
 }
 
 /**
@@ -56,51 +60,92 @@ async function isBegun({ store, nowMs }: PinnedRootDeps): Promise<boolean> {
   }
 }
 
-async function fetchFirstRoot(
-  { sources, log, signal }: PinnedRootDeps,
-  { rootSha256 }: JoinToken,
-): Promise<Uint8Array> {
+/** Asks all upstreams at once, then some neighbours at once, until one gives the root that the token names. */
+async function fetchFirstRoot(deps: PinnedRootDeps, { rootSha256 }: JoinToken): Promise<Uint8Array> {
+  const { sources, log, signal, neighboursWithinMs = NEIGHBOURS_WITHIN_MS } = deps;
   const backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
   for (;;) {
     signal.throwIfAborted();
     const waitMs = Math.round(backoff.next());
-    for (const { url, metadata } of sources.inOrder()) {
-      const bytes = await fetchRoot(metadata, { url, waitMs, log, signal });
-      if (bytes === undefined) continue;
-      if (createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;
-      log.warn(
-        { upstream: url, waitMs, hint: 'Make a new join token at the origin that is meant.' },
-        'an upstream gave another first root than the join token names',
+    const first = (group: readonly Source[], withinMs: number) =>
+      firstRight(
+        group.map(source => withinTime(source, withinMs)),
+        deps,
+        { rootSha256, waitMs },
       );
-    }
+    const { upstreams } = sources.forFirstRoot();
+    const found =
+      (await first(upstreams, UPSTREAMS_WITHIN_MS)) ??
+      (await first(sources.forFirstRoot().neighbours, neighboursWithinMs));
+    if (found) return found;
     log.debug({ waitMs }, 'waiting for an upstream that gives the first root');
     await sleep(waitMs, signal, { ref: true });
   }
 }
 
-async function fetchRoot(
-  metadata: MetadataFetcher,
-  { url, waitMs, log, signal }: { url: string; waitMs: number; log: Log; signal: AbortSignal },
+/** @returns the first right answer, undefined where there is none. It ends the other requests */
+async function firstRight(
+  group: readonly Source[],
+  { sources, log, signal }: PinnedRootDeps,
+  { rootSha256, waitMs }: { rootSha256: string; waitMs: number },
 ): Promise<Uint8Array | undefined> {
+  const over = new AbortController();
+  const stop = AbortSignal.any([signal, over.signal]);
+  const ask = async (source: Source): Promise<Uint8Array> => {
+    try {
+      return await fetchRoot(source, rootSha256, stop);
+    } catch (error) {
+      if (stop.aborted || !(error instanceof SitecastError)) throw error;
+      // One that has no root yet gets it before long.
+      if (error.kind !== 'notFound') {
+        sources.failed(source, error);
+        logFailure(log, { source, error, waitMs });
+      }
+      throw error;
+    }
+  };
   try {
-    return await metadata.fetch('1.root.json', { maxBytes: DEFAULT_TRUST_LIMITS.maxRootBytes, signal });
+    return await Promise.any(group.map(ask));
   } catch (error) {
     signal.throwIfAborted();
-    if (!(error instanceof SitecastError)) throw error;
-    const cause = causeOf(error);
-    log.warn(
-      {
-        upstream: url,
-        code: error.code,
-        detail: error.message,
-        ...(cause && { cause }),
-        hint: error.hint ?? 'Is the address right, and does the origin run?',
-        waitMs,
-      },
-      'an upstream did not give the first root',
-    );
+    const errors: unknown[] = error instanceof AggregateError ? error.errors : [error];
+    const fault = errors.find(one => one instanceof Error && !(one instanceof SitecastError));
+    if (fault instanceof Error) throw fault;
     return undefined;
+  } finally {
+    over.abort();
   }
+}
+
+/** @throws SITECAST_METADATA_MISSING (notFound), SITECAST_ROOT_DIFFERS (untrusted), those of the fetcher */
+async function fetchRoot({ metadata }: Source, rootSha256: string, signal: AbortSignal): Promise<Uint8Array> {
+  const bytes = await metadata.fetch('1.root.json', {
+    maxBytes: DEFAULT_TRUST_LIMITS.maxRootBytes,
+    signal,
+  });
+  if (bytes === undefined)
+    throw new SitecastError('notFound', 'SITECAST_METADATA_MISSING', 'it has no first root');
+  if (createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;
+  throw new SitecastError(
+    'untrusted',
+    'SITECAST_ROOT_DIFFERS',
+    'it is not the one that the join token names',
+    {
+      hint: 'Make a new join token at the origin that is meant.',
+    },
+  );
+}
+
+function logFailure(
+  log: Log,
+  { source, error, waitMs }: { source: Source; error: SitecastError; waitMs: number },
+): void {
+  const { code, message: detail, hint = 'Is the address right, and does the origin run?' } = error;
+  const cause = causeOf(error);
+  const fields = { upstream: source.url, code, detail, ...(cause && { cause }), hint, waitMs };
+  if (error.kind === 'untrusted')
+    log.warn(fields, 'an upstream gave another first root than the join token names');
+  else log.warn(fields, 'an upstream did not give the first root');
 }
 
 /** The system's error code, such as ECONNREFUSED. */

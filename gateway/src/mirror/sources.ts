@@ -54,6 +54,11 @@ export class Sources {
     yield* inTime(await this.#newest(signal));
   }
 
+  /** For the first root: all upstreams; and three neighbours, drawn by chance from those that don't rest. */
+  forFirstRoot(): { upstreams: readonly Source[]; neighbours: readonly Source[] } {
+    return { upstreams: this.#upstreams, neighbours: this.#drawn().slice(0, MAX_ASKED) };
+  }
+
   /** For a file of a set that is known: the source that the set comes from, then all others. */
   inOrder(): Source[] {
     const first = this.#followed;
@@ -81,8 +86,11 @@ export class Sources {
 
   /** Neighbours that answered, of three drawn by chance, those first that claim the newest timestamp. */
   async #newest(signal: AbortSignal): Promise<Source[]> {
-    const drawn = shuffled(this.#awake()).map(id => this.#source(id));
-    return (await this.#newestSources.ask(drawn, signal)).map(({ source }) => source);
+    return (await this.#newestSources.ask(this.#drawn(), signal)).map(({ source }) => source);
+  }
+
+  #drawn(): Source[] {
+    return shuffled(this.#awake()).map(id => this.#source(id));
   }
 
   #awake(): string[] {
