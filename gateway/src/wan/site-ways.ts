@@ -71,6 +71,8 @@ export class SiteWays {
   readonly #deps: SiteWaysDeps;
   readonly #decided = new Map<string, SiteWay>();
   readonly #inTurn = pLimit(1);
+  /** By recipe, what is being found out: those who ask meanwhile get the same, so no more wait than recipes are listed. */
+  readonly #pending = new Map<string, Promise<SiteWay>>();
   /** Bytes of recipes that were fetched, by the images that they lead to. */
   readonly #fetchedBytes = new Map<string, number>();
   /** Of the set that was asked about last. */
@@ -82,18 +84,35 @@ export class SiteWays {
   }
 
   /** By which way devices are to go that run `from`. `deltas` where nothing is known against it. */
-  wayOf(name: DeltaName): Promise<SiteWay> {
-    return this.#inTurn(() => this.#wayOf(name));
+  async wayOf(name: DeltaName): Promise<SiteWay> {
+    const { key, known } = this.#listed(name) ?? {};
+    if (key === undefined) return 'deltas';
+    if (known) return known;
+    const pending = this.#pending.get(key) ?? this.#inTurn(() => this.#wayOf(name));
+    this.#pending.set(key, pending);
+    try {
+      return await pending;
+    } finally {
+      this.#pending.delete(key);
+    }
+  }
+
+  /** @returns undefined where no such delta is listed now */
+  #listed(name: DeltaName): { set: MirrorSet; key: string; known: SiteWay | undefined } | undefined {
+    const set = this.#deps.set();
+    if (!set) return undefined;
+    this.#follow(set);
+    const recipe = this.#byName.get(recipeTarget(name));
+    if (!recipe) return undefined;
+    const key = hashOf(recipe);
+    return { set, key, known: this.#decided.get(key) };
   }
 
   async #wayOf(name: DeltaName): Promise<SiteWay> {
-    const set = this.#deps.set();
-    if (!set) return 'deltas';
-    this.#follow(set);
-    const recipe = this.#byName.get(recipeTarget(name));
-    if (!recipe) return 'deltas';
-    const key = hashOf(recipe);
-    const known = this.#decided.get(key);
+    // The set may have changed meanwhile.
+    const listed = this.#listed(name);
+    if (!listed) return 'deltas';
+    const { set, key, known } = listed;
     if (known) return known;
     const bases = this.#bases(set, name);
     // One delta alone is nothing to decide about: it is only made where it pays.
