@@ -63,6 +63,27 @@ describe('a gateway without a way to the origin', () => {
     expect(lying.asked.length).toBe(asked);
   }, 60_000);
 
+  it('has from a neighbour what only its own devices need of rollouts under way, and nothing else that the neighbour lacks', async () => {
+    const origin = await harness.published(image);
+    await origin.publishRelease('camera', 2, Buffer.alloc(90_000, 'another one '));
+    await origin.publishRelease('camera', 3, Buffer.alloc(90_000, 'not rolled out '));
+    const delta = { product: 'camera', from: 1, to: 2 };
+    await origin.repository.publishDelta(
+      delta,
+      Buffer.from('what a device makes of it'),
+      Buffer.alloc(3000, 'patches '),
+    );
+    await origin.startRollout('camera', 2);
+    const { address } = await harness.connected(origin);
+    const gateway = await harness.cutOff(origin, [address]);
+    await follows(gateway, origin);
+    const pathOf = (ending: string): string =>
+      [...origin.repository.files.keys()].find(path => path.endsWith(ending)) ?? '';
+    expect((await gateway.get(pathOf('camera-2-from-1.recipe'))).body.toString()).toContain('what a device');
+    expect((await gateway.get(pathOf('camera-3.json'))).status).toBe(503);
+    expect(origin.count(`GET /${pathOf('camera-3.json')}`)).toBe(0);
+  });
+
   it('gives the files of the repository to its neighbours, and nothing else', async () => {
     const origin = await harness.published(image);
     const { address, gateway } = await harness.connected(origin);

@@ -23,7 +23,7 @@ import { Metrics, type MetricsSource } from './http/metrics.ts';
 import { fleetListener } from './http/fleet-listener.ts';
 import { Follower } from './mirror/follower.ts';
 import { Mirror } from './mirror/mirror.ts';
-import type { MirrorSet } from './mirror/mirror-set.ts';
+import { isUnderWay, type MirrorSet } from './mirror/mirror-set.ts';
 import type { MirrorStore } from './mirror/mirror-store.ts';
 import { rebuildIndexes } from './mirror/rebuilt-indexes.ts';
 import { RootHistory } from './mirror/root-history.ts';
@@ -235,9 +235,11 @@ async function openOutside(
 }
 
 /** What of the origin's repository lies here, and which chunks it names. */
-function openRepository({ mirrorStore, log }: Adapters, { sources, onRefused, devices }: Outside) {
+function openRepository({ mirrorStore, log }: Adapters, outside: Outside) {
+  const { sources, upstreams, onRefused, devices } = outside;
   const mirror = new Mirror();
-  const targets = new TargetFiles({ store: mirrorStore, sources, log, onRefused });
+  const origin = upstreams.filter(({ isOrigin }) => isOrigin);
+  const targets = new TargetFiles({ store: mirrorStore, sources, origin, log, onRefused });
   const allowlist = new ChunkAllowlist({ local: target => targets.local(target), log });
   const isRun = (product: string, counter: number): boolean => devices.isRun(product, counter);
   const fetchTarget = async (target: FoundTarget): Promise<Uint8Array> => {
@@ -246,7 +248,13 @@ function openRepository({ mirrorStore, log }: Adapters, { sources, onRefused, de
     await allowlist.add(target);
     return bytes;
   };
-  return { mirror, targets, allowlist, fetchTarget, isRun };
+  const fetchForGateway = async (target: FoundTarget): Promise<Uint8Array | undefined> => {
+    if (!mirror.current || !isUnderWay(target, mirror.current.rollouts)) return undefined;
+    const bytes = await targets.getForGateway(target);
+    await allowlist.add(target);
+    return bytes;
+  };
+  return { mirror, targets, allowlist, fetchTarget, fetchForGateway, isRun };
 }
 
 /** What the site learns of each set that is served: the revoked ids, and, once assignments can be verified, its devices. */

@@ -198,13 +198,14 @@ function peerSettingsOf({ isOpenToPeers }: DeviceChanges): Partial<RunSettings> 
     : {};
 }
 
-function clockOf({ clockOffsetMs = 0, isSynchronised, haste = 1 }: DeviceChanges): AgentClock {
+/** Looks at `changes` each time: tests set clocks while a device runs. */
+function clockOf(changes: DeviceChanges): AgentClock {
   const system = systemClock('auto');
   return {
     ...system,
-    now: () => Date.now() + clockOffsetMs,
-    isSynchronised: async () => isSynchronised,
-    sleep: (ms, signal) => system.sleep(ms / haste, signal),
+    now: () => Date.now() + (changes.clockOffsetMs ?? 0),
+    isSynchronised: async () => changes.isSynchronised,
+    sleep: (ms, signal) => system.sleep(ms / (changes.haste ?? 1), signal),
   };
 }
 

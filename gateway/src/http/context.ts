@@ -13,5 +13,7 @@ export interface GatewayEnv {
 export const FORWARDED_HEADER = 'sitecast-forwarded';
 /** Its value where a chunk may be fetched from the origin. With any other, only what lies here is given. */
 export const MAY_FETCH_VALUE = '1';
+/** Its value where nothing is fetched. */
+export const HELD_ONLY_VALUE = '2';
 /** The header with the id of a gateway that asks who answers here. The id is not believed, but looked for. */
 export const ASKER_HEADER = 'sitecast-gateway';

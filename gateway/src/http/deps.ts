@@ -22,6 +22,8 @@ export interface AppDeps {
   targets: Pick<TargetFiles, 'local'>;
   /** Fetches a mirrored file that is not here. */
   fetchTarget: (target: FoundTarget) => Promise<Uint8Array>;
+  /** The same for another gateway, where a rollout under way needs it; undefined where none does. */
+  fetchForGateway: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   assignments: RelayedDocuments<Assignment>;
   acknowledgements: RelayedDocuments<Acknowledgement>;
   enrolments: EnrolmentRelay;

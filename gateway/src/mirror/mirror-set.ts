@@ -101,6 +101,15 @@ export function pinnedIndexes(targets: Targets, rollouts: ReadonlyMap<string, Ro
   });
 }
 
+/** Whether a target is of a release that devices are being updated to, or of a delta that leads there. */
+export function isUnderWay({ name }: FoundTarget, rollouts: ReadonlyMap<string, RolloutsFile>): boolean {
+  const parsed = parseTargetName(name);
+  if (parsed === undefined || !('product' in parsed)) return false;
+  const counters = releasesUnderWay(rollouts).get(parsed.product);
+  if ('to' in parsed) return counters?.has(parsed.to) === true;
+  return 'counter' in parsed && counters?.has(parsed.counter) === true;
+}
+
 /** By name, the target that counts: the top-level targets go before what a delegated role lists under the same name. */
 export function inForce(targets: Targets): Map<string, FoundTarget> {
   const byName = new Map<string, FoundTarget>();

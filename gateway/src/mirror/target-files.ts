@@ -4,7 +4,7 @@ import { lruCache } from '@sitecast/shared/bounded';
 import pLimit from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorStore } from './mirror-store.ts';
-import type { Sources } from './sources.ts';
+import type { Source, Sources } from './sources.ts';
 
 /** Bound of the target files in memory. */
 const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
@@ -21,6 +21,8 @@ const MAX_REMEMBERED_FAILURES = 10_000;
 interface TargetFilesDeps {
   store: MirrorStore;
   sources: Pick<Sources, 'inOrder'>;
+  /** Where files for other gateways are fetched from. */
+  origin: readonly Source[];
   log: Log;
   onRefused: (url: string, error: SitecastError) => void;
 }
@@ -64,7 +66,23 @@ export class TargetFiles {
     const found = await this.local(target);
     if (found) return found;
     if (performance.now() < (this.#failed.get(path)?.untilMs ?? 0)) throw unavailable(target);
-    return once(this.#fetching, path, () => this.#turn(() => this.#fetch(path, target)));
+    return once(this.#fetching, path, () =>
+      this.#turn(() => this.#fetch(path, target, this.#deps.sources.inOrder())),
+    );
+  }
+
+  /**
+   * The same for another gateway that asks: from the origin alone, and not from what is being fetched already, which may be what that gateway is
+   * asked for. So no request goes in a circle.
+   */
+  async getForGateway(target: FoundTarget): Promise<Uint8Array> {
+    const path = pathOf(target);
+    const found = await this.local(target);
+    if (found) return found;
+    if (performance.now() < (this.#failed.get(path)?.untilMs ?? 0)) throw unavailable(target);
+    return once(this.#fetching, `for a gateway: ${path}`, () =>
+      this.#turn(() => this.#fetch(path, target, this.#deps.origin)),
+    );
   }
 
   /** Fetches those of the files that are not here yet. @throws as `get`, for the first that fails */
@@ -124,12 +142,12 @@ export class TargetFiles {
     this.#memory.set(path, bytes);
   }
 
-  async #fetch(path: string, target: FoundTarget): Promise<Uint8Array> {
-    const { sources, log, onRefused } = this.#deps;
+  async #fetch(path: string, target: FoundTarget, sources: readonly Source[]): Promise<Uint8Array> {
+    const { log, onRefused } = this.#deps;
     const maxBytes = target.file.length;
     if (maxBytes > MAX_TARGET_BYTES) throw unavailable(target);
     let last: unknown;
-    for (const { url, targets } of sources.inOrder()) {
+    for (const { url, targets } of sources) {
       try {
         const bytes = await targets.fetch(path, { maxBytes });
         if (bytes === undefined) continue;

@@ -2,7 +2,7 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { cutText } from '@sitecast/shared/text';
 import type { Context } from 'hono';
-import { FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
+import { FORWARDED_HEADER, type GatewayEnv, HELD_ONLY_VALUE } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { pollingDevice } from '../signed.ts';
 import { BYTES_TYPE, bytesSchema, JSON_TYPE, problem } from '../schemas.ts';
@@ -77,8 +77,10 @@ export function repositoryRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): v
     const target = isName ? deps.mirror.target(`${folder}/${name}`) : undefined;
     if (!target) throw notFound(c);
     const here = await deps.targets.local(target);
-    if (!here && c.req.header(FORWARDED_HEADER) !== undefined) throw notFound(c);
-    const file = here ?? (await deps.fetchTarget(target));
+    const forwarded = c.req.header(FORWARDED_HEADER);
+    const fetch = forwarded === undefined ? deps.fetchTarget : deps.fetchForGateway;
+    const file = here ?? (forwarded === HELD_ONLY_VALUE ? undefined : await fetch(target));
+    if (file === undefined) throw notFound(c);
     return serveBytes(c, {
       bytes: file,
       contentType: name.endsWith('.json') ? JSON_TYPE : BYTES_TYPE,
