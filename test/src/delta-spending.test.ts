@@ -108,7 +108,6 @@ it('is no more than --max-bytes, all starts together; and the device says so whe
     expect(servedBytes).toBeLessThanOrEqual(MAX_BYTES);
     kills += last.signal === 'SIGKILL' ? 1 : 0;
   } while (last.signal === 'SIGKILL' && kills < MAX_STARTS);
-  console.log('KILLS', kills, servedBytes, last.stdout);
   expect(last).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/^completed|--max-bytes/) });
   expect(kills).toBeGreaterThan(1);
   expect(servedBytes).toBeGreaterThan((REGIONS * NEW_BYTES) / 2);
