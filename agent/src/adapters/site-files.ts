@@ -131,6 +131,7 @@ export class SiteFiles {
       });
       const status = await client
         .exchange('metadata/timestamp.json', asking, async answer => answer.status)
+        // It may be of an earlier release, which doesn't speak HTTP: it's asked about a chunk.
         .catch(() => undefined);
       signal.throwIfAborted();
       return status === undefined ? await this.#answersAboutChunks(peer.id, signal) : status < 500;
@@ -139,6 +140,7 @@ export class SiteFiles {
       if (!(error instanceof SitecastError)) throw error;
       return false;
     } finally {
+      // The answer counts, however the connection ends.
       if (!wasConnected) await node.hangUp(peer.id).catch(() => {});
     }
   }

@@ -144,7 +144,7 @@ export class WindowFiller {
       return await work;
     } catch (cause) {
       if (!isSystemError(cause, ...STORAGE_ERRORS)) throw cause;
-      // What is there takes the room that the agent's other files need.
+      // What is there takes the room that the agent's other files need. Where that fails, too, the first error says why.
       await this.#deps.patches.keepOnly([]).catch(() => {});
       throw notKept(cause.message, cause);
     }

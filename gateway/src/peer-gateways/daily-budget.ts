@@ -77,7 +77,7 @@ export class DailyBudget {
   #count(owner: string, lengthBytes: number): void {
     this.#owners.set(owner, Math.max(0, (this.#owners.get(owner) ?? 0) + lengthBytes));
     this.#totalBytes = Math.max(0, this.#totalBytes + lengthBytes);
-    this.#unsavedBytes += Math.max(0, lengthBytes);
+    this.#unsavedBytes = Math.max(0, this.#unsavedBytes + lengthBytes);
   }
 
   /** A new day begins with nothing used; so does one to which the clock was set back. */
