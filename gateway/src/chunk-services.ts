@@ -93,6 +93,10 @@ export async function openChunkServices(deps: ChunkServicesDeps) {
   });
   if (siteNode) await serveDevices(deps, siteNode, pipeline);
   const { budget, upload } = await openUpload(deps, pipeline);
+  const flush = async (): Promise<void> => {
+    await disk.flush();
+    await budget?.save();
+  };
   const siteWays = new SiteWays({
     set: () => deps.mirror.current,
     devicesOf: product => deps.devices.of(product),
@@ -107,12 +111,13 @@ export async function openChunkServices(deps: ChunkServicesDeps) {
     deviceChunks,
     pipeline,
     upload,
+    flush,
     siteWays,
     // Their names are part of the log.
     tasks: {
       ...(prefetch && { prefetch: (signal: AbortSignal) => prefetch.run(signal) }),
       ...(deviceChunks && { askDevices: (signal: AbortSignal) => deviceChunks.run(signal) }),
-      keepCache: (signal: AbortSignal) => keepCache({ disk, budget }, log, signal),
+      keepCache: (signal: AbortSignal) => keepCache({ disk, flush }, log, signal),
     },
   };
 }
@@ -254,14 +259,11 @@ function openPrefetch(
 }
 
 async function keepCache(
-  { disk, budget }: { disk: DiskCache; budget: DailyBudget | undefined },
+  { disk, flush }: { disk: DiskCache; flush: () => Promise<void> },
   log: Log,
   signal: AbortSignal,
 ): Promise<void> {
   const adopted = await disk.adopt(signal);
   if (adopted > 0) log.info({ adopted }, 'cached chunks without a record were taken in');
-  while (await sleep(FLUSH_EVERY_MS, signal)) {
-    await disk.flush();
-    await budget?.save();
-  }
+  while (await sleep(FLUSH_EVERY_MS, signal)) await flush();
 }

@@ -169,7 +169,7 @@ export async function openServices(
     app,
     handleChunk,
     run: (urls, stop) => runTasks(tasksWith(urls), { log, signal: stop }),
-    flush: () => chunks.disk.flush(),
+    flush: chunks.flush,
   };
 }
 
