@@ -96,11 +96,23 @@ export interface RememberedBoot {
   onTrial: SlotName | undefined;
 }
 
+/** What a boot loader, with its boot control, can do. */
+export interface LoaderCapabilities {
+  /** Boots that it counts for a slot on trial, at most. */
+  maxTries: number;
+  /** A boot is counted before the slot gets control, so one that hangs (and is reset by a watchdog) is counted. Undefined: not known. */
+  countsHangs: boolean | undefined;
+  /** After a power cut each change is there as a whole, or not at all. Undefined: not known. */
+  isAtomic: boolean | undefined;
+}
+
 /**
  * The boot loader, behind verbs that the variables of GRUB and U-Boot can express: an order of two slots, tries left for the first of
- * them, and which are good.
+ * them, and which are good. Whatever a power cut leaves of a change, boots run a slot that is good or on trial; the change may be asked
+ * for again. All adapters pass `adapters/boot-conformance.test.ts`.
  */
 export interface BootControl {
+  capabilities(): Promise<LoaderCapabilities>;
   /**
    * Called when the agent starts, and again where it failed. The same start is never counted twice.
    */
@@ -108,7 +120,10 @@ export interface BootControl {
   read(): Promise<BootState>;
   /** From now on no boot may choose this slot. It isn't the booted one. */
   markBad(slot: SlotName): Promise<void>;
-  /** The next `tries` boots run this slot. Unless it is confirmed by then, later boots run the other one again. */
+  /**
+   * The next `tries` boots run this slot. Unless it is confirmed by then, later boots run the other one again.
+   * @throws SITECAST_BOOT_REFUSED where `tries` is more than the loader counts
+   */
   setTrial(slot: SlotName, tries: number): Promise<void>;
   /** The booted slot is good, and its boots aren't counted any more. */
   confirm(slot: SlotName): Promise<void>;

@@ -7,6 +7,7 @@ import type {
   BootControl,
   BootState,
   CommandOutcome,
+  LoaderCapabilities,
   Log,
   RunCommand,
   SlotName,
@@ -31,7 +32,11 @@ const answerSchema = z.looseObject({
   booted: z.enum(['A', 'B']),
   next: z.enum(['A', 'B']).optional(),
   bootId: z.string().min(1).max(128).optional(),
+  maxTries: z.int().min(1).optional(),
+  countsHangs: z.boolean().optional(),
+  isAtomic: z.boolean().optional(),
 });
+type Answer = z.infer<typeof answerSchema>;
 
 export interface CommandBootOptions {
   run: RunCommand;
@@ -46,7 +51,7 @@ export interface CommandBootOptions {
  *
  * | verb | does |
  * | --- | --- |
- * | `get` | prints `{"booted":"A","next":"A"}`, and `bootId` where the kernel's doesn't say, to its standard output |
+ * | `get` | prints `{"booted":"A","next":"A"}`, and `bootId` where the kernel's doesn't say, to its standard output; `maxTries`, `countsHangs` and `isAtomic` where it says what the loader can do |
  * | `mark-bad SLOT` | no boot chooses it |
  * | `set-trial SLOT TRIES` | the next boots run it, at most so many unless confirmed |
  * | `confirm SLOT` | it's good |
@@ -71,18 +76,15 @@ export class CommandBootControl implements BootControl {
     return this.read();
   }
 
-  read(): Promise<BootState> {
-    return this.#patiently(async () => {
-      const { stdout } = await this.#verb(['get'], { signal: this.#options.stop });
-      let answer: z.infer<typeof answerSchema>;
-      try {
-        answer = answerSchema.parse(JSON.parse(stdout));
-      } catch (cause) {
-        throw failed('get', `it printed ${JSON.stringify(cutText(stdout, MAX_TOLD_CHARS))}`, cause);
-      }
-      const bootId = answer.bootId ?? (await readFile(BOOT_ID_FILE, 'utf8')).trim();
-      return { booted: answer.booted, next: answer.next ?? answer.booted, bootId };
-    });
+  async capabilities(): Promise<LoaderCapabilities> {
+    const { maxTries = Number.POSITIVE_INFINITY, countsHangs, isAtomic } = await this.#get();
+    return { maxTries, countsHangs, isAtomic };
+  }
+
+  async read(): Promise<BootState> {
+    const answer = await this.#get();
+    const bootId = answer.bootId ?? (await readFile(BOOT_ID_FILE, 'utf8')).trim();
+    return { booted: answer.booted, next: answer.next ?? answer.booted, bootId };
   }
 
   async markBad(slot: SlotName): Promise<void> {
@@ -107,6 +109,17 @@ export class CommandBootControl implements BootControl {
   }
   async stop(): Promise<void> {
     // The boot loader counts boots, not starts of the agent.
+  }
+
+  #get(): Promise<Answer> {
+    return this.#patiently(async () => {
+      const { stdout } = await this.#verb(['get'], { signal: this.#options.stop });
+      try {
+        return answerSchema.parse(JSON.parse(stdout));
+      } catch (cause) {
+        throw failed('get', `it printed ${JSON.stringify(cutText(stdout, MAX_TOLD_CHARS))}`, cause);
+      }
+    });
   }
 
   async #change(...words: string[]): Promise<void> {

@@ -101,6 +101,7 @@ function bootWithFailpoints(boot: BootControl, reach: Failpoint): BootControl {
     reach(`${name} after`);
   };
   return {
+    capabilities: () => boot.capabilities(),
     start: remembered => boot.start(remembered),
     read: () => boot.read(),
     markBad: slot => step('mark bad', () => boot.markBad(slot)),

@@ -2,10 +2,19 @@ import { randomBytes } from 'node:crypto';
 import { readCopy, readFileBounded, setAside } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
-import { type BootControl, type BootState, otherSlot, type RememberedBoot, type SlotName } from '../ports.ts';
+import {
+  type BootControl,
+  type BootState,
+  type LoaderCapabilities,
+  otherSlot,
+  type RememberedBoot,
+  type SlotName,
+} from '../ports.ts';
 import { type DurableFiles, durableFiles } from '../state/durable-files.ts';
 
 const MAX_BOOT_BYTES = 16 * 1024;
+/** Any number would do: the trial of a slot takes two. */
+const MAX_TRIES = 100;
 const slotName = z.enum(['A', 'B']);
 
 const bootFileSchema = z.looseObject({
@@ -50,6 +59,11 @@ export class FileBootControl implements BootControl {
     this.#options = options;
   }
 
+  /** A start is counted before the payload runs. */
+  async capabilities(): Promise<LoaderCapabilities> {
+    return { maxTries: MAX_TRIES, countsHangs: true, isAtomic: true };
+  }
+
   async start(remembered: RememberedBoot = NOTHING): Promise<BootState> {
     const state = this.#state ?? (await this.#begin(remembered));
     if (!this.#isUp) await this.#options.afterBoot(state.booted);
@@ -69,6 +83,7 @@ export class FileBootControl implements BootControl {
   }
 
   async setTrial(slot: SlotName, tries: number): Promise<void> {
+    if (tries > MAX_TRIES) throw refused(`${tries} tries are more than ${MAX_TRIES}`);
     const found = await this.#load();
     await this.#save({
       ...found,

@@ -26,16 +26,20 @@ export class BootProgram {
   }
 
   static async create(parent: string): Promise<BootProgram> {
-    const directory = join(parent, 'machine');
-    await mkdir(directory, { recursive: true });
-    const program = new BootProgram(directory);
-    await writeFile(program.command, `#!/bin/sh\ncd '${directory}' || exit 1\n${SCRIPT}`);
+    const program = BootProgram.at(parent);
+    await mkdir(program.#directory, { recursive: true });
+    await writeFile(program.command, SCRIPT);
     await chmod(program.command, 0o755);
     await program.set('booted', 'A');
     await program.set('next', 'A');
     await program.set('boots', '1');
     await program.reboots('now');
     return program;
+  }
+
+  /** The one that was created there, or a copy of it. */
+  static at(parent: string): BootProgram {
+    return new BootProgram(join(parent, 'machine'));
   }
 
   async reboots(manner: RebootManner): Promise<void> {
@@ -82,7 +86,11 @@ export class BootProgram {
   }
 }
 
-const SCRIPT = `echo "$*" >> calls
+const SCRIPT = `#!/bin/sh
+cd "$(dirname "$0")" || exit 1
+echo "$*" >> calls
+# put FILE TEXT: a power cut leaves the old text or the new one
+put() { echo "$2" > "$1.new" && sync "$1.new" && mv "$1.new" "$1" && sync .; }
 boot() {
   echo $(($(cat boots) + 1)) > boots
   if [ -s trial ] && [ "$(cat tries)" -gt 0 ]; then
@@ -112,10 +120,12 @@ case $1 in
     echo 'a warning, for people' >&2
     next=$(cat next)
     [ -s trial ] && [ "$(cat tries)" -gt 0 ] && next=$(cat trial)
-    echo "{\\"booted\\":\\"$(cat booted)\\",\\"next\\":\\"$next\\",\\"bootId\\":\\"boot-$(cat boots)\\"}" ;;
-  mark-bad) echo "$2" > bad ;;
-  set-trial) echo "$2" > trial; echo "$3" > tries ;;
-  confirm|set-next) echo "$2" > next; : > trial; echo 0 > tries ;;
+    echo "{\\"booted\\":\\"$(cat booted)\\",\\"next\\":\\"$next\\",\\"bootId\\":\\"boot-$(cat boots)\\",\\"countsHangs\\":true,\\"isAtomic\\":true}" ;;
+  mark-bad)
+    if [ "$(cat trial 2>/dev/null)" = "$2" ]; then put tries 0; fi
+    put bad "$2" ;;
+  set-trial) put trial "$2"; put tries "$3" ;;
+  confirm|set-next) put next "$2"; put tries 0 ;;
   reboot)
     case $(cat manner) in
       now) boot ;;

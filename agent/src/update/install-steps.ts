@@ -30,7 +30,7 @@ const MAX_FILLS = 2;
 const FRESH_FOR_MS = 60_000;
 
 export interface InstallDependencies extends JudgeDependencies {
-  boot: Pick<BootControl, 'read' | 'markBad' | 'setNext' | 'confirm' | 'setTrial'>;
+  boot: Pick<BootControl, 'capabilities' | 'read' | 'markBad' | 'setNext' | 'confirm' | 'setTrial'>;
   checker: Pick<UpdateChecker, 'check'>;
   releases: Releases;
   deltas: Deltas;
@@ -298,7 +298,8 @@ export async function activate(
     become.toActivating(activating, { booted, at: new Date(clock.now()).toISOString() }),
   );
   try {
-    await boot.setTrial(target, TRIAL_BOOTS);
+    const { maxTries } = await boot.capabilities();
+    await boot.setTrial(target, Math.min(TRIAL_BOOTS, maxTries));
   } catch (error) {
     if (isSystemError(error) || stop.aborted) throw error;
     // The loader may have taken note all the same, and then nothing would watch over that boot.

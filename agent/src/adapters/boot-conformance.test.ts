@@ -1,0 +1,230 @@
+import { mkdirSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { SitecastError } from '@sitecast/shared/errors';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { SlotName } from '../ports.ts';
+import { BOOT_MACHINES, type BootChange, type BootMachine, order } from '../testing/boot-machines.ts';
+import { afterChanges, filesIn, putFiles, recordWrites, whyNoRecording } from '../testing/recorded-writes.ts';
+
+// One suite over all boot controls: what each change leads to, and what a power cut between any two writes of it leaves, those of child
+// processes among them.
+
+const ORDER = fileURLToPath(new URL('../../dist/testing/boot-order.js', import.meta.url));
+const noRecording = whyNoRecording();
+
+interface Case {
+  what: string;
+  /** What has happened to a machine whose slot A is good: changes, and boots. */
+  before: readonly (BootChange | 'boot')[];
+  /** The slot that runs when the change is ordered. */
+  booted: SlotName;
+  change: BootChange;
+  /** The slots of the boots that follow. */
+  boots: readonly SlotName[];
+  /** Slots that may run after a power cut within the change, and the one that runs in the end. */
+  may: readonly SlotName[];
+  end: readonly SlotName[];
+}
+
+const CLOSED: readonly (BootChange | 'boot')[] = [['markBad', 'B']];
+const TRIED: readonly (BootChange | 'boot')[] = [...CLOSED, ['setTrial', 'B', 2], 'boot'];
+const MOVED: readonly (BootChange | 'boot')[] = [...TRIED, ['confirm', 'B']];
+
+// Slot B holds anything until it is on trial: a boot into it before that would be wrong.
+const CASES: readonly Case[] = [
+  {
+    what: 'closing a slot before it is written',
+    before: [],
+    booted: 'A',
+    change: ['markBad', 'B'],
+    boots: ['A', 'A', 'A'],
+    may: ['A'],
+    end: ['A'],
+  },
+  {
+    what: 'a trial, which ends after exactly its tries',
+    before: CLOSED,
+    booted: 'A',
+    change: ['setTrial', 'B', 2],
+    boots: ['B', 'B', 'A', 'A'],
+    may: ['A', 'B'],
+    end: ['A'],
+  },
+  {
+    what: 'confirming the slot on trial',
+    before: TRIED,
+    booted: 'B',
+    change: ['confirm', 'B'],
+    boots: ['B', 'B', 'B', 'B'],
+    may: ['A', 'B'],
+    end: ['A', 'B'],
+  },
+  {
+    what: 'confirming the slot in its last try',
+    before: [...TRIED, 'boot'],
+    booted: 'B',
+    change: ['confirm', 'B'],
+    boots: ['B', 'B', 'B', 'B'],
+    may: ['A', 'B'],
+    end: ['A', 'B'],
+  },
+  {
+    what: 'giving up the slot on trial',
+    before: TRIED,
+    booted: 'B',
+    change: ['setNext', 'A'],
+    boots: ['A', 'A', 'A'],
+    may: ['A', 'B'],
+    end: ['A'],
+  },
+  {
+    what: 'closing the slot that was given up',
+    before: [...TRIED, ['setNext', 'A'], 'boot'],
+    booted: 'A',
+    change: ['markBad', 'B'],
+    boots: ['A', 'A', 'A'],
+    may: ['A'],
+    end: ['A'],
+  },
+  {
+    what: 'closing the slot on trial, where the trial could not be begun',
+    before: [...CLOSED, ['setTrial', 'B', 2]],
+    booted: 'A',
+    change: ['markBad', 'B'],
+    boots: ['A', 'A', 'A'],
+    may: ['A', 'B'],
+    end: ['A'],
+  },
+  {
+    what: 'closing the other slot, after the move',
+    before: MOVED,
+    booted: 'B',
+    change: ['markBad', 'A'],
+    boots: ['B', 'B', 'B'],
+    may: ['B'],
+    end: ['B'],
+  },
+  {
+    what: 'a trial of the first slot again, with one try',
+    before: [...MOVED, ['markBad', 'A']],
+    booted: 'B',
+    change: ['setTrial', 'A', 1],
+    boots: ['A', 'B', 'B'],
+    may: ['A', 'B'],
+    end: ['B'],
+  },
+];
+
+/** More than any trial here has. */
+const MANY_BOOTS = 4;
+
+let directory: string;
+let machines = 0;
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-boot-'));
+});
+afterEach(async () => {
+  await rm(directory, { recursive: true, force: true });
+});
+
+const codeOf = (error: unknown) => (error instanceof SitecastError ? error.code : String(error));
+
+/** A machine in that state. */
+function machineOf(files: ReadonlyMap<string, Buffer>): string {
+  machines += 1;
+  const path = join(directory, String(machines));
+  mkdirSync(path);
+  putFiles(path, files);
+  return path;
+}
+
+async function machineBefore(machine: BootMachine, { before, booted }: Case): Promise<string> {
+  const path = machineOf(new Map());
+  await machine.create(path);
+  let runs: SlotName = 'A';
+  for (const step of before) {
+    if (step === 'boot') runs = await machine.boot(path);
+    else await order(machine.open(path, runs), step);
+  }
+  expect(runs).toBe(booted);
+  return path;
+}
+
+async function bootsOf(machine: BootMachine, path: string, count: number): Promise<SlotName[]> {
+  const slots: SlotName[] = [];
+  for (let at = 0; at < count; at += 1) slots.push(await machine.boot(path));
+  return slots;
+}
+
+describe.each(Object.entries(BOOT_MACHINES))('boot control `%s`', (name, machine) => {
+  it('says what its loader can do, and counts no more than that', async () => {
+    const path = machineOf(new Map());
+    await machine.create(path);
+    const control = machine.open(path, 'A');
+    const { maxTries, countsHangs, isAtomic } = await control.capabilities();
+    expect(maxTries).toBeGreaterThanOrEqual(2);
+    expect([countsHangs, isAtomic]).toEqual([true, true]);
+    // A program that names no number refuses in its own words.
+    const refused = Number.isFinite(maxTries)
+      ? await control.setTrial('B', maxTries + 1).then(() => 'done', codeOf)
+      : 'SITECAST_BOOT_REFUSED';
+    expect(refused).toBe('SITECAST_BOOT_REFUSED');
+    expect(await bootsOf(machine, path, 2)).toEqual(['A', 'A']);
+  });
+
+  it('says what runs, what runs next, and when a boot was', async () => {
+    const path = machineOf(new Map());
+    await machine.create(path);
+    const control = machine.open(path, 'A');
+    const { bootId } = await control.start();
+    expect(await control.read()).toEqual({ booted: 'A', next: 'A', bootId });
+    await control.markBad('B');
+    expect(await control.read()).toEqual({ booted: 'A', next: 'A', bootId });
+    await control.setTrial('B', 2);
+    expect(await control.read()).toEqual({ booted: 'A', next: 'B', bootId });
+    await control.setNext('A');
+    expect(await control.read()).toEqual({ booted: 'A', next: 'A', bootId });
+  });
+
+  it.each(CASES)('brings about: $what', async tried => {
+    const path = await machineBefore(machine, tried);
+    await order(machine.open(path, tried.booted), tried.change);
+    // Each change may be ordered again, and then does the same.
+    await order(machine.open(path, tried.booted), tried.change);
+    expect(await bootsOf(machine, path, tried.boots.length)).toEqual(tried.boots);
+  });
+
+  it.skipIf(noRecording !== undefined).each(CASES)(
+    'boots a whole slot after a power cut between any two writes of: $what',
+    async tried => {
+      const path = await machineBefore(machine, tried);
+      const before = filesIn(path);
+      const program = [process.execPath, ORDER, name, path, tried.booted, JSON.stringify(tried.change)];
+      const changes = recordWrites(path, program);
+      expect(changes.at(-1)).toEqual({ kind: 'mark', name: 'end' });
+      // The record is right: it leads to the files that are there.
+      expect(afterChanges(before, changes)).toEqual(filesIn(path));
+      expect(changes.filter(({ kind }) => kind === 'write').length).toBeGreaterThan(0);
+      for (let cut = 0; cut <= changes.length; cut += 1) {
+        const last = changes[cut - 1]?.kind;
+        // These leave the files as they are.
+        if (last === 'mark' || last === 'sync') continue;
+        const left = afterChanges(before, changes.slice(0, cut));
+        const boots = await bootsOf(machine, machineOf(left), MANY_BOOTS);
+        expect({ cut, is: tried.may.includes(boots[0] ?? 'A') }).toEqual({ cut, is: true });
+        expect({ cut, is: tried.end.includes(boots.at(-1) ?? 'A'), boots }).toMatchObject({ cut, is: true });
+        // The agent orders the change again where the same slot runs.
+        const again = machineOf(left);
+        if ((await machine.boot(again)) !== tried.booted) continue;
+        await order(machine.open(again, tried.booted), tried.change);
+        expect({ cut, boots: await bootsOf(machine, again, tried.boots.length) }).toEqual({
+          cut,
+          boots: tried.boots,
+        });
+      }
+    },
+  );
+});
