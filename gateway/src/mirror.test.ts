@@ -1,9 +1,9 @@
+import { MAX_DELEGATED_TARGETS } from '@sitecast/shared/trust';
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import { type FakeOrigin, faultAt, type Misbehaviour } from '@sitecast/shared/testing/origin';
-import { MAX_DELEGATED_TARGETS } from './mirror/mirror-set.ts';
 import { removeTemporaryDirectories, GatewayHarness, until } from './testing/harness.ts';
 
 const harness = new GatewayHarness();

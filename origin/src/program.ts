@@ -9,7 +9,7 @@ import {
 import { SitecastError } from '@sitecast/shared/errors';
 import { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { indexTarget, manifestTarget, parseTargetName, recipeTarget } from '@sitecast/shared/release';
-import { plural } from '@sitecast/shared/text';
+import { cutText, plural } from '@sitecast/shared/text';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
 import type { RestoredFrom } from './recovery/restore.ts';
@@ -308,12 +308,14 @@ function demandWhole({ lost: { files, releases, deltas }, asked, unread }: Resto
 }
 
 function recoveredText(recovered: Recovered): string {
-  const { from, unread, versions, releases, lacking, lost, paused, missingKeys, adminTokenPath } = recovered;
+  const { from, unread, versions, releases, lacking, lost, omitted, paused, missingKeys, adminTokenPath } =
+    recovered;
   const lines = [
     ...databaseLines(recovered),
     from === undefined ? 'nothing newer was found: the repository stays as it was' : `caught up with ${from}`,
     ...releases.map(release => returnedLine(release, lost)),
     ...lost.map(name => `  nobody has ${name}: ${cureOf(name)}`),
+    ...omitted.map(omittedLine),
     ...lacking.map(
       ({ product, version, chunks }) =>
         `  ${plural(chunks, 'chunk')} of ${product} ${version} ${chunks === 1 ? 'is' : 'are'} lost: publish it again, with the same image, once the origin runs`,
@@ -365,6 +367,12 @@ function cureOf(name: string): string {
     default:
       return `once the origin runs, submit the draft again that brought it; or ${fetchIt}`;
   }
+}
+
+/** A name may have any length: metadata isn't checked for that. */
+function omittedLine({ role, count, first }: Recovered['omitted'][number]): string {
+  const names = `${plural(count, 'name')} that ${role} lists, such as ${JSON.stringify(cutText(first, 100))}`;
+  return `  left out: ${names}: such a file can't be served. Unless you know why, \`sitecast keys rotate ${role}\``;
 }
 
 function logLine({ logRestoredTo, laterEntries }: Recovered): string {

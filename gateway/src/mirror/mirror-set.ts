@@ -4,11 +4,12 @@ import { indexTarget, manifestTarget, MAX_PRODUCT_BYTES, parseTargetName } from 
 import {
   delegatedSigners,
   type FoundTarget,
-  hasTargetPath,
   issuedMsOf,
   type Metadata,
   metadataPath,
+  type Omitted,
   type RoleSigners,
+  roleTargets,
   targetPath,
   TrustedSet,
   type VerifySignature,
@@ -133,24 +134,10 @@ function releasesOf({ state, release, rollbackTo }: Rollout): { counter: number 
 
 /** Bound of the delegated roles that are mirrored; Sitecast has two. */
 const MAX_DELEGATED_ROLES = 8;
-/**
- * Bound of the targets of one delegated role; the origin lists 4,000 at most. Whoever holds that role's key can list more, and loses its
- * listing alone. The top-level targets have the bound of their bytes, which is some 75,000.
- */
-export const MAX_DELEGATED_TARGETS = 20_000;
 const ROLE_NAME = /^[a-z][a-z0-9-]{0,31}$/;
-const SHA256 = /^[0-9a-f]{64}$/;
 
 /** Metadata that belongs together, as it came, by role: timestamp, snapshot, targets, and the delegated ones. */
 export type SetFiles = ReadonlyMap<string, Uint8Array>;
-
-/** Targets of one role that no gateway serves, however right the rest of the set is: bad input of whoever signs for the role. */
-export interface Omitted {
-  role: string;
-  count: number;
-  /** The name of the first. */
-  first: string;
-}
 
 /** One state of the repository, verified as a whole; it never changes. */
 export interface MirrorSet {
@@ -229,9 +216,12 @@ export function verifySet(
   });
   const omitted: Omitted[] = [];
   for (const { role, metadata } of [{ role: 'targets', metadata: set.targets }, ...delegated]) {
-    const names = addTargets(targets, role, metadata);
-    const [first] = names;
-    if (first !== undefined) omitted.push({ role, count: names.length, first });
+    const found = roleTargets(role, metadata?.signed.targets ?? {});
+    if (found.omitted) omitted.push(found.omitted);
+    for (const { name, sha256, file } of found.listed) {
+      const path = targetPath(name, sha256);
+      if (!targets.has(path)) targets.set(path, { name, role, file });
+    }
   }
   return {
     files,
@@ -242,30 +232,6 @@ export function verifySet(
     rolloutsSigners: delegatedSigners(delegations, 'rollouts'),
     issuedMs: issuedMsOf(set.timestamp?.signed),
   };
-}
-
-/** @returns names of targets that are not added: a role's error must cost what that role lists, not the whole set */
-function addTargets(
-  targets: Map<string, FoundTarget>,
-  role: string,
-  metadata: Metadata<'targets'> | undefined,
-): string[] {
-  const listed = Object.entries(metadata?.signed.targets ?? {});
-  if (role !== 'targets' && listed.length > MAX_DELEGATED_TARGETS) return listed.map(([name]) => name);
-  const omitted: string[] = [];
-  for (const [name, file] of listed) {
-    const { sha256 } = file.hashes;
-    // A role may list targets of its own folder only.
-    const isOfRole = role === 'targets' || name.startsWith(`${role}/`);
-    const isServable = isOfRole && hasTargetPath(name) && !name.includes('..');
-    if (!isServable || sha256 === undefined || !SHA256.test(sha256)) {
-      omitted.push(name);
-      continue;
-    }
-    const path = targetPath(name, sha256);
-    if (!targets.has(path)) targets.set(path, { name, role, file });
-  }
-  return omitted;
 }
 
 function fileOf(files: SetFiles, role: string): Uint8Array {

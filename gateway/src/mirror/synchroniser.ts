@@ -1,15 +1,20 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import type { FoundTarget, MetadataFetcher, TufClient, VerifySignature } from '@sitecast/shared/trust';
+import {
+  type FoundTarget,
+  MAX_DELEGATED_TARGETS,
+  type MetadataFetcher,
+  type Omitted,
+  type TufClient,
+  type VerifySignature,
+} from '@sitecast/shared/trust';
 import type { Log } from '@sitecast/shared/log';
 import { isBehind } from '@sitecast/shared/upstream';
 import type { Mirror } from './mirror.ts';
 import {
   deltaFiles,
   firstNeeds,
-  MAX_DELEGATED_TARGETS,
   mirroredRoles,
   type MirrorSet,
-  type Omitted,
   readRollouts,
   rolloutNeeds,
   verifySet,

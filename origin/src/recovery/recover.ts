@@ -2,12 +2,13 @@ import { createHash } from 'node:crypto';
 import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseRollouts, type RolloutsFile, rolloutsTarget, serializeRollouts } from '@sitecast/shared/fleet';
-import { targetPath } from '@sitecast/shared/trust';
+import { type Omitted, type RoleTarget, roleTargets, targetPath } from '@sitecast/shared/trust';
 import type { Registry } from '../fleet/registry.ts';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { LackingRelease } from '../repository/check-releases.ts';
 import { readListing } from '../repository/listing.ts';
 import type { OnlineRole } from '@sitecast/shared/signing';
+import { MAX_TARGET_FILE_BYTES } from '../repository/repository-store.ts';
 import type { Repository } from '../repository/repository.ts';
 import { PublishedRollouts } from '../rollouts/published.ts';
 import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
@@ -60,6 +61,8 @@ export interface Recovered {
   lacking: LackingRelease[];
   /** Target files that no mirror has: their releases can't be installed before these are back. */
   lost: string[];
+  /** What the newest metadata lists and nobody can serve, by role. */
+  omitted: Omitted[];
   /** Rollouts that are paused now. */
   paused: string[];
   /**
@@ -139,16 +142,16 @@ async function catchUp(
     rollouts: ReadonlyMap<string, RolloutsFile>;
     rolloutFiles: ReadonlyMap<string, Buffer>;
   },
-): Promise<Pick<Recovered, 'releases' | 'lacking' | 'lost' | 'paused'>> {
+): Promise<Pick<Recovered, 'releases' | 'lacking' | 'lost' | 'omitted' | 'paused'>> {
   const { repository, audit } = deps;
   const { committed } = repository;
-  if (!committed) return { releases: [], lacking: [], lost: [], paused: [] };
+  if (!committed) return { releases: [], lacking: [], lost: [], omitted: [], paused: [] };
   if (copy) await repository.raiseFloor(copy.versions, copy.issuedMs);
   // Rollouts are paused before anything else: however this ends, none goes on by itself.
   const paused = await pauseAll(deps, rollouts);
   if (!copy) {
     await publishPauses(repository);
-    return { releases: [], lacking: [], lost: [], paused };
+    return { releases: [], lacking: [], lost: [], omitted: [], paused };
   }
   const releases: Recovered['releases'] = [];
   const before = readListing(committed.targets.signed);
@@ -160,7 +163,7 @@ async function catchUp(
   await recordReleases(audit, releases);
   const { lacking, lost } = await repository.adopt({ ...copy, rolloutFiles });
   await publishPauses(repository);
-  return { releases, lacking, lost, paused };
+  return { releases, lacking, lost, omitted: omittedFrom(copy), paused };
 }
 
 async function newestCopy(
@@ -227,10 +230,9 @@ async function rolloutFilesOf(
 ): Promise<Map<string, Buffer>> {
   const files = new Map<string, Buffer>();
   const all = inOrder(copy, mirrors);
-  for (const [name, { hashes, length }] of Object.entries(copy.rollouts.signed.targets)) {
-    const { sha256 = '' } = hashes;
-    const file = { sha256, lengthBytes: length };
-    const bytes = await fetchTarget(all, targetPath(name, sha256), file, (mirror, gaveWrong) => {
+  for (const { name, sha256, file } of listedIn(copy, 'rollouts')) {
+    const wanted = { sha256, lengthBytes: file.length };
+    const bytes = await fetchTarget(all, targetPath(name, sha256), wanted, (mirror, gaveWrong) => {
       if (unread.some(known => known.mirror === mirror.name)) return;
       if (gaveWrong) unread.push({ mirror: mirror.name, ...mismatch(name) });
       else if (mirror === copy.mirror) unread.push({ mirror: mirror.name, ...missing(name) });
@@ -303,20 +305,38 @@ async function stageFiles(
   const own = { ...committed?.deltas.signed.targets, ...committed?.targets.signed.targets };
   const all = inOrder(copy, mirrors);
   const store = chunksOf(all);
-  const listed = { ...copy.deltas.signed.targets, ...copy.targets.signed.targets };
-  for (const [name, { hashes, length }] of Object.entries(listed)) {
-    const { sha256 = '' } = hashes;
-    if (own[name]?.hashes.sha256 === sha256) continue;
-    log.info({ file: name, lengthBytes: length }, 'fetching what the backup lacks');
-    const bytes = await fetchTarget(all, targetPath(name, sha256), { sha256, lengthBytes: length });
+  const listed = [...listedIn(copy, 'deltas'), ...listedIn(copy, 'targets')];
+  for (const { name, sha256, file } of new Map(listed.map(target => [target.name, target])).values()) {
+    if (own[name]?.hashes.sha256 === sha256 || file.length > MAX_TARGET_FILE_BYTES) continue;
+    log.info({ file: name, lengthBytes: file.length }, 'fetching what the backup lacks');
+    const bytes = await fetchTarget(all, targetPath(name, sha256), { sha256, lengthBytes: file.length });
     // `adopt` reports what no mirror has.
     if (!bytes) continue;
     await stageFile(staged, bytes);
-    if (!name.endsWith('.caibx')) continue;
-    const ids = Buffer.concat([...ChunkIndex.decode(bytes).places()].map(({ id }) => id));
-    await stageChunks(chunks, ids, store);
+    const ids = name.endsWith('.caibx') ? idsIn(bytes, name, log) : [];
+    if (ids.length > 0) await stageChunks(chunks, Buffer.concat(ids), store);
   }
 }
+
+/** Nobody has checked what the role of deltas lists: `adopt` leaves out what is no delta. */
+function idsIn(bytes: Uint8Array, name: string, log: Log): Uint8Array[] {
+  try {
+    return [...ChunkIndex.decode(bytes).places()].map(({ id }) => id);
+  } catch (error) {
+    if (!(error instanceof SitecastError)) throw error;
+    log.warn({ ...errorFields(error), file: name }, 'an index that is signed is none');
+    return [];
+  }
+}
+
+const listedIn = (copy: MirrorCopy, role: 'targets' | 'rollouts' | 'deltas'): RoleTarget[] =>
+  roleTargets(role, copy[role].signed.targets).listed;
+
+/** Whoever signs for a role can err, or have its key stolen: that costs the names, not the recovery. */
+const omittedFrom = (copy: MirrorCopy): Omitted[] =>
+  (['rollouts', 'deltas'] as const).flatMap(
+    role => roleTargets(role, copy[role].signed.targets).omitted ?? [],
+  );
 
 async function stageFile(staged: FileStaging, bytes: Uint8Array): Promise<void> {
   const receiver = await staged.receive(createHash('sha256').update(bytes).digest('hex'));

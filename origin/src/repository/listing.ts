@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type DeltaName, parseTargetName, patchIndexTarget, recipeTarget } from '@sitecast/shared/release';
 import { cutText } from '@sitecast/shared/text';
-import type { SignedTargets, TargetFile } from '@sitecast/shared/trust';
+import { roleTargets, type SignedTargets, type TargetFile } from '@sitecast/shared/trust';
 import type { Committed } from './committed.ts';
 import { MAX_TARGET_FILE_BYTES, type Referenced, type TargetRef } from './repository-store.ts';
 import { ROLES } from './roles.ts';
@@ -116,10 +116,12 @@ export function listedFiles(listing: Listing): ListedFile[] {
 /** All target files that the published metadata lists. */
 export function publishedFiles(committed: Committed): PublishedFile[] {
   return (['targets', 'rollouts', 'deltas'] as const).flatMap(role =>
-    Object.entries(committed[role].signed.targets).flatMap(([name, { hashes, length }]) => {
-      const { sha256 } = hashes;
-      return sha256 === undefined ? [] : [{ name, role, sha256, lengthBytes: length }];
-    }),
+    roleTargets(role, committed[role].signed.targets).listed.map(({ name, sha256, file }) => ({
+      name,
+      role,
+      sha256,
+      lengthBytes: file.length,
+    })),
   );
 }
 

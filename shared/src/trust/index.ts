@@ -28,8 +28,9 @@ export {
   type TopLevelRole,
   toDateTime,
 } from './metadata.ts';
-export { fileNameFor, hasTargetPath, metadataPath, targetPath } from './names.ts';
+export { fileNameFor, metadataPath, targetPath } from './names.ts';
 export type { MetadataFetcher, MetadataStore } from './ports.ts';
+export { MAX_DELEGATED_TARGETS, type Omitted, type RoleTarget, roleTargets } from './role-targets.ts';
 export { rememberingVerifier, type VerifySignature } from './signature-memory.ts';
 export {
   canonicalBytes,
