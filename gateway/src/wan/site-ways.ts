@@ -10,19 +10,23 @@ import {
 import { SitecastError } from '@sitecast/shared/errors';
 import { usesRecipes } from '@sitecast/shared/fleet';
 import { type DeltaName, indexTarget, patchIndexTarget, recipeTarget } from '@sitecast/shared/release';
+import { lruCache, type LruCache } from '@sitecast/shared/bounded';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import pLimit from 'p-limit';
 import { inForce, type MirrorSet } from '../mirror/mirror-set.ts';
 import { hashOf, unlessUnreadable } from './listed-deltas.ts';
-import { type Base, type SiteUpdates, wantedUpdates } from './wanted-updates.ts';
+import { type Base, type SiteUpdates, type Wanted, wantedUpdates } from './wanted-updates.ts';
 
 // Who asks: any host of the LAN. The worst: it makes this gateway fetch the recipes that devices of its site need, each once. What it is told
 // is no secret, and a device that is told a lie by another gateway fetches chunks that are verified, as it does without deltas. Who holds
-// the key of `deltas` can list others each hour: fetching them for this is bounded.
+// the key of `deltas` can list others each hour: fetching them for this is bounded. However many ask, and whoever, all devices of the site
+// are gone through once in a second.
 
 /** Recipes that are fetched to decide about one image take at most this share of its bytes; or that many, which is little anyway. */
 const MAX_SHARE_OF_IMAGE = 0.01;
 const MIN_RECIPES_BYTES = 64 * 1024;
+/** What the devices of the site run is looked at again after so long at the earliest. */
+const LOOK_AGAIN_MS = 1000;
 
 /** How devices are to come to a release, for the sake of the site's WAN. */
 export type SiteWay = 'deltas' | 'chunks';
@@ -35,6 +39,8 @@ interface SiteWaysDeps extends SiteUpdates {
   fetch: (target: FoundTarget) => Promise<Uint8Array>;
   /** What lies there costs the WAN nothing any more. */
   cache: { has(id: ChunkId): Promise<boolean> };
+  /** Milliseconds on a clock that never goes back. Default: that of the process. */
+  now?: () => number;
 }
 
 /** A delta that devices of the site can use. */
@@ -71,6 +77,7 @@ export class SiteWays {
   readonly #deps: SiteWaysDeps;
   readonly #decided = new Map<string, SiteWay>();
   readonly #inTurn = pLimit(1);
+  readonly #looks: LruCache<MirrorSet, readonly Wanted[]>;
   /** By recipe, what is being found out: those who ask meanwhile get the same, so no more wait than recipes are listed. */
   readonly #pending = new Map<string, Promise<SiteWay>>();
   /** Bytes of recipes that were fetched, by the images that they lead to. */
@@ -81,6 +88,7 @@ export class SiteWays {
 
   constructor(deps: SiteWaysDeps) {
     this.#deps = deps;
+    this.#looks = lruCache({ max: 1, ttl: LOOK_AGAIN_MS, now: deps.now });
   }
 
   /** By which way devices are to go that run `from`. `deltas` where nothing is known against it. */
@@ -131,11 +139,19 @@ export class SiteWays {
     for (const key of this.#fetchedBytes.keys()) if (!listed.has(key)) this.#fetchedBytes.delete(key);
   }
 
+  #wanted(set: MirrorSet): readonly Wanted[] {
+    const known = this.#looks.get(set);
+    if (known) return known;
+    const wanted = [...wantedUpdates(set, this.#deps)];
+    this.#looks.set(set, wanted);
+    return wanted;
+  }
+
   /** Of the releases that devices of the site have reported: those from which there is a delta that they leave alone if told so. By recipes. */
   #bases(set: MirrorSet, { product, to }: Pick<DeltaName, 'product' | 'to'>): Map<string, DeltaBase> {
     const found = new Map<string, DeltaBase>();
     const taken = new Set<string>();
-    for (const wanted of wantedUpdates(set, this.#deps)) {
+    for (const wanted of this.#wanted(set)) {
       if (wanted.product !== product || wanted.counter !== to) continue;
       for (const base of wanted.bases) {
         const delta = this.#deltaOf(base, { product, to });
