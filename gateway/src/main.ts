@@ -200,6 +200,7 @@ function openUpstreams(
           headers: url === originUrl ? HELD_ONLY : MAY_FETCH,
         }),
         onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
+        onPassed: lengthBytes => wanLimits.passed(lengthBytes),
         onSent: lengthBytes => {
           metrics.sentUpstream(lengthBytes);
           wanLimits.sent(lengthBytes);
@@ -244,7 +245,11 @@ function openNeighbour(
     isOrigin: false,
     chunks: verifying(chunks, (_store, { code }) => metrics.refused(url, code)),
     onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
-    onSent: lengthBytes => metrics.sentUpstream(lengthBytes),
+    onPassed: lengthBytes => wanLimits.passed(lengthBytes),
+    onSent: lengthBytes => {
+      metrics.sentUpstream(lengthBytes);
+      wanLimits.sent(lengthBytes);
+    },
   });
 }
 

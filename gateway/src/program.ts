@@ -143,7 +143,7 @@ function wanOptions(serve: SettingsCommand): SettingsCommand {
   return serve
     .option(
       '--wan-rate <rate>',
-      'what chunks and reports may take of the WAN, both ways, all gateways of the site together, such as 10Mbit (default: all there is)',
+      'what chunks, files and reports may take of the WAN, both ways, all gateways of the site together, such as 10Mbit (default: all there is)',
       parseWanRate,
     )
     .option(

@@ -177,12 +177,12 @@ export async function openServices(
 async function serveNeighbours(
   app: GatewayApp,
   { now, log }: Adapters,
-  { fleetNetwork, upstreams, revocations }: Outside,
+  { fleetNetwork, upstreams, revocations, wanLimits }: Outside,
   upload: NeighbourUpload,
 ): Promise<void> {
   const origin = new SiteUpstreams(upstreams.filter(({ isOrigin }) => isOrigin));
   const isRevoked = (id: string): boolean => revocations.has(id);
-  await fleetNetwork?.serve(fleetListener(app, { origin, upload, isRevoked, now, log }));
+  await fleetNetwork?.serve(fleetListener(app, { origin, upload, wanLimits, isRevoked, now, log }));
 }
 
 type Outside = Awaited<ReturnType<typeof openOutside>>;

@@ -126,6 +126,22 @@ it('keeps its rate over a real socket, and delays no metadata', async () => {
   expect(performance.now() - beginMs).toBeGreaterThan((6 * chunkBytes) / 400 - 100);
 });
 
+it('counts metadata in its rate: chunks wait for it', async () => {
+  const origin = await harness.origin();
+  // 300 kB of metadata.
+  for (let at = 0; at < 2000; at += 1) origin.repository.addTarget('targets', `other/${at}`, 'x');
+  const { ids } = await origin.publishRelease('camera', 1, noise(1, 1));
+  await origin.startRollout('camera', 1);
+  const beginMs = performance.now();
+  const gateway = await harness.gateway(origin, { wanRate: 150_000 });
+  const [id = Buffer.alloc(32)] = ids;
+  expect((await gateway.get(pathOf(id))).status).toBe(200);
+  const metadataBytes = await gateway.metric('sitecast_wan_received_bytes_total{kind="metadata"}');
+  expect(metadataBytes).toBeGreaterThan(250_000);
+  // A lower bound, as above.
+  expect(performance.now() - beginMs).toBeGreaterThan(metadataBytes / 150 - 100);
+});
+
 it('keeps its rate for chunk indexes, too, and counts them', async () => {
   const origin = await harness.origin();
   // 5000 chunks are 200 kB of index.

@@ -36,6 +36,8 @@ export interface HttpUpstreamOptions {
   signal: AbortSignal;
   /** Called with what came over the WAN. */
   onBytes: (kind: 'metadata' | 'targets' | 'site', lengthBytes: number) => void;
+  /** Called with those of them that nothing paces: metadata and answers. */
+  onPassed?: (lengthBytes: number) => void;
   /** Called with what goes out over it. */
   onSent?: (lengthBytes: number) => void;
   /** A whole file of metadata or targets may take that long. */
@@ -95,17 +97,17 @@ export class HttpUpstream implements Upstream {
       timeoutMs: waitS * 1000 + WAIT_GRACE_MS,
       maxBytes: MAX_TIMESTAMP_BYTES,
     });
-    this.#options.onBytes('metadata', lengthBytes);
+    this.#unpaced('metadata', lengthBytes);
     if (status === 304) return { etag, isChanged: false };
     if (status !== 200) throw this.#client.unusable(path, `it answered with status ${status}`);
     return { etag: headers.etag, isChanged: true };
   }
 
   async ask(path: string, body?: unknown): Promise<UpstreamAnswer> {
-    const { signal, onBytes, onSent } = this.#options;
+    const { signal, onSent } = this.#options;
     const request = {
       signal,
-      onAnswer: (lengthBytes: number) => onBytes('site', lengthBytes),
+      onAnswer: (lengthBytes: number) => this.#unpaced('site', lengthBytes),
       ...(onSent && { onSend: onSent }),
     };
     const { status, json } =
@@ -116,15 +118,20 @@ export class HttpUpstream implements Upstream {
   }
 
   async forward(request: ForwardedRequest): Promise<ForwardedAnswer> {
-    const { signal, onBytes, onSent } = this.#options;
+    const { signal, onSent } = this.#options;
     const answer = await this.#client.forward({
       ...request,
       signal,
-      onAnswer: lengthBytes => onBytes('site', lengthBytes),
+      onAnswer: lengthBytes => this.#unpaced('site', lengthBytes),
       ...(onSent && { onSend: onSent }),
     });
     const headers = pickHeaders(RETURNED, name => answer.headers[name]?.toString());
     return { status: answer.status, headers, body: answer.body };
+  }
+
+  #unpaced(kind: 'metadata' | 'targets' | 'site', lengthBytes: number): undefined {
+    this.#options.onBytes(kind, lengthBytes);
+    this.#options.onPassed?.(lengthBytes);
   }
 
   #fetcher(kind: 'metadata' | 'targets'): MetadataFetcher {
@@ -137,8 +144,9 @@ export class HttpUpstream implements Upstream {
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
       ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
       onPiece: (lengthBytes, sumBytes, signal) => {
+        if (!paced) return this.#unpaced(kind, lengthBytes);
         onBytes(kind, lengthBytes);
-        return paced?.pace(lengthBytes, sumBytes, signal);
+        return paced.pace(lengthBytes, sumBytes, signal);
       },
     });
   }

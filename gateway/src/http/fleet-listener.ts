@@ -4,6 +4,7 @@ import { repositoryOnly } from '@sitecast/shared/http-guards';
 import type { GatewayApp } from './app.ts';
 import { appListener } from './server.ts';
 import { neighbourRelay, type NeighbourRelayDeps } from '../peer-gateways/neighbour-relay.ts';
+import type { WanLimits } from '../wan/wan-limits.ts';
 import type { NeighbourUpload } from '../peer-gateways/neighbour-upload.ts';
 
 /** What a neighbour of the fleet's network sends over its connection. */
@@ -15,10 +16,14 @@ export type NeighbourListener = (
 
 interface FleetListenerDeps extends NeighbourRelayDeps {
   upload: NeighbourUpload;
+  wanLimits: Pick<WanLimits, 'passed'>;
 }
 
 /** Gives neighbours the files of the repository and chunks, and passes on what they ask the origin. */
-export function fleetListener(app: GatewayApp, { upload, ...deps }: FleetListenerDeps): NeighbourListener {
+export function fleetListener(
+  app: GatewayApp,
+  { upload, wanLimits, ...deps }: FleetListenerDeps,
+): NeighbourListener {
   const files: RequestListener = repositoryOnly(appListener(app));
   const senders = new WeakMap<IncomingMessage, string>();
   const relay = neighbourRelay(deps, ({ incoming }) => incoming && senders.get(incoming));
@@ -26,8 +31,14 @@ export function fleetListener(app: GatewayApp, { upload, ...deps }: FleetListene
     overrideGlobalObjects: false,
   });
   return (request, response, neighbour) => {
-    if (request.url?.startsWith('/site/v1/') !== true) {
-      if (upload(request, response, neighbour)) return;
+    const isRelayed = request.url?.startsWith('/site/v1/') === true;
+    // Chunks are counted where they are given.
+    if (!isRelayed && upload(request, response, neighbour)) return;
+    response.once('finish', () => {
+      if (request.method === 'GET' || isRelayed)
+        wanLimits.passed(Number(response.getHeader('content-length') ?? 0));
+    });
+    if (!isRelayed) {
       files(request, response);
       return;
     }

@@ -69,6 +69,25 @@ it('counts target files, and makes long ones wait', async () => {
   expect(limitsAt({}).limits.longestMs(1_000_000)).toBe(0);
 });
 
+it('never holds up metadata, makes chunks wait for it, and leaves them half of the rate in a flood of it', async () => {
+  const { limits, clock, pass } = limitsAt({ wanRate: 1_000_000 });
+  limits.passed(300_000);
+  expect(clock()).toBe(0);
+  await limits.took(200_000);
+  expect(clock()).toBeCloseTo(500, 6);
+  // An hour long, twice the rate.
+  for (let second = 0; second < 3600; second += 1) {
+    for (let piece = 0; piece < 20; piece += 1) limits.passed(100_000);
+    pass(1000);
+  }
+  const beginMs = clock();
+  await limits.took(1_000_000);
+  // Its own second, and what metadata was still ahead.
+  expect(clock() - beginMs).toBeLessThan(32_000);
+  limits.passed(1_000_000_000);
+  expect(limitsAt({}).limits.passed(1e9)).toBeUndefined();
+});
+
 it('delays nothing where no rate was set', async () => {
   const { limits, clock } = limitsAt({ quietHours }, MONDAY_EVENING);
   await limits.took(1e9);

@@ -9,8 +9,11 @@ export const MIN_WAN_BYTES_PER_S = 32_000;
 const AT_ONCE_S = 4;
 /** The part of the rate that may go out. A flood of reports leaves chunks the rest. */
 const SENT_PART = 0.5;
-/** So much of a target file comes without a wait, as metadata does: orders are short. */
+/** So much of a target file comes without a wait: orders are short. */
 const PROMPT_BYTES = 64 * 1024;
+/** Metadata and answers of the site API count as far as they take this part of the rate, over so long a time. */
+const PROMPT_PART = 0.5;
+const PROMPT_OVER_MS = 60_000;
 /** The length of most chunks, at the default sizes. */
 const TYPICAL_CHUNK_BYTES = 128 * 1024;
 const SECOND_MS = 1000;
@@ -39,7 +42,8 @@ interface WanLimitsDeps {
 
 /**
  * How much of the site's WAN this gateway may use, and when: one rate for both directions together. Reports go first, with half of the
- * rate at most; target files and chunks have the rest. Metadata, and what gateways of the site give each other, do not count.
+ * rate at most; target files and chunks have the rest. Metadata waits for nothing, and chunks wait for it. What gateways of the site give each
+ * other does not count, nor what the protocols below HTTP take.
  */
 export class WanLimits {
   readonly #settings: WanSettings;
@@ -50,6 +54,8 @@ export class WanLimits {
   readonly #all: Pacer;
   /** Bytes that go out, at their part of the rate. */
   readonly #out: Pacer;
+  /** Bytes that wait for nothing, at their part of the rate. */
+  readonly #prompt: Pacer;
   readonly #sharers: () => number;
 
   /** @throws SITECAST_WINDOW_INVALID */
@@ -62,6 +68,7 @@ export class WanLimits {
     const pace = { burstMs: 0, ...(clock && { now: clock }) };
     this.#all = new Pacer(rate, pace);
     this.#out = new Pacer(() => rate() * SENT_PART, pace);
+    this.#prompt = new Pacer(() => rate() * PROMPT_PART, pace);
     this.#wait = wait ?? ((ms, signal) => sleep(ms, undefined, { ref: false, ...(signal && { signal }) }));
   }
 
@@ -139,6 +146,16 @@ export class WanLimits {
     if (this.#rate === undefined) return;
     if (sumBytes > PROMPT_BYTES) await this.took(lengthBytes, signal);
     else this.#all.count(lengthBytes);
+  }
+
+  /**
+   * Notes bytes of metadata, or of an answer, in either direction: a new order is not to wait for an image that is on its way. Chunks wait
+   * for them, but keep half of the rate: whoever sends this gateway metadata without an end can't stop them. Beyond that such bytes don't count.
+   */
+  passed(lengthBytes: number): void {
+    if (this.#rate === undefined || this.#prompt.leftMs >= PROMPT_OVER_MS) return;
+    this.#prompt.count(lengthBytes);
+    this.#all.count(lengthBytes);
   }
 
   /** Milliseconds that so many bytes take at the least rate of the settings, shared with another gateway; 0 without one. */
