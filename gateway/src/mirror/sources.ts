@@ -6,11 +6,15 @@ import {
   shuffled,
   TIMESTAMP,
   withFiles,
+  withFilesInTime,
   withinTime,
 } from '@sitecast/shared/upstream';
 
 /** The time that a neighbour has for all metadata of one round; at most some 10 MiB, most often a few hundred KiB, over thin lines. */
 const METADATA_WITHIN_MS = 2 * 60_000;
+/** The time that a neighbour has for a target file: that for a short one, and more by its length. */
+const FILE_WITHIN_MS = 30_000;
+const LEAST_FILE_BYTES_PER_MS = 1;
 
 /** An upstream over HTTP, or a gateway of the fleet's network. */
 export type Source = RepositorySource;
@@ -59,11 +63,17 @@ export class Sources {
     return { upstreams: this.#upstreams, neighbours: this.#drawn().slice(0, MAX_ASKED) };
   }
 
-  /** For a file of a set that is known: the source that the set comes from, then all others. */
+  /** For a file of a set that is known: the source that the set comes from, then the upstreams, then three neighbours that are drawn by chance. */
   inOrder(): Source[] {
-    const first = this.#followed;
-    const others = [...this.#upstreams, ...this.#awake().map(id => this.#source(id))];
+    const first = this.#usableFirst();
+    const others = [...this.#upstreams, ...filesInTime(this.#drawn().slice(0, MAX_ASKED))];
     return first === undefined ? others : [first, ...others.filter(({ url }) => url !== first.url)];
+  }
+
+  #usableFirst(): Source | undefined {
+    const followed = this.#followed;
+    if (followed === undefined || this.#upstreams.some(({ url }) => url === followed.url)) return followed;
+    return this.#newestSources.isResting(followed) ? undefined : filesInTime([followed])[0];
   }
 
   /** From now on this one is asked first. */
@@ -102,6 +112,13 @@ export class Sources {
     if (this.#neighbours === undefined) throw new TypeError('this gateway has no neighbours');
     return this.#neighbours.source(id);
   }
+}
+
+/** A drip of bytes ends, too. */
+function filesInTime(neighbours: readonly Source[]): Source[] {
+  const limitMsOf = (lengthBytes: number): number =>
+    FILE_WITHIN_MS + Math.ceil(lengthBytes / LEAST_FILE_BYTES_PER_MS);
+  return neighbours.map(source => withFilesInTime(source, limitMsOf));
 }
 
 /** Each has its time from when it is asked. */

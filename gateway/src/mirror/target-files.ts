@@ -20,7 +20,7 @@ const MAX_REMEMBERED_FAILURES = 10_000;
 
 interface TargetFilesDeps {
   store: MirrorStore;
-  sources: Pick<Sources, 'inOrder'>;
+  sources: Pick<Sources, 'inOrder' | 'failed'>;
   /** Where files for other gateways are fetched from. */
   origin: readonly Source[];
   log: Log;
@@ -143,11 +143,12 @@ export class TargetFiles {
   }
 
   async #fetch(path: string, target: FoundTarget, sources: readonly Source[]): Promise<Uint8Array> {
-    const { log, onRefused } = this.#deps;
+    const { log, onRefused, sources: all } = this.#deps;
     const maxBytes = target.file.length;
     if (maxBytes > MAX_TARGET_BYTES) throw unavailable(target);
     let last: unknown;
-    for (const { url, targets } of sources) {
+    for (const source of sources) {
+      const { url, targets } = source;
       try {
         const bytes = await targets.fetch(path, { maxBytes });
         if (bytes === undefined) continue;
@@ -157,6 +158,7 @@ export class TargetFiles {
       } catch (error) {
         if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
         if (error.kind === 'untrusted' || error.kind === 'tooLarge') onRefused(url, error);
+        all.failed(source, error);
         log.warn(
           { upstream: url, target: target.name, code: error.code, detail: error.message, hint: error.hint },
           'an upstream did not give a file',

@@ -22,6 +22,8 @@ export function neighbourChunks({ neighbours, credential }: NeighbourChunksOptio
     name: "gateways of the fleet's network",
     wrongBytes: 'rest',
     restMs: REST_MS,
+    // They fetch what a rollout under way needs: one that says that it lacks a chunk each time must not be asked first each time.
+    restsWhereAbsent: true,
     maxAsked: MAX_ASKED,
   });
   const headers = async (): Promise<Record<string, string>> => showing(await credential());

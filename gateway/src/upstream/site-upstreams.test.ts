@@ -30,6 +30,25 @@ it("takes no refusal of a neighbour for the origin's, and no report that it says
   });
 });
 
+it('comes to the neighbour that answers, however many others say no', async () => {
+  const asked = new Map<string, number>();
+  const counting = (one: SiteServer): SiteServer => ({
+    ...one,
+    ask: async (path, body) => {
+      asked.set(one.url, (asked.get(one.url) ?? 0) + 1);
+      return one.ask(path, body);
+    },
+  });
+  const liars = Array.from({ length: 5 }, (_, at) => server(`libp2p://liar-${at}`, refused));
+  const neighbours = [...liars, server('libp2p://honest', answered)].map(counting);
+  const upstreams = new SiteUpstreams([server('http://origin', unreachable)], () => neighbours);
+  // Three neighbours are tried for one request; whoever said no comes after those that weren't tried.
+  await upstreams.ask('/site/v1/reports', {}).catch(() => undefined);
+  for (let times = 0; times < 20; times += 1)
+    expect(await upstreams.ask('/site/v1/reports', {})).toMatchObject({ status: 200 });
+  expect(liars.every(({ url }) => (asked.get(url) ?? 0) <= 1)).toBe(true);
+});
+
 it("takes the origin's word as it is", async () => {
   for (const answer of [refused, answered])
     expect(await new SiteUpstreams([server('http://origin', answer)]).ask('/site/v1/reports', {})).toEqual(

@@ -1,8 +1,12 @@
 import { lruCache } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
+import { shuffled } from '@sitecast/shared/upstream';
 import type { ForwardedAnswer, ForwardedRequest, Upstream, UpstreamAnswer } from './upstream.ts';
 
-/** How long an upstream that can't be reached comes after the neighbours, which would each wait for it otherwise. */
+// Neighbours are any machines with the fleet's key, a stolen gateway among them. The worst one says "no" to everything, or nothing for as long as it
+// may. It isn't waited for twice within its rest, and which ones are tried is drawn: so no few of them keep a site's requests from the others.
+
+/** How long an upstream that can't be reached, or a neighbour that has no answer that counts, comes after the others. */
 const REST_MS = 60_000;
 const MAX_RESTING = 1000;
 /** Neighbours that are tried for one request. */
@@ -17,7 +21,7 @@ export class SiteUpstreams {
   readonly #neighbours: () => readonly SiteServer[];
   readonly #resting = lruCache<string, true>({ max: MAX_RESTING, ttl: REST_MS });
 
-  /** @param neighbours gateways that pass a request on to the origin, the best first */
+  /** @param neighbours gateways that pass a request on to the origin */
   constructor(upstreams: readonly SiteServer[], neighbours: () => readonly SiteServer[] = () => []) {
     this.#upstreams = upstreams;
     this.#neighbours = neighbours;
@@ -54,6 +58,7 @@ export class SiteUpstreams {
           return answer;
         }
         hasFailed ||= !isNeighbour && answer.status === 500;
+        if (isNeighbour) this.#resting.set(server.url, true);
         last = new Error(`${server.url} answered with status ${answer.status}`);
       } catch (error) {
         if (!(error instanceof SitecastError)) throw error;
@@ -73,14 +78,17 @@ export class SiteUpstreams {
     );
   }
 
-  /** Those that rest come last: they may be the only ones. */
+  /** Those that rest come last, the longest first: they may be the only ones. */
   #inOrder(): SiteServer[] {
-    const neighbours = this.#neighbours();
+    const neighbours = shuffled(this.#neighbours());
     if (neighbours.length === 0) return [...this.#upstreams];
     const all = [...this.#upstreams, ...neighbours];
-    const isResting = ({ url }: SiteServer): boolean => this.#resting.has(url);
-    const awake = all.filter(server => !isResting(server));
-    return [...awake, ...all.filter(isResting)].slice(0, this.#upstreams.length + MAX_NEIGHBOURS);
+    const byUrl = new Map(all.map(server => [server.url, server]));
+    const resting = [...this.#resting.rkeys()].flatMap(url => byUrl.get(url) ?? []);
+    return [...all.filter(server => !resting.includes(server)), ...resting].slice(
+      0,
+      this.#upstreams.length + MAX_NEIGHBOURS,
+    );
   }
 }
 

@@ -14,5 +14,6 @@ export {
   shuffled,
   TIMESTAMP,
   withFiles,
+  withFilesInTime,
   withinTime,
 } from './newest-sources.ts';

@@ -3,7 +3,7 @@ import { createServer, type ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, it } from 'vitest';
 import { HttpFetcher } from '../trust/index.ts';
-import { type RepositorySource, withinTime } from './newest-sources.ts';
+import { type RepositorySource, withFilesInTime, withinTime } from './newest-sources.ts';
 
 const endings: (() => void)[] = [];
 afterEach(() => endings.splice(0).forEach(end => end()));
@@ -38,6 +38,14 @@ it('bounds the time of all metadata of a source together, not that of its target
   await expect(fetchAll()).rejects.toMatchObject(late);
   await expect(source.metadata.fetch('timestamp.json', LIMITS)).rejects.toMatchObject(late);
   expect(await source.targets.fetch('a', LIMITS)).toHaveLength(5);
+});
+
+it('ends each target file that drips past the time for its length, and lets metadata be', async () => {
+  const source = withFilesInTime(await dripping(50), lengthBytes => (lengthBytes === 20_000 ? 100 : 60_000));
+  const fetched = source.targets.fetch('a', { maxBytes: 20_000 });
+  await expect(fetched).rejects.toMatchObject(late);
+  expect(await source.targets.fetch('a', LIMITS)).toHaveLength(50);
+  expect(await source.metadata.fetch('timestamp.json', { maxBytes: 20_000 })).toHaveLength(50);
 });
 
 it('ends a file that is under way when the time is over, and passes the signal of its caller on', async () => {

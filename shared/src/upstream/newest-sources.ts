@@ -96,20 +96,46 @@ export function isBehind({ code, data }: SitecastError): boolean {
  */
 export function withinTime<S extends RepositorySource>(source: S, limitMs: number): S {
   const timeout = AbortSignal.timeout(limitMs);
-  const fetch: MetadataFetcher['fetch'] = async (path, { signal, ...options }) => {
-    try {
-      timeout.throwIfAborted();
-      const either = signal ? AbortSignal.any([signal, timeout]) : timeout;
-      return await source.metadata.fetch(path, { ...options, signal: either });
-    } catch (error) {
-      if (!timeout.aborted || signal?.aborted) throw error;
-      const why = `its metadata did not come within ${limitMs} ms`;
-      throw new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', `${source.url}: ${why}`, {
-        cause: error,
-      });
-    }
+  const why = `${source.url}: its metadata did not come within ${limitMs} ms`;
+  return {
+    ...source,
+    metadata: { fetch: (path, options) => fetchUntil(timeout, source.metadata, { path, options, why }) },
   };
-  return { ...source, metadata: { fetch } };
+}
+
+/**
+ * A source each of whose target files must come within a time, from when it is asked for.
+ * @param limitMsOf by the length of a file. Fetches throw as those of `withinTime`
+ */
+export function withFilesInTime<S extends RepositorySource>(
+  source: S,
+  limitMsOf: (lengthBytes: number) => number,
+): S {
+  const fetch: MetadataFetcher['fetch'] = (path, options) => {
+    const limitMs = limitMsOf(options.maxBytes);
+    const why = `${source.url}: a file did not come within ${limitMs} ms`;
+    return fetchUntil(AbortSignal.timeout(limitMs), source.targets, { path, options, why });
+  };
+  return { ...source, targets: { fetch } };
+}
+
+async function fetchUntil(
+  timeout: AbortSignal,
+  from: MetadataFetcher,
+  {
+    path,
+    options: { signal, ...options },
+    why,
+  }: { path: string; options: Parameters<MetadataFetcher['fetch']>[1]; why: string },
+): Promise<Uint8Array | undefined> {
+  try {
+    timeout.throwIfAborted();
+    const either = signal ? AbortSignal.any([signal, timeout]) : timeout;
+    return await from.fetch(path, { ...options, signal: either });
+  } catch (error) {
+    if (!timeout.aborted || signal?.aborted) throw error;
+    throw new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', why, { cause: error });
+  }
 }
 
 /** In an order drawn by chance. */

@@ -59,6 +59,23 @@ it('asks a source that was unreachable last, until its rest is over or it answer
   expect([flaky.asked.times, other.asked.times]).toEqual([3, 2]);
 });
 
+it('comes to the source that has a chunk, however many others say that they lack it, or fail', async () => {
+  const others = [...Array(3)].map((_, at) => source(`absent-${at}`, absent));
+  const failing = [...Array(3)].map((_, at) => source(`away-${at}`, away));
+  const honest = source('honest', good);
+  const { clock, get } = selecting([...others, ...failing, honest], { maxAsked: 3, restsWhereAbsent: true });
+  for (let times = 0; times < 2; times += 1) expect(await get()).toBeUndefined();
+  expect(await get()).toBeDefined();
+  expect(await get()).toBeDefined();
+  expect([...others, ...failing].map(({ asked }) => asked.times)).toEqual([1, 1, 1, 1, 1, 1]);
+  // All but one rest again and again; once that one has failed as well, they take turns.
+  honest.asked.times = 0;
+  const { get: ask } = selecting([...others, ...failing], { maxAsked: 3, restsWhereAbsent: true });
+  for (let times = 0; times < 4; times += 1) expect(await ask()).toBeUndefined();
+  expect([...others, ...failing].map(({ asked }) => asked.times)).toEqual([3, 3, 3, 3, 3, 3]);
+  clock.nowMs = 1001;
+});
+
 it('asks another source beside a slow one, aborts the slow request, and lets that source rest though it answers', async () => {
   let isSlow = true;
   const slow = source('slow', signal => (isSlow ? silent(signal) : good()));

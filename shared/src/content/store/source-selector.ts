@@ -22,6 +22,8 @@ export interface SourceSelectorOptions {
   readonly verifies?: boolean;
   /** What a source gets that gave wrong bytes: it is passed over for this chunk, or rests, or isn't asked again. Default: `pass`. */
   readonly wrongBytes?: 'pass' | 'rest' | 'ban';
+  /** One that lacks a chunk is asked last for as long, too: for sources that should have all of them. */
+  readonly restsWhereAbsent?: boolean;
   /** The most that are asked for one chunk. Default: all. */
   readonly maxAsked?: number;
   /** A source was banned. */
@@ -101,9 +103,10 @@ export class SourceSelector {
   }
 
   #inOrder(): ChunkStore[] {
-    const isResting = (source: ChunkStore): boolean => this.#rests.has(source);
     const usable = this.#sources().filter(source => !this.#banned.has(source));
-    const inOrder = [...usable.filter(source => !isResting(source)), ...usable.filter(isResting)];
+    // Where only some are asked, those that rest take turns: the one whose rest is the oldest comes first.
+    const resting = [...this.#rests.rkeys()].filter(source => usable.includes(source));
+    const inOrder = [...usable.filter(source => !resting.includes(source)), ...resting];
     return inOrder.slice(0, this.#options.maxAsked);
   }
 
@@ -173,7 +176,7 @@ export class SourceSelector {
   }
 
   #noteAnswer(source: ChunkStore): void {
-    if (this.#rests.get(source)?.isSlow === false) this.#rests.delete(source);
+    if (this.#rests.peek(source)?.isSlow === false) this.#rests.delete(source);
   }
 
   #rest(source: ChunkStore, isSlow: boolean): void {
@@ -182,7 +185,10 @@ export class SourceSelector {
 
   #failed(source: ChunkStore, error: unknown): SitecastError {
     if (!(error instanceof SitecastError)) throw error;
-    if (isNotFound(error)) return error;
+    if (isNotFound(error)) {
+      if (this.#options.restsWhereAbsent === true) this.#rest(source, false);
+      return error;
+    }
     const { wrongBytes = 'pass' } = this.#options;
     if (!isWrongBytes(error) || wrongBytes === 'rest') this.#rest(source, false);
     else if (wrongBytes === 'ban') this.#ban(source, error);
@@ -210,7 +216,8 @@ async function answerOf<T>(source: ChunkStore, answer: Promise<T | undefined>): 
   }
 }
 
-export interface FailoverOptions extends Pick<SourceSelectorOptions, 'now' | 'maxAsked'> {
+export interface FailoverOptions
+  extends Pick<SourceSelectorOptions, 'now' | 'maxAsked' | 'restsWhereAbsent'> {
   /** A store that couldn't be reached is asked last for so long. */
   readonly restMs?: number;
   /** `rest`: a store that gave wrong bytes counts as one that couldn't be reached, else as one that lacks the chunk. Default: `pass`. */

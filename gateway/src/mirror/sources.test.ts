@@ -1,0 +1,32 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { expect, it } from 'vitest';
+import { type Source, Sources } from './sources.ts';
+
+const nothing = { fetch: async () => undefined };
+const sourceAt = (url: string): Source => ({ url, metadata: nothing, targets: nothing });
+
+it('asks few neighbours for a file, drawn by chance, and none that rests, though the set came from it', () => {
+  const neighbours = Array.from({ length: 10 }, (_, at) => sourceAt(`libp2p://${at}`));
+  const byId = new Map(neighbours.map(source => [source.url, source]));
+  const source = (id: string): Source => byId.get(id) ?? sourceAt(id);
+  const sources = new Sources([sourceAt('http://origin')], { ids: () => [...byId.keys()], source });
+  const asked = () => sources.inOrder().map(({ url }) => url);
+  const seen = new Set<string>();
+  // So many draws of three leave none of ten out.
+  for (let times = 0; times < 200; times += 1) {
+    expect(asked()).toHaveLength(4);
+    for (const url of asked()) seen.add(url);
+  }
+  expect(seen.size).toBe(11);
+
+  sources.follow(source('libp2p://7'));
+  expect(asked()[0]).toBe('libp2p://7');
+  sources.failed(
+    source('libp2p://7'),
+    new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', 'x'),
+  );
+  for (let times = 0; times < 200; times += 1) expect(asked()).not.toContain('libp2p://7');
+  sources.follow(sourceAt('http://origin'));
+  sources.failed(sourceAt('http://origin'), new SitecastError('unreachable', 'SITECAST_X', 'x'));
+  expect(asked()[0]).toBe('http://origin');
+});
