@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { chunkIdToHex } from '@sitecast/shared/content';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CommandBootControl } from './adapters/command-boot.ts';
 import { runCommand } from './adapters/run-command.ts';
@@ -43,6 +44,37 @@ it('stops a download at once when the rollout is paused, continues when it is re
   await until('it is completed', () => states().at(-1) === 'completed');
   expect(await harness.device.slot('B')).toEqual(image);
   expect(states()).toContain('idle');
+});
+
+it('gives up a download that nobody gives chunks for once a newer release is ordered', async () => {
+  // Nobody gives chunks of the first release.
+  harness.gateway.misbehave = path => (path.startsWith('/chunks/') ? 'hang' : undefined);
+  await until('the download is under way, and reported', () => states().includes('downloading'));
+  const newer = randomBytes(60_000);
+  const given = harness.fleet.addRelease({ counter: 2, image: newer }).ids.map(chunkIdToHex);
+  harness.gateway.misbehave = path =>
+    path.startsWith('/chunks/') && !given.some(hex => path.includes(hex)) ? 'hang' : undefined;
+  harness.fleet.addRollout(2);
+  await harness.fleet.publishAll();
+  await until('the newer one is installed', () => states().at(-1) === 'completed');
+  expect(await harness.device.slot('B')).toEqual(newer);
+  // The old one's cycle ended for the newer order, not because nobody gave chunks.
+  expect(states()).not.toContain('waiting');
+});
+
+it('goes on with a download while a newer release is ordered that does not fit', async () => {
+  let isHeld = true;
+  harness.gateway.misbehave = path => (isHeld && path.startsWith('/chunks/') ? 'hang' : undefined);
+  await until('the download is under way, and reported', () => states().includes('downloading'));
+  harness.fleet.addRelease({ counter: 2, image: randomBytes(60_000), hardware: ['rpi5'] });
+  harness.fleet.addRollout(2);
+  const before = harness.gateway.count('/metadata/timestamp.json');
+  await harness.fleet.publishAll();
+  await until('the news has come', () => harness.gateway.count('/metadata/timestamp.json') > before + 1);
+  isHeld = false;
+  await until('it is installed', () => states().includes('completed'));
+  expect(states().slice(states().indexOf('downloading'))).not.toContain('idle');
+  expect(await harness.device.slot('B')).toEqual(image);
 });
 
 it('waits between changes while a download runs, instead of asking again and again', async () => {

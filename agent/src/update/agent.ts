@@ -2,12 +2,11 @@ import type { SitecastError } from '@sitecast/shared/errors';
 import type { BootControl, BootState, Slot, SlotName } from '../ports.ts';
 import type { Outbox } from '../reports/outbox.ts';
 import type { Reporter } from '../reports/reporter.ts';
-import { isSameUpdate } from '../state/agent-state.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { CheckResult, CycleResult, StatusBoard } from '../state/status.ts';
 import { endLeft } from './boot-steps.ts';
 import { lateFallBack, rememberedBoot } from './boot-verdict.ts';
-import { plannedWays } from './find-release.ts';
+import { isStillFollowed, plannedWays } from './find-release.ts';
 import type { InstallDependencies } from './install-steps.ts';
 import { recoverNotes } from './recover-notes.ts';
 import { resultOf } from './result.ts';
@@ -79,14 +78,14 @@ export class UpdateAgent {
     throw unseen;
   }
 
-  /** Whether the repository still wants what is being done; false only where it is certain. For the download's watcher. */
+  /** Whether the repository still wants what is being done, and nothing newer in its place; false only where it is certain. For the download's watcher. */
   async stillWants(signal: AbortSignal): Promise<boolean> {
     const { checker } = this.#deps.update;
     const { update } = this.#deps.stateFile.current;
     if (update?.phase !== 'downloading' && update?.phase !== 'verified') return true;
     const context = await checker.check(signal);
     if (!('choice' in context)) return true;
-    return context.choice.orders.some(order => isSameUpdate(order, update));
+    return isStillFollowed(this.#deps.update, context, update, signal);
   }
 
   /** Refreshes and chooses, and does nothing about it. */

@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { ReleaseManifest } from '@sitecast/shared/release';
 import { otherSlot, type SlotName } from '../ports.ts';
-import type { Reason } from '../state/agent-state.ts';
+import { isSameUpdate, type Reason, type Update } from '../state/agent-state.ts';
 import type { CycleResult, UpdateWays } from '../state/status.ts';
 import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
 import { checkedCosts } from './costs.ts';
@@ -18,20 +18,51 @@ export async function releaseToInstall(
   { choice, facts }: UpdateContext,
   signal: AbortSignal,
 ): Promise<Release | CycleResult> {
-  const { releases, reporter, stateFile } = deps;
+  const { reporter, stateFile } = deps;
+  const { followed, objection } = await orderToFollow(deps, { choice, facts }, signal);
+  if (followed)
+    return loadOrWait(deps, followed.order, { manifest: followed.manifest, booted: facts.booted, signal });
+  if (!objection) return nothingOrdered({ reporter, stateFile }, choice.reason);
+  await reporter.report('blocked', { ...choice.orders[0], reason: objection });
+  return { state: 'blocked', reason: objection };
+}
+
+/** @returns the first order whose manifest fits; or why none does */
+async function orderToFollow(
+  { releases }: Pick<InstallDependencies, 'releases'>,
+  { choice, facts }: Pick<UpdateContext, 'choice' | 'facts'>,
+  signal: AbortSignal,
+): Promise<{ followed?: { order: Order; manifest: ReleaseManifest }; objection?: Reason | undefined }> {
   let objection: Reason | undefined;
   for (const order of choice.orders) {
     const found = await releases.manifestOf(order, signal).then(manifest => ({ manifest }), asObjection);
     const problem = 'manifest' in found ? objectionTo(order, found.manifest, facts) : found.objection;
-    if (!problem && 'manifest' in found)
-      return loadOrWait(deps, order, { manifest: found.manifest, booted: facts.booted, signal });
+    if (!problem && 'manifest' in found) return { followed: { order, manifest: found.manifest } };
     objection ??= problem;
     // An older release may be the stepping stone to it.
     if (problem?.code !== 'SITECAST_STEPPING_STONE') break;
   }
-  if (!objection) return nothingOrdered({ reporter, stateFile }, choice.reason);
-  await reporter.report('blocked', { ...choice.orders[0], reason: objection });
-  return { state: 'blocked', reason: objection };
+  return { objection };
+}
+
+/**
+ * Whether the next cycle would go on with an update that is under way: no newer order is to be followed in its place, and one still wants
+ * it. True also where a manifest can't be had now: that isn't certain.
+ */
+export async function isStillFollowed(
+  deps: Pick<InstallDependencies, 'releases'>,
+  context: UpdateContext,
+  update: Pick<Update, 'kind' | 'rollout' | 'release'>,
+  signal: AbortSignal,
+): Promise<boolean> {
+  if (!context.choice.orders.some(order => isSameUpdate(order, update))) return false;
+  try {
+    const { followed } = await orderToFollow(deps, context, signal);
+    return followed === undefined || isSameUpdate(followed.order, update);
+  } catch (error) {
+    if (error instanceof SitecastError) return true;
+    throw error;
+  }
 }
 
 async function loadOrWait(
