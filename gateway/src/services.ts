@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import type { IncomingMessage } from 'node:http';
 import type { Endings } from '@sitecast/shared/command';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { JoinToken } from '@sitecast/shared/fleet';
@@ -151,8 +150,7 @@ export async function openServices(
   });
   await serveNeighbours(app, adapters, outside, chunks.upload);
   const onAnswer = (status: number, sentBytes: number): void => metrics.chunkAnswered(status, sentBytes);
-  const ownerOf = ({ socket }: IncomingMessage): string => connections.hosts.ownerOf(socket.remoteAddress);
-  const handleChunk = chunkHandler({ chunks: chunks.pipeline, onAnswer, ownerOf, log });
+  const handleChunk = chunkHandler({ chunks: chunks.pipeline, onAnswer, log });
   metrics.watch(metricsSource(adapters, outside, { repository, site, chunks, follower }));
   // Their names are part of the log.
   const tasksWith = (urls: readonly string[]): Record<string, Task> => ({

@@ -9,6 +9,7 @@ import { randomBytes } from 'node:crypto';
 import { chunkPath } from '@sitecast/shared/content';
 import { FakeOrigin } from '@sitecast/shared/testing/origin';
 import { type Benchmark, type Row, ratio } from './benchmark.ts';
+import { nextMessage, startScript } from './process.ts';
 import { inScratch } from './scratch.ts';
 
 const MIB = 2 ** 20;
@@ -29,7 +30,7 @@ interface Served {
 
 export const gatewayServingBenchmark: Benchmark = {
   name: 'gateway-serving',
-  what: `${CLIENTS} clients fetch one release (${IMAGE_MIB} MiB in chunks of 64 KiB) at once, against nginx serving the same files`,
+  what: `${CLIENTS} clients fetch one release (${IMAGE_MIB} MiB in chunks of 64 KiB) at once, against nginx serving the same files, and against a bare node:http server, which bounds what a gateway can reach`,
   run: () => inScratch(compare),
 };
 
@@ -62,17 +63,22 @@ async function compare(directory: string): Promise<Row[]> {
     const disk = await withGateway([...gateway, '--memory-bytes', '0'], (url, child) =>
       measure(child, url, paths),
     );
+    const bare = await withBareServer('memory', join(data, 'chunks'), (url, child) =>
+      measure(child, url, paths),
+    );
     const nginx = await withNginx(directory, data, (url, child) => measure(child, url, paths));
     const row = (what: string, { mebibytes, cpuS, peakRssMib }: Served): Row => ({
       what,
       'MB per CPU s': Math.round((mebibytes * MIB) / 1e6 / cpuS),
       'of nginx': ratio(mebibytes / cpuS, nginx.mebibytes / nginx.cpuS),
+      'of node:http': ratio(mebibytes / cpuS, bare.mebibytes / bare.cpuS),
       'CPU s': cpuS.toFixed(2),
       'peak MiB': Math.round(peakRssMib),
     });
     return [
       row(`gateway (idle: ${Math.round(warm.idleRssMib)} MiB)`, warm),
       row('gateway, each from disk', disk),
+      row('bare node:http, from memory', bare),
       row('nginx, sendfile', nginx),
     ];
   } finally {
@@ -173,8 +179,22 @@ export async function withNginx<T>(
   }
 }
 
+/** @param how as in bare-chunk-server.ts @param folder of chunks */
+export async function withBareServer<T>(
+  how: 'memory' | 'checked',
+  folder: string,
+  use: (url: string, child: ChildProcess) => Promise<T>,
+): Promise<T> {
+  const child = startScript('bare-chunk-server', how, folder);
+  try {
+    return await use(`http://127.0.0.1:${await nextMessage<number>(child)}`, child);
+  } finally {
+    await stop(child);
+  }
+}
+
 async function stop(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null) return;
+  if (child.exitCode !== null || child.signalCode !== null) return;
   child.kill('SIGTERM');
   await once(child, 'exit');
 }

@@ -1,12 +1,13 @@
 import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TestMember } from '@sitecast/origin/testing';
-import { type ChunkId, ChunkIndex, chunkIdToHex, chunkPath } from '@sitecast/shared/content';
-import { createSiteNode, HttpPeers, PeerStore } from '@sitecast/shared/swarm';
+import { type ChunkId, ChunkIndex, type ChunkStore, chunkIdToHex, chunkPath } from '@sitecast/shared/content';
+import { createSiteNode, HttpPeers, PeerStore, type SwarmNode } from '@sitecast/shared/swarm';
 import pLimit from 'p-limit';
 import { SwarmTestbed } from '../src/testbed/swarm-testbed.ts';
-import { type Benchmark, type Row, ratio } from './benchmark.ts';
-import { cpuS, fetchAll, rssMib, withNginx } from './gateway-serving.ts';
+import { type Benchmark, CannotMeasure, type Row, ratio } from './benchmark.ts';
+import { cpuS, fetchAll, rssMib, withBareServer, withNginx } from './gateway-serving.ts';
 
 const MIB = 2 ** 20;
 const IMAGE_MIB = 32;
@@ -24,7 +25,7 @@ interface Served {
 
 export const peerServingBenchmark: Benchmark = {
   name: 'peer-serving',
-  what: `${CLIENTS} clients get one image (${IMAGE_MIB} MiB) from a device over HTTP and over libp2p, from its gateway over HTTP, from nginx: CPU of each server; and an agent's memory with peers and without`,
+  what: `${CLIENTS} clients get one image (${IMAGE_MIB} MiB) from a device over HTTP and over libp2p, from its gateway over HTTP, from bare node:http servers and from nginx: CPU of each server; and an agent's memory with peers and without`,
   run: async () => {
     const site = await SwarmTestbed.open({ lanBytesPerS: Number.POSITIVE_INFINITY });
     try {
@@ -56,12 +57,27 @@ async function compare(site: SwarmTestbed): Promise<Row[]> {
     await serve();
     rows.push({ what, cpuS: (await cpuS({ pid })) - before, rssMib: await rssMib({ pid }) });
   };
-  await measure('device, HTTP', site.pidOf('holder'), () => fetchFromPeer(site, ids, { isHttp: true }));
-  await measure('device, libp2p', site.pidOf('holder'), () => fetchFromPeer(site, ids, { isHttp: false }));
-  await measure('gateway, HTTP', site.gateway.pid, () => fetchAll(site.gateway.url, paths, CLIENTS));
-  await withNginx(site.testbed.directory, site.testbed.path('gateway-0'), (url, { pid = 0 }) =>
-    measure('nginx, sendfile', pid, () => fetchAll(url, paths, CLIENTS)),
-  );
+  const clients = await openClients(site, ids);
+  try {
+    await measure('device, HTTP', site.pidOf('holder'), () => fetchFromPeer(clients, ids, { isHttp: true }));
+    const overStreams = clients.reduce((sum, { streamed }) => sum + streamed, 0);
+    if (overStreams > 0) throw new CannotMeasure(`${overStreams} chunks came over streams instead of HTTP`);
+    await measure('device, libp2p', site.pidOf('holder'), () =>
+      fetchFromPeer(clients, ids, { isHttp: false }),
+    );
+  } finally {
+    for (const client of clients) await client.close();
+  }
+  const gatewayData = site.testbed.path('gateway-0');
+  const overHttp =
+    (what: string) =>
+    (url: string, { pid = 0 }: { pid?: number | undefined }) =>
+      measure(what, pid, () => fetchAll(url, paths, CLIENTS));
+  const chunkFolder = join(gatewayData, 'chunks');
+  await withBareServer('checked', chunkFolder, overHttp('bare node:http, each read and hashed'));
+  await overHttp('gateway, HTTP')(site.gateway.url, site.gateway);
+  await withBareServer('memory', chunkFolder, overHttp('bare node:http, from memory'));
+  await withNginx(site.testbed.directory, gatewayData, overHttp('nginx, sendfile'));
   const gibibytes = (CLIENTS * IMAGE_MIB) / 1024;
   const nginx = rows.find(({ what }) => what.startsWith('nginx'))?.cpuS ?? Number.NaN;
   return [
@@ -83,41 +99,73 @@ async function chunksOf(site: SwarmTestbed): Promise<ChunkId[]> {
   return Array.from({ length: index.count }, (_, at) => index.idAt(at));
 }
 
-/** Devices that were let in, each with a node of its own, all at one time. */
+/** A device that was let in, with a node of its own. */
+interface Client {
+  readonly overHttp: Pick<ChunkStore, 'get'>;
+  readonly overStream: Pick<ChunkStore, 'get'>;
+  /** Chunks that came over the stream, but should have come over HTTP. */
+  readonly streamed: number;
+  close(): Promise<void>;
+}
+
+/** One after the other: a device opens only so many sessions with one address at one time, and here all have the same. */
+async function openClients(site: SwarmTestbed, ids: readonly ChunkId[]): Promise<Client[]> {
+  const token = (await readFile(site.testbed.path('device.token'), 'utf8')).trim();
+  const holder = (await site.statusOf('holder'))?.id ?? '';
+  const clients: Client[] = [];
+  let address: string | undefined;
+  for (let at = 0; at < CLIENTS; at += 1) {
+    const member = new TestMember((path, init) => fetch(site.gateway.url + path, init), Date.now);
+    const { body } = await member.enrol(token, { product: 'camera', hardware: 'rpi4' });
+    const node = await createSiteNode({ identity: member.identity, listen: ['/ip4/127.0.0.1/tcp/0'] });
+    const notice = { peer: { id: node.id, addresses: node.addresses }, images: [] };
+    const { body: named } = await member.post('/site/v1/peers', notice);
+    // The first one is told of the holder alone, later ones of each other, too.
+    address ??= JSON.stringify(named)
+      .match(/\/ip4\/[^"]+/g)
+      ?.find(each => each.endsWith(holder));
+    if (address === undefined) throw new CannotMeasure('the gateway names no device that holds the image');
+    const client = clientOf(node, await node.dial(address), Buffer.from(JSON.stringify(body.assignment)));
+    clients.push(client);
+    // It has a session from now on.
+    for (const id of ids.slice(0, 1)) await client.overHttp.get(id);
+  }
+  return clients;
+}
+
+function clientOf(node: SwarmNode, peer: string, credential: Uint8Array): Client {
+  let streamed = 0;
+  const overStream = new PeerStore({ node, peer, credential });
+  const instead: PeerStore['get'] = (...asked) => {
+    streamed += 1;
+    return overStream.get(...asked);
+  };
+  const { name } = overStream;
+  const overHttp = new HttpPeers({ node }).peer({ name, peer, get: instead }, credential);
+  return {
+    overHttp,
+    overStream,
+    get streamed() {
+      return streamed;
+    },
+    close: async () => {
+      overHttp.close();
+      overStream.close();
+      await node.close();
+    },
+  };
+}
+
 async function fetchFromPeer(
-  site: SwarmTestbed,
+  clients: readonly Client[],
   ids: readonly ChunkId[],
   { isHttp }: { isHttp: boolean },
 ): Promise<void> {
-  const token = (await readFile(site.testbed.path('device.token'), 'utf8')).trim();
   await Promise.all(
-    Array.from({ length: CLIENTS }, async () => {
-      const member = new TestMember((path, init) => fetch(site.gateway.url + path, init), Date.now);
-      const { body } = await member.enrol(token, { product: 'camera', hardware: 'rpi4' });
-      const node = await createSiteNode({ identity: member.identity, listen: ['/ip4/127.0.0.1/tcp/0'] });
-      try {
-        const notice = { peer: { id: node.id, addresses: node.addresses }, images: [] };
-        const { body: named } = await member.post('/site/v1/peers', notice);
-        const [address = ''] = JSON.stringify(named).match(/\/ip4\/[^"]+/g) ?? [];
-        const peer = await node.dial(await holderAmong(site, named, address));
-        const credential = Buffer.from(JSON.stringify(body.assignment));
-        const store = new PeerStore({ node, peer, credential });
-        const overHttp = new HttpPeers({ node }).peer(store, credential);
-        const asked = isHttp ? overHttp : store;
-        const limit = pLimit(PEER_REQUESTS);
-        await Promise.all(ids.map(id => limit(() => asked.get(id))));
-        overHttp.close();
-        store.close();
-      } finally {
-        await node.close();
-      }
+    clients.map(async ({ overHttp, overStream }) => {
+      const limit = pLimit(PEER_REQUESTS);
+      const asked = isHttp ? overHttp : overStream;
+      await Promise.all(ids.map(id => limit(() => asked.get(id))));
     }),
   );
-}
-
-/** The clients before this one are named, too. */
-async function holderAmong(site: SwarmTestbed, named: unknown, fallback: string): Promise<string> {
-  const holder = (await site.statusOf('holder'))?.id ?? '';
-  const addresses = JSON.stringify(named).match(/\/ip4\/[^"]+/g) ?? [];
-  return addresses.find(address => address.endsWith(holder)) ?? fallback;
 }

@@ -316,6 +316,8 @@ function anyOf(stores: ReadonlyMap<string, ChunkStore>): ChunkStore {
     },
     get: async (id: ChunkId, request?: ChunkRequest) => {
       for (const store of stores.values()) {
+        // An error's stack costs more than reading a chunk.
+        if (!(await store.has(id, request))) continue;
         try {
           return await store.get(id, request);
         } catch (error) {

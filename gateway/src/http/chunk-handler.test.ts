@@ -34,11 +34,12 @@ it('answers a client while any number of others request frames and never read th
       forGateways: store,
     },
     onAnswer: status => answered.push(status),
-    ownerOf: ({ socket }) => socket.remoteAddress ?? '',
     log: silent,
     maxMemoryBytes: 4 * frame.length,
   });
-  server = createServer((request, response) => void handle(request, response)).listen(0, '127.0.0.1');
+  server = createServer((request, response) => {
+    handle(request, response, { owner: request.socket.remoteAddress ?? '' });
+  }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const address = server.address();
   if (address === null || typeof address === 'string') throw new Error('it does not listen on a port');

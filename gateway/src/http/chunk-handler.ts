@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import { type ChunkHandler, chunkRoute, type FramePieces } from '@sitecast/shared/chunk-http';
+import { type ChunkHandler, chunkRoute, type FramePieces, type Requester } from '@sitecast/shared/chunk-http';
 import { isNotFound } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Log } from '@sitecast/shared/log';
@@ -12,36 +12,36 @@ import { asSitecastError, problemResponse } from './problem.ts';
 /** Bytes of frames on their way to slow readers. Beyond the bound, the address that holds the most loses its oldest answer. */
 const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
 
-export interface ChunkHandlerDeps {
+export interface ChunkHandlerDeps<R extends Requester = Requester> {
   chunks: Pick<ChunkPipeline, 'isAllowed' | 'inMemory' | 'here' | 'forDevices' | 'forGateways'>;
-  onAnswer: (status: number, sentBytes: number, request: IncomingMessage) => void;
-  /** Who shares memory and turns with nobody else. */
-  ownerOf: (request: IncomingMessage) => string;
+  onAnswer: (status: number, sentBytes: number, requester: R) => void;
   log: Log;
   maxMemoryBytes?: number;
 }
 
 /** Answers requests for chunks, each from the buffer that all its readers share. All other paths go through the app. */
-export function chunkHandler({
+export function chunkHandler<R extends Requester>({
   chunks,
   onAnswer,
-  ownerOf,
   log,
   maxMemoryBytes,
-}: ChunkHandlerDeps): ChunkHandler {
-  const fetch = async (hex: string, request: IncomingMessage): Promise<FramePieces> => {
+}: ChunkHandlerDeps<R>): ChunkHandler<R> {
+  const fetch = async (id: Buffer, { owner }: R, request: IncomingMessage): Promise<FramePieces> => {
     const store = storeFor(request, chunks);
     try {
-      return [frameOf(await store.get(Buffer.from(hex, 'hex'), { requester: ownerOf(request) }))];
+      return [frameOf(await store.get(id, { requester: owner }))];
     } catch (error) {
-      throw store === chunks.here && isNotFound(error) ? notFound(hex) : upstreamFailure(error);
+      throw store === chunks.here && isNotFound(error)
+        ? notFound(id.toString('hex'))
+        : upstreamFailure(error);
     }
   };
   return chunkRoute({
-    find: (hex, request) => {
-      if (!chunks.isAllowed(Buffer.from(hex, 'hex'))) throw notFound(hex);
+    find: (hex, requester, request) => {
+      const id = Buffer.from(hex, 'hex');
+      if (!chunks.isAllowed(id)) throw notFound(hex);
       const found = chunks.inMemory(hex);
-      return found ? [found] : fetch(hex, request);
+      return found ? [found] : fetch(id, requester, request);
     },
     onAnswer,
     asError: asSitecastError,
@@ -51,7 +51,6 @@ export function chunkHandler({
         error.code === 'SITECAST_INTERNAL' ? { err: thrown } : { code: error.code, detail: error.message },
         'a chunk could not be served',
       ),
-    ownerOf,
     maxMemoryBytes: maxMemoryBytes ?? MAX_RESPONSE_MEMORY_BYTES,
   });
 }

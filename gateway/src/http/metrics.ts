@@ -51,6 +51,9 @@ export class Metrics {
   readonly #wanSentBytes: Counter;
   readonly #lanBytes: Counter<'kind'>;
   readonly #refused: Counter<'upstream' | 'code'>;
+  /** Answers to requests for chunks by status, and the bytes sent in them, since the last scrape. */
+  readonly #chunkAnswers = new Map<number, number>();
+  #chunkBytes = 0;
 
   constructor() {
     const registers = [this.#registry];
@@ -91,6 +94,7 @@ export class Metrics {
   }
 
   text(): Promise<string> {
+    this.#countChunkAnswers();
     return this.#registry.metrics();
   }
 
@@ -111,9 +115,18 @@ export class Metrics {
     this.#refused.inc({ upstream, code });
   }
 
+  /** Labels are looked up at a scrape: for each chunk that would cost more than finding it. */
   chunkAnswered(status: number, sentBytes: number): void {
-    this.#requests.inc({ method: 'GET', route: '/chunks/:folder/:name', status: String(status) });
-    if (sentBytes > 0) this.sent('chunks', sentBytes);
+    this.#chunkAnswers.set(status, (this.#chunkAnswers.get(status) ?? 0) + 1);
+    this.#chunkBytes += sentBytes;
+  }
+
+  #countChunkAnswers(): void {
+    for (const [status, count] of this.#chunkAnswers)
+      this.#requests.inc({ method: 'GET', route: '/chunks/:folder/:name', status: String(status) }, count);
+    if (this.#chunkBytes > 0) this.sent('chunks', this.#chunkBytes);
+    this.#chunkAnswers.clear();
+    this.#chunkBytes = 0;
   }
 
   /** Counts every request under the pattern of its route: any machine can make up paths. */

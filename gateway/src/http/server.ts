@@ -58,7 +58,8 @@ export async function listen(
 ): Promise<ListeningServer> {
   const listener = appListener(app);
   const server = createGatewayServer((request, response) => {
-    if (!handleChunk(request, response)) listener(request, response);
+    const owner = connections.hosts.ownerOf(request.socket.remoteAddress);
+    if (!handleChunk(request, response, { owner })) listener(request, response);
   });
   connections.guard(server);
   await new Promise<void>((resolve, reject) => {

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { TokenBuckets } from '@sitecast/shared/bounded';
-import { answerWith, CHUNK_PATH, type ChunkHandler } from '@sitecast/shared/chunk-http';
+import { answerWith, CHUNK_PATH, type ChunkHandler, type Requester } from '@sitecast/shared/chunk-http';
 import { type ChunkId, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { ShownAssignments, shownIn } from '@sitecast/shared/fleet';
@@ -47,8 +47,7 @@ export type NeighbourUpload = (
 ) => boolean;
 
 /** A request that is being answered. */
-interface Served {
-  neighbour: string;
+interface Served extends Requester {
   costBytes: number;
 }
 
@@ -56,8 +55,7 @@ interface Served {
 export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
   const { log } = deps;
   const demandServed = admission(deps);
-  const served = new WeakMap<IncomingMessage, Served>();
-  const handle = handlerOf(deps, served);
+  const handle = handlerOf(deps);
   const serve = async (
     request: IncomingMessage,
     response: ServerResponse,
@@ -74,12 +72,11 @@ export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
       return;
     }
     // It has taken as much as an answer may have, and keeps that where it leaves before it's known: the chunk was fetched for it.
-    const its = { neighbour, costBytes: MAX_FRAME_BYTES };
-    served.set(request, its);
+    const its: Served = { owner: neighbour, costBytes: MAX_FRAME_BYTES };
     if (response.destroyed) settle(0);
     else {
       response.once('close', () => settle(its.costBytes));
-      handle(request, response);
+      handle(request, response, its);
     }
     await deps.budget?.save({ isDue: false });
   };
@@ -94,11 +91,8 @@ export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
   };
 }
 
-function handlerOf(
-  { chunks, wanLimits, onSent, log }: NeighbourUploadDeps,
-  served: WeakMap<IncomingMessage, Served>,
-): ChunkHandler {
-  return chunkHandler({
+function handlerOf({ chunks, wanLimits, onSent, log }: NeighbourUploadDeps): ChunkHandler<Served> {
+  return chunkHandler<Served>({
     chunks: {
       isAllowed: id => chunks.isPinned(id),
       inMemory: hex => chunks.inMemory(hex),
@@ -107,10 +101,8 @@ function handlerOf(
       forDevices: chunks.forNeighbours,
       forGateways: chunks.forNeighbours,
     },
-    ownerOf: request => served.get(request)?.neighbour ?? '',
-    onAnswer: (_status, sentBytes, request) => {
-      const its = served.get(request);
-      if (its) its.costBytes = sentBytes;
+    onAnswer: (_status, sentBytes, its) => {
+      its.costBytes = sentBytes;
       wanLimits.sent(sentBytes);
       onSent(sentBytes);
     },

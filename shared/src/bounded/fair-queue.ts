@@ -52,6 +52,10 @@ export class FairQueue {
    * @returns takes the piece out of the queue; does nothing once it has begun or was dropped
    */
   add(owner: string, begin: () => Promise<unknown>, giveUp: () => void): () => void {
+    if (this.#isIdle()) {
+      this.#start(begin);
+      return () => {};
+    }
     const own = this.#owners.get(owner) ?? new Set<Waiting>();
     const waiting: Waiting = { begin, release: () => lease?.release() };
     const lease = this.#places.lease(owner, 1, () => {
@@ -112,6 +116,12 @@ export class FairQueue {
     });
   }
 
+  /** Nothing waits, and there is room. */
+  #isIdle(): boolean {
+    const { maxRunning, mayBegin } = this.#options;
+    return this.#owners.size === 0 && this.#running < maxRunning && mayBegin === undefined;
+  }
+
   #remove(owner: string, own: Set<Waiting>, waiting: Waiting): void {
     own.delete(waiting);
     if (own.size === 0 && this.#owners.get(owner) === own) this.#owners.delete(owner);
@@ -148,11 +158,16 @@ export class FairQueue {
       this.#owners.set(owner, own);
     }
     waiting.release();
-    this.#running += 1;
-    const end = (): void => {
-      this.#running -= 1;
-      this.#next();
-    };
-    waiting.begin().then(end, end);
+    this.#start(waiting.begin);
   }
+
+  #start(begin: () => Promise<unknown>): void {
+    this.#running += 1;
+    begin().then(this.#end, this.#end);
+  }
+
+  readonly #end = (): void => {
+    this.#running -= 1;
+    this.#next();
+  };
 }

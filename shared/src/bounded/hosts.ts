@@ -11,7 +11,8 @@ const LOOPBACK = 'loopback';
 /** The address without a zone. An IPv4 address mapped into IPv6 becomes IPv4. */
 function plainAddress(address: string): string {
   const plain = address.startsWith('::ffff:') ? address.slice('::ffff:'.length) : address;
-  return plain.split('%')[0] ?? plain;
+  const zone = plain.indexOf('%');
+  return zone < 0 ? plain : plain.slice(0, zone);
 }
 
 /**

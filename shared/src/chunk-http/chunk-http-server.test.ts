@@ -115,6 +115,36 @@ it('counts nothing of what is given up before its turn', async () => {
   expect(pace.leftMs).toBeLessThanOrEqual(CHUNK_MS);
 });
 
+it('reads nothing for a request that is given up before its turn', async () => {
+  const begun: (() => void)[] = [];
+  const { server } = await served({
+    store: {
+      name: 'a slow disk',
+      has: async () => true,
+      get: async id => {
+        await new Promise<void>(resolve => begun.push(resolve));
+        return Chunk.fromPlain(id, PLAIN);
+      },
+    },
+  });
+  const [honest, greedy] = [await peerOf(server, HONEST), await peerOf(server, GREEDY)];
+  const running = Array.from({ length: 8 }, () => greedy().answered);
+  await until('as many are read as may be', () => begun.length === 8);
+  const { answered, giveUp } = honest();
+  const outcome = Promise.allSettled([answered]);
+  const last = greedy();
+  await until('two more wait', () => server.waiting === 2);
+  giveUp();
+  await outcome;
+  await until('one of them has left', () => server.waiting === 1);
+  for (const resolve of begun.splice(0)) resolve();
+  await Promise.all(running);
+  await until('the other has its turn', () => begun.length > 0);
+  begun[0]?.();
+  expect((await last.answered).status).toBe(200);
+  expect(begun.length).toBe(1);
+});
+
 it('gives peers turns: who asks for one chunk does not wait for all that another asked for', async () => {
   const pace = new Pacer(PLAIN.length * 8, { burstMs: 0 });
   const { server, counts } = await served({ pace });

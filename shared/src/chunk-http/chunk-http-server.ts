@@ -1,19 +1,13 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { FairQueue, type Pacer, TokenBuckets } from '../bounded/index.ts';
-import {
-  type Chunk,
-  type ChunkId,
-  type ChunkRequest,
-  type ChunkStore,
-  chunkIdFromHex,
-  chunkNotFound,
-} from '../content/index.ts';
+import { type Chunk, type ChunkId, type ChunkStore, chunkNotFound } from '../content/index.ts';
 import { rawFrame } from '../content/raw-frame.ts';
 import { SitecastError } from '../errors.ts';
 import { oneAtATime, SharedConnections } from '../http-guards/index.ts';
 import { problemResponse, toSitecastError } from '../http-problem/index.ts';
 import type { MayServe } from './admission.ts';
 import { answerWith, chunkRoute, type FramePieces } from './chunk-route.ts';
+import { busy, PeerRequest } from './peer-request.ts';
 import type { SessionSecret } from './proof.ts';
 import { ChunkSessions } from './sessions.ts';
 
@@ -39,7 +33,6 @@ const MAX_PROVEN_CONNECTIONS = 256;
 /** An honest peer has 6 for a session, and two sessions for a moment. */
 const MAX_CONNECTIONS_PER_PEER = 16;
 const MAX_RESPONSE_MEMORY_BYTES = 16 * 1024 * 1024;
-const READ_MS = 15_000;
 /** Nine in ten chunks of the default chunker are no longer; a store makes memory of its own for the others. */
 const USUAL_CHUNK_BYTES = 128 * 1024;
 /** Chunks that are read at one time. */
@@ -62,15 +55,6 @@ export interface ChunkHttpServerOptions {
   readonly onServed?: (peer: string, lengthBytes: number) => void;
 }
 
-/** A request that has a session. */
-interface Admitted {
-  readonly peer: string;
-  /** It was answered, or given up; or it has taken too long. */
-  readonly ended: AbortSignal;
-  /** Its answer's memory is free again. */
-  release: () => void;
-}
-
 /** A device's chunks over plain HTTP, by the same routes as a gateway's, for peers with a session. */
 export class ChunkHttpServer {
   readonly sessions: ChunkSessions;
@@ -87,7 +71,6 @@ export class ChunkHttpServer {
     now: () => performance.now(),
   });
   readonly #reads = new FairQueue({ maxRunning: MAX_READS, maxWaiting: MAX_WAITING_READS });
-  readonly #admitted = new WeakMap<IncomingMessage, Admitted>();
   /** For chunks on their way out, used again. */
   readonly #memory: Buffer[] = [];
   #refused = 0;
@@ -95,20 +78,15 @@ export class ChunkHttpServer {
   private constructor(options: ChunkHttpServerOptions) {
     this.#options = options;
     this.sessions = new ChunkSessions(options);
-    const route = chunkRoute({
-      find: (hex, request) => this.#frameOf(hex, request),
-      ...(options.pace && {
-        pace: (sentBytes, request) => {
-          const { peer, ended } = this.#admittedOf(request);
-          return options.pace?.take(sentBytes, ended, peer) ?? Promise.resolve();
-        },
-      }),
-      onAnswer: (_, sentBytes, request) => {
-        if (sentBytes > 0) options.onServed?.(this.#admittedOf(request).peer, sentBytes);
+    const { pace } = options;
+    const route = chunkRoute<PeerRequest>({
+      find: (hex, requester) => this.#frameOf(hex, requester),
+      ...(pace && { pace: (sentBytes, { peer, ended }) => pace.take(sentBytes, ended, peer) }),
+      onAnswer: (_, sentBytes, { peer }) => {
+        if (sentBytes > 0) options.onServed?.(peer, sentBytes);
       },
       asError: thrown => toSitecastError(thrown, 'device'),
       asResponse: error => problemResponse(error),
-      ownerOf: request => this.#ownerOf(request),
       maxMemoryBytes: MAX_RESPONSE_MEMORY_BYTES,
     });
     const settings = {
@@ -122,8 +100,9 @@ export class ChunkHttpServer {
     this.#server = createServer(
       settings,
       oneAtATime((request, response) => {
-        this.#admit(request, response, () => {
-          if (!route(request, response)) answerWith(response, problemResponse(nothingHere(request)));
+        this.#admit(request, response, requester => {
+          if (!route(request, response, requester))
+            answerWith(response, problemResponse(nothingHere(request)));
         });
       }),
     );
@@ -162,6 +141,11 @@ export class ChunkHttpServer {
     return this.#connections.dropped + this.#refused;
   }
 
+  /** Requests that wait to be read. */
+  get waiting(): number {
+    return this.#reads.waiting;
+  }
+
   /** @returns undefined for a peer that isn't served */
   openSession(peer: string, credential: Uint8Array): Promise<SessionSecret | undefined> {
     return this.sessions.open(peer, credential);
@@ -184,20 +168,11 @@ export class ChunkHttpServer {
     });
   }
 
-  #admit(request: IncomingMessage, response: ServerResponse, then: () => void): void {
+  #admit(request: IncomingMessage, response: ServerResponse, then: (requester: PeerRequest) => void): void {
     const admitted = (peer: string): void => {
       if (response.destroyed) return;
       this.#connections.prove(request.socket, peer);
-      const end = new AbortController();
-      const late = setTimeout(() => end.abort(busy()), READ_MS).unref();
-      const entry: Admitted = { peer, ended: end.signal, release: () => {} };
-      this.#admitted.set(request, entry);
-      response.once('close', () => {
-        clearTimeout(late);
-        end.abort(busy());
-        entry.release();
-      });
-      then();
+      then(new PeerRequest(peer, this.#ownerOf(request), response));
     };
     try {
       const peer = this.sessions.admit(request);
@@ -220,45 +195,44 @@ export class ChunkHttpServer {
     answerWith(response, problemResponse(error, { 'www-authenticate': 'Sitecast-Session', ...connection }));
   }
 
-  async #frameOf(hex: string, request: IncomingMessage): Promise<FramePieces> {
+  #frameOf(hex: string, requester: PeerRequest): Promise<FramePieces> {
     if (this.#options.isBusy?.()) throw busy();
-    const admitted = this.#admittedOf(request);
-    return this.#reads.run(admitted.peer, () => this.#read(hex, admitted), admitted.ended);
+    return new Promise((resolve, reject) => {
+      const giveUp = (): void => reject(busy());
+      const begin = (): Promise<void> => {
+        requester.endWait();
+        return this.#read(hex, requester).then(resolve, reject);
+      };
+      requester.wait(() => this.#reads.add(requester.peer, begin, giveUp), giveUp);
+    });
   }
 
-  async #read(hex: string, admitted: Admitted): Promise<FramePieces> {
-    const { into, hasRead } = this.#memoryFor(admitted);
+  async #read(hex: string, requester: PeerRequest): Promise<FramePieces> {
+    const { into, hasRead } = this.#memoryFor(requester);
     try {
-      // Not `ended`: nothing may be read into memory that is free already.
-      const signal = AbortSignal.timeout(READ_MS);
-      const { form, bytes } = (await this.#chunk(chunkIdFromHex(hex), { signal, into })).ready();
+      // Nothing ends a read: its memory would be used again while the disk still fills it.
+      const { form, bytes } = (await this.#chunk(Buffer.from(hex, 'hex'), into)).ready();
       return form === 'frame' ? [bytes] : rawFrame(bytes);
     } finally {
       hasRead();
     }
   }
 
-  #admittedOf(request: IncomingMessage): Admitted {
-    const admitted = this.#admitted.get(request);
-    if (!admitted) throw new TypeError('a request without a session');
-    return admitted;
-  }
-
   /** Memory for one answer. It is used again once nothing is read into it any more, and the answer is sent or given up. */
-  #memoryFor(admitted: Admitted): { into: Buffer; hasRead: () => void } {
+  #memoryFor(requester: PeerRequest): { into: Buffer; hasRead: () => void } {
     const into = this.#memory.pop() ?? Buffer.allocUnsafeSlow(USUAL_CHUNK_BYTES);
     let users = 2;
     const done = (): void => {
       users -= 1;
       if (users === 0) this.#memory.push(into);
     };
-    admitted.release = done;
+    requester.onClose(done);
     return { into, hasRead: done };
   }
 
-  async #chunk(id: ChunkId, asked: ChunkRequest): Promise<Chunk> {
+  async #chunk(id: ChunkId, into: Uint8Array): Promise<Chunk> {
     try {
-      return await this.#options.store.get(id, asked);
+      return await this.#options.store.get(id, { into });
     } catch (error) {
       // A store that can't read now, or whose chunk is damaged, has nothing to hand out.
       if (error instanceof SitecastError) throw chunkNotFound(id, { name: 'this device' }, error);
@@ -269,10 +243,6 @@ export class ChunkHttpServer {
   #ownerOf({ socket }: IncomingMessage): string {
     return this.#connections.hosts.ownerOf(socket.remoteAddress);
   }
-}
-
-function busy(): SitecastError {
-  return new SitecastError('unreachable', 'SITECAST_BUSY', 'this device hands out nothing at present');
 }
 
 function nothingHere({ url = '' }: IncomingMessage): SitecastError {

@@ -6,105 +6,124 @@ import { IMMUTABLE, rangeError, rangeOf } from './ranges.ts';
 
 /** The least that an answer counts. */
 const MIN_RESPONSE_BYTES = 4096;
+const ETAG_TAIL_BYTES = 12;
 /** Its second part is the chunk's id. */
 export const CHUNK_PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 
 /** A chunk's zstd frame, in pieces that many answers may share. */
 export type FramePieces = readonly Uint8Array[];
 
-export interface ChunkRouteDeps {
+/** Who asks, for one request. */
+export interface Requester {
+  /** Who shares memory with nobody else: an address, a machine's id. */
+  readonly owner: string;
+}
+
+export interface ChunkRouteDeps<R extends Requester> {
   /**
    * The frame of a chunk, by its id in hex: at once where it lies in memory.
    * @throws what the answer then says (`asError`)
    */
-  readonly find: (hex: string, request: IncomingMessage) => FramePieces | Promise<FramePieces>;
+  readonly find: (hex: string, requester: R, request: IncomingMessage) => FramePieces | Promise<FramePieces>;
   /** Resolves when a body of so many bytes may be sent. @throws what the answer then says. Default: at once. */
-  readonly pace?: (sentBytes: number, request: IncomingMessage) => Promise<void>;
-  readonly onAnswer: (status: number, sentBytes: number, request: IncomingMessage) => void;
+  readonly pace?: (sentBytes: number, requester: R) => Promise<void>;
+  readonly onAnswer: (status: number, sentBytes: number, requester: R) => void;
   /** Any error as a SitecastError, and as an answer. */
   readonly asError: (thrown: unknown) => SitecastError;
   readonly asResponse: (error: SitecastError) => Response;
   /** An answer with a status of 500 or more. */
   readonly onFailure?: (error: SitecastError, thrown: unknown) => void;
-  /** Who counts as one requester. */
-  readonly ownerOf: (request: IncomingMessage) => string;
   /** Bytes of frames on their way to slow readers. Beyond the bound, the requester that holds the most loses its oldest answer. */
   readonly maxMemoryBytes: number;
 }
 
 /** @returns false where the request is not for a chunk: then it is answered elsewhere */
-export type ChunkHandler = (request: IncomingMessage, response: ServerResponse) => boolean;
+export type ChunkHandler<R extends Requester = Requester> = (
+  request: IncomingMessage,
+  response: ServerResponse,
+  requester: R,
+) => boolean;
+
+/** One request under way. */
+interface Asked<R> {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly requester: R;
+}
 
 /**
  * Answers GET and HEAD for /chunks/ in casync's layout, with strong ETags, conditional and range requests (RFC 9110). A gateway does
  * that thousands of times a second, so it works directly on Node's own objects, and copies no frame.
  */
-export function chunkRoute(deps: ChunkRouteDeps): ChunkHandler {
+export function chunkRoute<R extends Requester>(deps: ChunkRouteDeps<R>): ChunkHandler<R> {
   const memory = new FairPool({ max: deps.maxMemoryBytes, minUnits: MIN_RESPONSE_BYTES });
-  return (request, response) => {
+  return (request, response, requester) => {
     const hex = CHUNK_PATH.exec(request.url ?? '')?.[2];
     if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
+    const asked: Asked<R> = { request, response, requester };
     try {
-      const found = deps.find(hex, request);
-      if (!(found instanceof Promise)) send(deps, memory, request, response, found);
+      const found = deps.find(hex, requester, request);
+      if (!(found instanceof Promise)) send(deps, memory, asked, found);
       else
         found.then(
-          frame => send(deps, memory, request, response, frame),
-          (error: unknown) => refuse(deps, request, response, error),
+          frame => send(deps, memory, asked, frame),
+          (error: unknown) => refuse(deps, asked, error),
         );
     } catch (error) {
-      refuse(deps, request, response, error);
+      refuse(deps, asked, error);
     }
     return true;
   };
 }
 
-function send(
-  deps: ChunkRouteDeps,
+function send<R extends Requester>(
+  deps: ChunkRouteDeps<R>,
   memory: FairPool,
-  request: IncomingMessage,
-  response: ServerResponse,
+  asked: Asked<R>,
   frame: FramePieces,
 ): void {
+  const { request, response, requester } = asked;
   if (response.destroyed) return;
   const isHead = request.method === 'HEAD';
-  const lengthBytes = frame.reduce((sum, piece) => sum + piece.length, 0);
+  const lengthBytes = lengthOf(frame);
   const etag = etagOf(frame, lengthBytes);
   const { headers } = request;
   if (headers['if-none-match'] !== undefined && matches(headers['if-none-match'], etag)) {
     response.writeHead(304, ['etag', etag, 'cache-control', IMMUTABLE]).end();
-    deps.onAnswer(304, 0, request);
+    deps.onAnswer(304, 0, requester);
     return;
   }
-  const asked = { range: headers.range, ifRange: headers['if-range']?.toString() };
-  const range = rangeOf(asked, etag, lengthBytes);
+  const conditions = { range: headers.range, ifRange: headers['if-range']?.toString() };
+  const range = rangeOf(conditions, etag, lengthBytes);
   if (range === 'unsatisfiable') {
     response.setHeader('content-range', `bytes */${lengthBytes}`);
-    refuse(deps, request, response, rangeError(lengthBytes));
+    refuse(deps, asked, rangeError(lengthBytes));
     return;
   }
   const bodyBytes = range ? range.end + 1 - range.start : lengthBytes;
   const sentBytes = isHead ? 0 : bodyBytes;
-  const lease = memory.lease(deps.ownerOf(request), sentBytes, () => response.destroy());
+  const lease = memory.lease(requester.owner, sentBytes, () => response.destroy());
   if (!lease) {
-    refuse(
-      deps,
-      request,
-      response,
-      new SitecastError('unreachable', 'SITECAST_BUSY', 'this server sends all it can hold'),
-    );
+    const full = 'this server sends all it can hold';
+    refuse(deps, asked, new SitecastError('unreachable', 'SITECAST_BUSY', full));
     return;
   }
-  response.once('close', () => lease.release());
+  response.on('close', () => lease.release());
   const answer = (): void => {
     if (response.destroyed) return;
     response.writeHead(range ? 206 : 200, fieldsOf(etag, lengthBytes, range));
     if (isHead) response.end();
     else end(response, range ? [Buffer.concat(frame).subarray(range.start, range.end + 1)] : frame);
-    deps.onAnswer(range ? 206 : 200, sentBytes, request);
+    deps.onAnswer(range ? 206 : 200, sentBytes, requester);
   };
   if (isHead || !deps.pace) answer();
-  else deps.pace(sentBytes, request).then(answer, (error: unknown) => refuse(deps, request, response, error));
+  else deps.pace(sentBytes, requester).then(answer, (error: unknown) => refuse(deps, asked, error));
+}
+
+function lengthOf(frame: FramePieces): number {
+  let lengthBytes = 0;
+  for (const { length } of frame) lengthBytes += length;
+  return lengthBytes;
 }
 
 function fieldsOf(etag: string, lengthBytes: number, range: ReturnType<typeof rangeOf>): string[] {
@@ -137,8 +156,8 @@ function end(response: ServerResponse, pieces: FramePieces): void {
 /** A chunk may have several frames: length and last bytes tell them apart without a hash. */
 function etagOf(frame: FramePieces, lengthBytes: number): string {
   const last = frame.at(-1) ?? new Uint8Array(0);
-  const tail = last.subarray(Math.max(0, last.length - 12));
-  const hex = Buffer.from(tail.buffer, tail.byteOffset, tail.length).toString('hex');
+  const bytes = Buffer.isBuffer(last) ? last : Buffer.from(last.buffer, last.byteOffset, last.length);
+  const hex = bytes.toString('hex', Math.max(0, bytes.length - ETAG_TAIL_BYTES));
   return `"${lengthBytes.toString(16)}-${hex}"`;
 }
 
@@ -150,17 +169,16 @@ function matches(header: string, etag: string): boolean {
 }
 
 /** Answers with an error, whatever it is. */
-function refuse(
-  deps: ChunkRouteDeps,
-  request: IncomingMessage,
-  response: ServerResponse,
+function refuse<R extends Requester>(
+  deps: ChunkRouteDeps<R>,
+  { response, requester }: Asked<R>,
   thrown: unknown,
 ): void {
   if (response.destroyed) return;
   const error = deps.asError(thrown);
   const status = statusOf(error);
   if (status >= 500) deps.onFailure?.(error, thrown);
-  deps.onAnswer(status, 0, request);
+  deps.onAnswer(status, 0, requester);
   answerWith(response, deps.asResponse(error));
 }
 

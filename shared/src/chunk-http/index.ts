@@ -10,6 +10,7 @@ export {
   chunkRoute,
   type ChunkRouteDeps,
   type FramePieces,
+  type Requester,
 } from './chunk-route.ts';
 export { prove, SESSION_ID_BYTES, SESSION_KEY_BYTES, type SessionSecret } from './proof.ts';
 export { IMMUTABLE, rangeError, rangeOf } from './ranges.ts';

@@ -39,6 +39,9 @@ interface HttpPeersOptions {
   readonly now?: () => number;
 }
 
+/** A peer over its stream. */
+type AskedByStream = Pick<PeerStore, 'name' | 'peer' | 'get'>;
+
 /** Asks peers for chunks over plain HTTP where they serve that, else over their streams. */
 export class HttpPeers {
   readonly #options: HttpPeersOptions;
@@ -52,7 +55,7 @@ export class HttpPeers {
   }
 
   /** @param store the same peer, over its stream @param credential this machine's signed assignment */
-  peer(store: PeerStore, credential: Uint8Array | undefined): HttpPeer {
+  peer(store: AskedByStream, credential: Uint8Array | undefined): HttpPeer {
     const { node } = this.#options;
     return new HttpPeer(store, {
       now: this.#now,
@@ -84,14 +87,14 @@ interface HttpPeerPorts {
 export class HttpPeer {
   readonly name: string;
   readonly peer: string;
-  readonly #store: PeerStore;
+  readonly #store: AskedByStream;
   readonly #ports: HttpPeerPorts;
   #session: Promise<OpenSession | undefined> | undefined;
   #askAgainMs = Number.NEGATIVE_INFINITY;
   /** Errors in a row over plain HTTP that the stream contradicted. They outlive a session. */
   #contradicted = 0;
 
-  constructor(store: PeerStore, ports: HttpPeerPorts) {
+  constructor(store: AskedByStream, ports: HttpPeerPorts) {
     this.#store = store;
     this.#ports = ports;
     this.name = store.name;
