@@ -1,4 +1,4 @@
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { sleep } from '@sitecast/shared/async';
 import { PatchApplier } from '@sitecast/shared/delta';
 import { makeDirectory } from '@sitecast/shared/durable';
@@ -7,10 +7,9 @@ import type { Identity } from '@sitecast/shared/identity';
 import type { DaemonLog } from '@sitecast/shared/log';
 import { Connections } from '@sitecast/shared/outbound';
 import { outputText } from '@sitecast/shared/text';
-import { CommandBootControl } from './adapters/command-boot.ts';
+import { openBootControl } from './adapters/boot-controls.ts';
 import { lockDirectory } from './adapters/directory-lock.ts';
 import { type Failpoint, failpoints, killAt } from './adapters/failpoints.ts';
-import { FileBootControl } from './adapters/file-boot.ts';
 import { FileSlot } from './adapters/file-slot.ts';
 import { HttpGateway } from './adapters/http-gateway.ts';
 import { runCommand } from './adapters/run-command.ts';
@@ -128,15 +127,16 @@ function slotsOf({ slots, slotBytes, data }: RunSettings, { slotLocks }: Locks):
 
 function bootControl(
   settings: RunSettings,
-  { clock, files, log, stop }: { clock: AgentClock; files: DurableFiles; log: Log; stop: AbortSignal },
+  { files, ...others }: { clock: AgentClock; files: DurableFiles; log: Log; stop: AbortSignal },
 ): BootControl {
   const { data, boot } = settings;
-  if (boot.kind === 'command')
-    return new CommandBootControl(boot.command, { run: runCommand, clock, log, stop });
-  return new FileBootControl(boot.path ?? join(data, 'boot.json'), {
-    firstSlot: boot.firstSlot,
+  const slots = { A: resolve(settings.slots.A), B: resolve(settings.slots.B) };
+  return openBootControl(boot, {
+    data,
+    slots,
     files,
-    afterBoot: booted => startPayload(settings, booted, { log, stop }),
+    context: { run: runCommand, ...others },
+    afterBoot: booted => startPayload(settings, booted, others),
   });
 }
 

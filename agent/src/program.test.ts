@@ -103,6 +103,25 @@ it('accepts its settings as flags', async () => {
 });
 
 it.each([
+  [['--boot=file', '--first-slot=B'], { kind: 'file', path: undefined, firstSlot: 'B' }],
+  [['--boot=grub'], { kind: 'grub', grubenv: '/boot/grub/grubenv', rebootCommand: 'reboot' }],
+  [
+    ['--boot=grub', '--boot-grubenv=/efi/grubenv', '--reboot-command=systemctl reboot'],
+    { kind: 'grub', grubenv: '/efi/grubenv', rebootCommand: 'systemctl reboot' },
+  ],
+  [
+    ['--boot=uboot'],
+    { kind: 'uboot', fwConfig: '/etc/fw_env.config', scheme: 'boot-order', rebootCommand: 'reboot' },
+  ],
+  [
+    ['--boot=uboot', '--boot-variables=bootcount', '--boot-fw-config=/x'],
+    { kind: 'uboot', fwConfig: '/x', scheme: 'bootcount', rebootCommand: 'reboot' },
+  ],
+])('knows its boot controls: %j', async (flags, boot) => {
+  expect((await run('run', ...needed, ...flags)).settings).toMatchObject({ boot });
+});
+
+it.each([
   ['no slot', needed.slice(0, -1), '--slot-b is needed'],
   ['a gateway that is no URL', ['--gateway=nowhere', ...needed], 'nowhere'],
   ['a name that is none', [...needed, '--product=Camera!'], '--product'],

@@ -11,6 +11,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { addLogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { InvalidArgumentError, Option } from 'commander';
+import { addBootOptions, type BootSettings, bootSettings } from './boot-settings.ts';
 import { HOOK_NAMES, type HookName } from './update/hooks.ts';
 import type { DeltaMode } from './update/deltas.ts';
 import type { SlotName } from './ports.ts';
@@ -41,9 +42,7 @@ export interface RunSettings {
   nameFile: string | undefined;
   slots: Record<SlotName, string>;
   slotBytes: number | undefined;
-  boot:
-    | { kind: 'file'; path: string | undefined; firstSlot: SlotName }
-    | { kind: 'command'; command: string };
+  boot: BootSettings;
   payloadCommand: string | undefined;
   factoryRelease: { counter: number; version: string } | undefined;
   hooks: Partial<Record<HookName, string>>;
@@ -129,13 +128,9 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
   command
     .option('--slot-a <path>', 'slot A: a block device (by partuuid or partlabel, not by label) or a file')
     .option('--slot-b <path>', 'slot B; whichever of them does not run must not be mounted')
-    .option('--slot-bytes <size>', 'what a file slot holds at most, such as 512MiB', parseBytes)
-    .addOption(choice('--boot <kind>', 'how slots are switched', ['file', 'command'], 'file'))
-    .option('--boot-file <file>', 'state of boot control `file` (default: boot.json in --data)')
-    .option('--boot-command <command>', 'program of boot control `command`; gets a verb (docs/OPERATIONS.md)')
-    .addOption(
-      choice('--first-slot <slot>', 'what runs before the first update, with `file`', ['A', 'B'], 'A'),
-    )
+    .option('--slot-bytes <size>', 'what a file slot holds at most, such as 512MiB', parseBytes);
+  addBootOptions(command);
+  command
     .option('--factory-release <counter:version>', 'what the first slot holds from the factory', parseRelease)
     .option('--payload-command <command>', 'restarts what the slot holds, at each boot of `file`')
     .option('--health-command <command>', 'exit code 0: the new slot is good ($SITECAST_SLOT is its path)')
@@ -251,15 +246,6 @@ function peerSettings(options: Record<string, unknown>, values: Values): PeerSet
     listen: values.text('peerListen'),
     isDiscovering: options.mdns !== false,
     maxUploadBytesPerS: values.number('maxUpload'),
-  };
-}
-
-function bootSettings(values: Values): RunSettings['boot'] {
-  if (values.text('boot') === 'command') return { kind: 'command', command: values.needed('bootCommand') };
-  return {
-    kind: 'file',
-    path: values.text('bootFile'),
-    firstSlot: values.text('firstSlot') === 'B' ? 'B' : 'A',
   };
 }
 

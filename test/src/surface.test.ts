@@ -84,6 +84,7 @@ describe('a configuration file', () => {
     'url...': 'http://127.0.0.1:1',
     'counter:version': '1:1.0.0',
     boot: 'file',
+    'boot-variables': 'boot-order',
     'first-slot': 'A',
     'time-sync': '"yes"',
     'make-deltas': 'asked',

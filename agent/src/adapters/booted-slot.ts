@@ -1,0 +1,50 @@
+import { readFile, stat } from 'node:fs/promises';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { SLOT_NAMES, type SlotName } from '../ports.ts';
+
+const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
+const COMMAND_LINE_FILE = '/proc/cmdline';
+
+/** New with each boot. */
+export async function kernelBootId(): Promise<string> {
+  return (await readFile(BOOT_ID_FILE, 'utf8')).trim();
+}
+
+/** The kernel's command line, word by word. */
+async function kernelWords(file = COMMAND_LINE_FILE): Promise<string[]> {
+  return (await readFile(file, 'utf8')).split(/\s+/).filter(word => word !== '');
+}
+
+/**
+ * The slot that runs: `sitecast.slot=A` on the kernel's command line (or `rauc.slot=A`, as boot scripts for RAUC write it), or else the
+ * slot that is the device of the root file system.
+ * @throws SITECAST_BOOT_SLOT_UNKNOWN
+ */
+export async function bootedSlot(
+  slots: Readonly<Record<SlotName, string>>,
+  { commandLineFile, root = '/' }: { commandLineFile?: string | undefined; root?: string } = {},
+): Promise<SlotName> {
+  for (const word of await kernelWords(commandLineFile)) {
+    const name = /^(?:sitecast|rauc)\.slot=([AB])$/.exec(word)?.[1];
+    if (name === 'A' || name === 'B') return name;
+  }
+  const { dev } = await stat(root);
+  for (const name of SLOT_NAMES) if ((await deviceAt(slots[name])) === dev) return name;
+  throw new SitecastError(
+    'failed',
+    'SITECAST_BOOT_SLOT_UNKNOWN',
+    "nothing says which slot runs: neither the kernel's command line nor the device of the root file system",
+    { hint: 'let the boot loader start the kernel with sitecast.slot=A or sitecast.slot=B' },
+  );
+}
+
+/** @returns undefined where no block device is there */
+async function deviceAt(path: string): Promise<number | undefined> {
+  try {
+    const status = await stat(path);
+    return status.isBlockDevice() ? status.rdev : undefined;
+  } catch (error) {
+    if (isSystemError(error)) return undefined;
+    throw error;
+  }
+}

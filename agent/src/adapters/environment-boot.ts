@@ -1,0 +1,155 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  type BootControl,
+  type BootState,
+  type LoaderCapabilities,
+  otherSlot,
+  type RememberedBoot,
+  type SlotName,
+} from '../ports.ts';
+import { kernelBootId } from './booted-slot.ts';
+import { patiently, runReboot, type VerbContext, withGrace } from './boot-verb.ts';
+
+/** Variables of a boot loader, by their names. */
+export type Variables = ReadonlyMap<string, string>;
+
+/** Where a boot loader keeps its variables. */
+export interface BootEnvironment {
+  /** For people. */
+  readonly name: string;
+  /** Whether a power cut within `write` leaves all old values, or all new ones. */
+  isAtomic(): Promise<boolean>;
+  read(signal: AbortSignal): Promise<Variables | 'missing' | 'damaged'>;
+  /**
+   * Writes all these at once. When it returns, they survive a power cut.
+   * @param good a slot that is good before and after the change: what runs where the variables are lost
+   */
+  write(changes: Variables, good: SlotName, signal: AbortSignal): Promise<void>;
+}
+
+/** How the slots are noted in variables. What these return is written at once. */
+export interface BootScheme {
+  maxTries: number;
+  /** @returns undefined where the variables aren't set */
+  next(variables: Variables): SlotName | undefined;
+  /** All boots run the slot, which is good. */
+  only(slot: SlotName): Variables;
+  /** No boot runs the slot. The other one is good. */
+  without(slot: SlotName): Variables;
+  /** The next boots run the slot, then the other one, which is good. */
+  trial(slot: SlotName, tries: number): Variables;
+  /** Whether a good slot that runs has to be noted anew: some scripts count each of its boots, too. */
+  isWorn(variables: Variables, booted: SlotName): boolean;
+}
+
+interface EnvironmentBootOptions extends VerbContext {
+  environment: BootEnvironment;
+  scheme: BootScheme;
+  bootedSlot: () => Promise<SlotName>;
+  /** Default: the kernel's. */
+  bootId?: () => Promise<string>;
+  rebootCommand: string;
+}
+
+const NOTHING: RememberedBoot = { slots: [], onTrial: undefined };
+
+/** Boot control by the variables of a boot loader that counts by itself. */
+export class EnvironmentBootControl implements BootControl {
+  readonly #options: EnvironmentBootOptions;
+
+  constructor(options: EnvironmentBootOptions) {
+    this.#options = options;
+  }
+
+  async capabilities(): Promise<LoaderCapabilities> {
+    const { scheme, environment } = this.#options;
+    return { maxTries: scheme.maxTries, countsHangs: true, isAtomic: await environment.isAtomic() };
+  }
+
+  async start(remembered: RememberedBoot = NOTHING): Promise<BootState> {
+    const { scheme, environment } = this.#options;
+    const booted = await this.#options.bootedSlot();
+    const [likely = booted] = remembered.slots;
+    const isGood = booted === likely && booted !== remembered.onTrial;
+    const found = await this.#read();
+    const isLost = typeof found === 'string' || scheme.next(found) === undefined;
+    if (isLost) await this.#write(isGood ? scheme.only(booted) : scheme.trial(booted, 1), booted, isGood);
+    else if (isGood)
+      await this.#write(scheme.isWorn(found, booted) ? scheme.only(booted) : new Map(), booted, true);
+    const isNew = found !== 'damaged' && remembered.slots.length === 0;
+    const what = typeof found === 'string' ? found : "without the slots' variables";
+    return {
+      ...(await this.read()),
+      ...(isLost && !isNew && { lost: `${environment.name} was ${what}` }),
+    };
+  }
+
+  async read(): Promise<BootState> {
+    const { bootedSlot, bootId = kernelBootId } = this.#options;
+    const booted = await bootedSlot();
+    const found = await this.#read();
+    const next = typeof found === 'string' ? undefined : this.#options.scheme.next(found);
+    return { booted, next: next ?? booted, bootId: await bootId() };
+  }
+
+  async markBad(slot: SlotName): Promise<void> {
+    if ((await this.#options.bootedSlot()) === slot) throw refused(`slot ${slot} is the one that runs`);
+    await this.#write(this.#options.scheme.without(slot), otherSlot(slot), true);
+  }
+
+  async setTrial(slot: SlotName, tries: number): Promise<void> {
+    const { scheme } = this.#options;
+    if (tries > scheme.maxTries) throw refused(`${tries} tries are more than ${scheme.maxTries}`);
+    await this.#write(scheme.trial(slot, tries), otherSlot(slot), true);
+  }
+
+  async confirm(slot: SlotName): Promise<void> {
+    if ((await this.#options.bootedSlot()) !== slot) throw refused(`slot ${slot} is not the one that runs`);
+    await this.setNext(slot);
+  }
+
+  async setNext(slot: SlotName): Promise<void> {
+    await this.#write(this.#options.scheme.only(slot), slot, true);
+  }
+
+  async reboot(): Promise<void> {
+    await runReboot(this.#options, this.#options.rebootCommand);
+  }
+
+  async stop(): Promise<void> {
+    // The boot loader counts boots, not starts of the agent.
+  }
+
+  #read(): Promise<Variables | 'missing' | 'damaged'> {
+    const { environment, stop } = this.#options;
+    return patiently(this.#options, () => environment.read(stop));
+  }
+
+  /** Writes, and reads it back: some of these programs end with 0 without having written anything. */
+  async #write(changes: Variables, slot: SlotName, isGood: boolean): Promise<void> {
+    const { environment, stop } = this.#options;
+    const good = isGood ? slot : otherSlot(slot);
+    await patiently(this.#options, () =>
+      withGrace(stop, async signal => {
+        await environment.write(changes, good, signal);
+        const found = await environment.read(signal);
+        for (const [name, value] of changes) {
+          const isThere = typeof found !== 'string' && found.get(name) === value;
+          if (!isThere) throw notWritten(environment.name, name, value);
+        }
+      }),
+    );
+  }
+}
+
+function notWritten(environment: string, name: string, value: string): SitecastError {
+  return new SitecastError(
+    'failed',
+    'SITECAST_BOOT_ENVIRONMENT_FAILED',
+    `${environment}: ${name}=${value} was written, and isn't there`,
+  );
+}
+
+function refused(why: string): SitecastError {
+  return new SitecastError('failed', 'SITECAST_BOOT_REFUSED', `boot control refuses: ${why}`);
+}

@@ -1,0 +1,145 @@
+import { open } from 'node:fs/promises';
+import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { otherSlot, type SlotName } from '../ports.ts';
+import type { BootEnvironment, BootScheme, Variables } from './environment-boot.ts';
+
+/** Bytes of an environment block. GRUB finds the file's place on the disk and overwrites it there, so the length never changes. */
+const BLOCK_BYTES = 1024;
+/** Bytes that a disk writes as a whole. The slots' variables come first in the block, so all of them lie in one sector. */
+const SECTOR_BYTES = 512;
+const SIGNATURE = '# GRUB Environment Block\n';
+/** Starts that grub.cfg can count down. */
+const MAX_TRIES = 3;
+const OURS = ['ORDER', 'A_OK', 'A_LEFT', 'B_OK', 'B_LEFT', 'CONFIRMED'] as const;
+
+/**
+ * Reads an environment block: the signature, lines NAME=VALUE, and # up to the end. In values a backslash stands before each
+ * backslash and line feed.
+ * @returns undefined where it is none
+ */
+export function parseGrubBlock(block: Buffer): Map<string, string> | undefined {
+  const text = block.toString('latin1');
+  if (block.length !== BLOCK_BYTES || !text.startsWith(SIGNATURE)) return undefined;
+  const variables = new Map<string, string>();
+  for (const [, name = '', value = ''] of text
+    .slice(SIGNATURE.length)
+    .matchAll(/(?:#[^\n]*\n?)|([^=\n]+)=((?:\\[^]|[^\\\n])*)\n/g))
+    if (name !== '') variables.set(name, value.replaceAll(/\\([^])/g, '$1'));
+  return variables;
+}
+
+/**
+ * @param path for people
+ * @throws SITECAST_BOOT_ENVIRONMENT_FAILED where the variables have no room
+ */
+export function formatGrubBlock(variables: Variables, path: string): Buffer {
+  const lines = (names: Iterable<string>): string =>
+    [...names].map(name => `${name}=${(variables.get(name) ?? '').replaceAll(/[\\\n]/g, '\\$&')}\n`).join('');
+  const ours = SIGNATURE + lines(OURS.filter(name => variables.has(name)));
+  const others = lines([...variables.keys()].filter(name => !OURS.some(our => our === name)));
+  const text = ours + others;
+  if (ours.length > SECTOR_BYTES || text.length > BLOCK_BYTES)
+    throw new SitecastError(
+      'failed',
+      'SITECAST_BOOT_ENVIRONMENT_FAILED',
+      `${path} has no room for the slots' variables: ${text.length} of ${BLOCK_BYTES} bytes`,
+      { hint: 'remove variables from it (grub-editenv FILE unset NAME)' },
+    );
+  return Buffer.from(text.padEnd(BLOCK_BYTES, '#'), 'latin1');
+}
+
+/**
+ * GRUB's environment block, and beside it (`.confirmed`) another one that only the agent writes. They are never written at one time, so a
+ * power cut damages one of them at most.
+ *
+ * A block that is there is overwritten in place: GRUB doesn't read the journal of a file system, and would see (and overwrite) the blocks
+ * of the old file after a rename that only the journal has.
+ */
+export class GrubEnvironment implements BootEnvironment {
+  readonly name: string;
+  readonly #confirmed: string;
+
+  constructor(path: string) {
+    this.name = path;
+    this.#confirmed = `${path}.confirmed`;
+  }
+
+  async isAtomic(): Promise<boolean> {
+    return true;
+  }
+
+  async read(): Promise<Variables | 'missing' | 'damaged'> {
+    return readBlock(this.name);
+  }
+
+  async write(changes: Variables, good: SlotName): Promise<void> {
+    await change(this.#confirmed, new Map([['CONFIRMED', good]]));
+    await change(this.name, changes);
+  }
+}
+
+async function readBlock(path: string): Promise<Map<string, string> | 'missing' | 'damaged'> {
+  try {
+    return parseGrubBlock(await readFileBounded(path, BLOCK_BYTES)) ?? 'damaged';
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return 'missing';
+    if (isSystemError(error, 'EIO') || error instanceof SitecastError) return 'damaged';
+    throw error;
+  }
+}
+
+async function change(path: string, changes: Variables): Promise<void> {
+  const found = await readBlock(path);
+  const variables = typeof found === 'string' ? new Map<string, string>() : found;
+  if ([...changes].every(([name, value]) => variables.get(name) === value)) return;
+  for (const [name, value] of changes) variables.set(name, value);
+  const block = formatGrubBlock(variables, path);
+  if (typeof found === 'string') await writeFileDurably(path, block);
+  else await overwrite(path, block);
+}
+
+async function overwrite(path: string, block: Buffer): Promise<void> {
+  const handle = await open(path, 'r+');
+  try {
+    await handle.write(block, 0, block.length, 0);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** As deploy/boot/grub/grub.cfg reads it. */
+export const grubScheme: BootScheme = {
+  maxTries: MAX_TRIES,
+  next: variables => {
+    const order = variables.get('ORDER') ?? '';
+    if (order !== 'A B' && order !== 'B A') return undefined;
+    const [first, second]: [SlotName, SlotName] = order === 'A B' ? ['A', 'B'] : ['B', 'A'];
+    return [first, second].find(slot => isChosen(variables, slot)) ?? first;
+  },
+  only: slot => new Map([...firstOf(slot), [`${slot}_OK`, '1'], [`${slot}_LEFT`, '0']]),
+  without: slot => {
+    const other = otherSlot(slot);
+    const closed: [string, string][] = [
+      [`${slot}_OK`, '0'],
+      [`${slot}_LEFT`, '0'],
+    ];
+    return new Map([...firstOf(other), [`${other}_OK`, '1'], [`${other}_LEFT`, '0'], ...closed]);
+  },
+  trial: (slot, tries) => {
+    const other = otherSlot(slot);
+    const fallBack: [string, string][] = [
+      [`${other}_OK`, '1'],
+      [`${other}_LEFT`, '0'],
+    ];
+    return new Map([...firstOf(slot), [`${slot}_OK`, '0'], [`${slot}_LEFT`, String(tries)], ...fallBack]);
+  },
+  isWorn: () => false,
+};
+
+const firstOf = (slot: SlotName): [string, string][] => [['ORDER', `${slot} ${otherSlot(slot)}`]];
+
+function isChosen(variables: Variables, slot: SlotName): boolean {
+  return variables.get(`${slot}_OK`) === '1' || /^[123]$/.test(variables.get(`${slot}_LEFT`) ?? '');
+}
