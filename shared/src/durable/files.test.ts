@@ -95,6 +95,18 @@ it('makes nested directories, accepts existing ones, and reports a file in the w
   await expect(makeDirectory(join(directory, 'file/x'))).rejects.toMatchObject({ code: 'ENOTDIR' });
 });
 
+it('makes a directory whose name is one letter, given without its parents', async () => {
+  const before = process.cwd();
+  process.chdir(directory);
+  try {
+    await makeDirectory('g');
+    await makeDirectory('h/i');
+  } finally {
+    process.chdir(before);
+  }
+  expect((await readdir(directory, { recursive: true })).sort()).toEqual(['g', 'h', 'h/i']);
+});
+
 it('removes a file, and accepts that there is none', async () => {
   await writeFile(join(directory, 'x'), '');
   await removeDurably(join(directory, 'x'));

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { link, mkdir, open, rename, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { isSystemError } from '../errors.ts';
 import { withRoom } from './full-disk.ts';
 
@@ -111,7 +111,8 @@ export async function makeDirectory(path: string, mode = 0o755): Promise<void> {
     throw withRoom(error, path, DIRECTORY_BYTES);
   }
   if (first === undefined) return;
-  for (let created = path; created.length >= first.length; created = join(created, '..')) {
+  const last = resolve(first);
+  for (let created = resolve(path); created.length >= last.length; created = dirname(created)) {
     await syncDirectory(dirname(created));
   }
 }
