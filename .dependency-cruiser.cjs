@@ -56,7 +56,7 @@ module.exports = {
       from: {
         path: '^(origin|gateway|agent)/src/',
         pathNot:
-          '(/main\\.ts$|origin/src/(serve|recover)\\.ts$|agent/src/open\\.ts$|/adapters/|/testing/|\\.test\\.ts$)',
+          '(/main\\.ts$|origin/src/(serve|recover)\\.ts$|agent/src/(open|examine)\\.ts$|/adapters/|/testing/|\\.test\\.ts$)',
       },
       to: { path: '^(origin|gateway|agent)/src/adapters/' },
     },

@@ -2,6 +2,7 @@ import type { SettingsCommand } from '@sitecast/shared/command';
 import { Option } from 'commander';
 import type { SlotName } from './ports.ts';
 
+const BOOT_KINDS: [string, ...string[]] = ['file', 'command', 'grub', 'uboot'];
 const DEFAULT_GRUBENV = '/boot/grub/grubenv';
 const DEFAULT_FW_CONFIG = '/etc/fw_env.config';
 const DEFAULT_REBOOT = 'reboot';
@@ -13,11 +14,11 @@ export type BootSettings =
   | { kind: 'grub'; grubenv: string; rebootCommand: string }
   | { kind: 'uboot'; fwConfig: string; scheme: 'boot-order' | 'bootcount'; rebootCommand: string };
 
-export function addBootOptions(command: SettingsCommand): void {
+/** @param isKindNeeded false: `--boot` alone leaves the kind to configuration file and environment */
+export function addBootOptions(command: SettingsCommand, { isKindNeeded = true } = {}): void {
+  const kind = isKindNeeded ? '--boot <kind>' : '--boot [kind]';
   command
-    .addOption(
-      choice('--boot <kind>', 'how slots are switched (docs/BOOT.md)', ['file', 'command', 'grub', 'uboot']),
-    )
+    .addOption(choice(kind, 'how slots are switched (docs/BOOT.md)', BOOT_KINDS))
     .option('--boot-file <file>', 'state of boot control `file` (default: boot.json in --data)')
     .option('--boot-command <command>', 'program of boot control `command`; gets a verb (docs/BOOT.md)')
     .addOption(preset('--boot-grubenv <file>', 'environment block of `grub`', DEFAULT_GRUBENV))
@@ -33,6 +34,10 @@ export function addBootOptions(command: SettingsCommand): void {
       preset('--reboot-command <command>', 'boots the machine, with `grub` and `uboot`', DEFAULT_REBOOT),
     )
     .addOption(choice('--first-slot <slot>', 'what runs before the first update, with `file`', ['A', 'B']));
+  command.on('option:boot', () => {
+    if (command.getOptionValue('boot') === true)
+      command.setOptionValueWithSource('boot', BOOT_KINDS[0], 'default');
+  });
 }
 
 /** The first choice is the default. */

@@ -8,6 +8,7 @@ import { askDaemon, ControlServer } from './adapters/control-socket.ts';
 import { systemClock } from './adapters/system-clock.ts';
 import type { Daemon } from './daemon.ts';
 import { daemonSettingsSchema, demandSame, type OptionHashes } from './given-options.ts';
+import { examine } from './examine.ts';
 import { logTo, type OpenContext, openOwnedAgent, type OwnedAgent } from './open.ts';
 import type { ControlCommand, Log } from './ports.ts';
 import { type AgentCommands, agentProgram, type CommandRequest } from './program.ts';
@@ -62,6 +63,7 @@ const commands: AgentCommands = {
       },
     ),
   status: readStatus,
+  doctor: (settings, options) => examine(settings, { ...options, stop: stopSignal() }),
 };
 
 async function run(settings: RunSettings, options: OptionHashes): Promise<void> {

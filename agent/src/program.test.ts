@@ -20,6 +20,7 @@ async function run(...args: string[]) {
     update: never,
     confirm: never,
     status: never,
+    doctor: never,
   };
   const exitCode = await runProgram(agentProgram(commands, write), args, {
     streams: { out: write, err: write },
@@ -174,6 +175,7 @@ it('marks every line that a gateway or a hook has sent, so that none looks like 
       update: async () => rest,
       confirm: async () => rest,
       status: async () => ({ status, isAlive: true }),
+      doctor: async () => [],
     };
     const streams = { out: write, err: write };
     await runProgram(agentProgram(commands, write), [...args, '--data', 'x'], { streams });
@@ -190,7 +192,14 @@ it('marks every line that a gateway or a hook has sent, so that none looks like 
 it('update ends with 3 where the ordered release is refused here, and with 0 where there is nothing to do yet', async () => {
   const exitCodeOf = async (rest: CycleResult): Promise<number> => {
     const never = () => Promise.reject(new Error('not asked for here'));
-    const commands = { run: never, check: never, update: async () => rest, confirm: never, status: never };
+    const commands = {
+      run: never,
+      check: never,
+      update: async () => rest,
+      confirm: never,
+      status: never,
+      doctor: never,
+    };
     const streams = { out: () => {}, err: () => {} };
     return await runProgram(
       agentProgram(commands, () => {}),

@@ -1,7 +1,15 @@
 import { type OutputStreams, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { givenOptions, type OptionHashes, optionHashes } from './given-options.ts';
-import { addRunOptions, type RunSettings, runSettings } from './settings.ts';
+import type { Finding } from './doctor/boot-check.ts';
+import {
+  addDoctorOptions,
+  addRunOptions,
+  type DoctorSettings,
+  doctorSettings,
+  type RunSettings,
+  runSettings,
+} from './settings.ts';
 import type { CheckResult, CycleResult, Status } from './state/status.ts';
 import { statusText, waysLines } from './status-text.ts';
 
@@ -12,6 +20,8 @@ export interface AgentCommands {
   check(request: CommandRequest): Promise<CheckResult>;
   update(request: CommandRequest): Promise<CycleResult>;
   confirm(request: CommandRequest): Promise<CycleResult>;
+  /** @param isExercised also changes the boot loader's state. @throws SITECAST_DATA_IN_USE then, where a daemon runs */
+  doctor(settings: DoctorSettings, options: { isExercised: boolean }): Promise<Finding[]>;
   /** @throws SITECAST_STATUS_MISSING */
   status(data: string): Promise<{ status: Status; isAlive: boolean }>;
 }
@@ -35,6 +45,7 @@ export function agentProgram(commands: AgentCommands, out: OutputStreams['out'])
   addUpdate(program, commands, out);
   addConfirm(program, commands, out);
   addStatus(program, commands, out);
+  addDoctor(program, commands, out);
   return program.addHelpText('after', examples);
 }
 
@@ -128,6 +139,40 @@ function addStatus(program: SettingsCommand, commands: AgentCommands, out: Outpu
       const { status, isAlive } = await commands.status(dataOf(options));
       const text = statusText(status, { isAlive, nowMs: Date.now() });
       out(options.json === true ? jsonLine({ ...status, isAlive }) : text);
+    });
+}
+
+const MARKS: Readonly<Record<Finding['level'], string>> = {
+  ok: 'ok     ',
+  warning: 'warning',
+  problem: 'PROBLEM',
+};
+
+function addDoctor(program: SettingsCommand, commands: AgentCommands, out: OutputStreams['out']): void {
+  addDoctorOptions(program.command('doctor'))
+    .description('checks whether boot control and watchdog do what the agent relies upon (docs/BOOT.md)')
+    .option('--exercise', "also orders changes of the slot that doesn't run; no agent may run meanwhile")
+    .option('--json', 'print it as JSON')
+    .addHelpText(
+      'after',
+      `
+It asks the boot control what runs and what the loader can do, and changes nothing. With --exercise it closes the other slot, puts it on trial, and
+takes that back: a power cut meanwhile may boot that slot, whatever it holds. Afterwards what runs is what boots, and the other slot is closed until
+the next update. It exits with 1 where there is a problem; a warning is a case in which the device doesn't help itself.
+
+Examples:
+  sitecast-agent doctor --boot --config /etc/sitecast/agent.yaml
+  sitecast-agent doctor --boot command --boot-command ./boot-slots --data ./data --slot-a a.img --slot-b b.img --exercise`,
+    )
+    .action(async (options: Record<string, unknown>) => {
+      const isExercised = options.exercise === true;
+      const findings = await commands.doctor(doctorSettings(options), { isExercised });
+      const lines = findings.map(({ level, text }) => `${MARKS[level]}  ${text}`);
+      out(options.json === true ? jsonLine({ findings }) : plainLines(lines));
+      const problems = findings.filter(({ level }) => level === 'problem');
+      if (problems.length === 0) return;
+      const what = problems.length === 1 ? 'a problem' : `${problems.length} problems`;
+      throw new SitecastError('failed', 'SITECAST_DOCTOR_PROBLEM', `${what} with the boot control`);
     });
 }
 

@@ -257,6 +257,32 @@ function timeSyncOf(text: string | undefined): RunSettings['timeSync'] {
   return text === 'yes' || text === 'no' ? text : 'auto';
 }
 
+/** What `doctor` needs to know. */
+export interface DoctorSettings {
+  data: string;
+  slots: Record<SlotName, string>;
+  boot: BootSettings;
+}
+
+export function addDoctorOptions(command: SettingsCommand): SettingsCommand {
+  command
+    .option('--data <dir>', "the agent's own directory")
+    .option('--slot-a <path>', 'slot A')
+    .option('--slot-b <path>', 'slot B');
+  addBootOptions(command, { isKindNeeded: false });
+  return command;
+}
+
+/** @throws SITECAST_SETTING_MISSING */
+export function doctorSettings(options: Record<string, unknown>): DoctorSettings {
+  const values = new Values(options);
+  return {
+    data: values.needed('data'),
+    slots: { A: values.needed('slotA'), B: values.needed('slotB') },
+    boot: bootSettings(values),
+  };
+}
+
 /** Commander's options, which it types as anything. */
 class Values {
   readonly #options: Record<string, unknown>;

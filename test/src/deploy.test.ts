@@ -75,7 +75,10 @@ function programOf(role: Role, keep: (settings: unknown) => Promise<void>): Sett
   };
   if (role === 'origin') return originProgram({ serve: keep, recover: other }, () => {});
   if (role === 'gateway') return gatewayProgram(keep);
-  return agentProgram({ run: keep, check: other, update: other, confirm: other, status: other }, () => {});
+  return agentProgram(
+    { run: keep, check: other, update: other, confirm: other, status: other, doctor: other },
+    () => {},
+  );
 }
 
 type Command = SettingsCommand['commands'][number];

@@ -11,7 +11,7 @@ export async function kernelBootId(): Promise<string> {
 }
 
 /** The kernel's command line, word by word. */
-async function kernelWords(file = COMMAND_LINE_FILE): Promise<string[]> {
+export async function kernelWords(file = COMMAND_LINE_FILE): Promise<string[]> {
   return (await readFile(file, 'utf8')).split(/\s+/).filter(word => word !== '');
 }
 

@@ -1,0 +1,54 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import type { MachineFacts, Watchdog } from '../doctor/boot-check.ts';
+import type { SlotName } from '../ports.ts';
+import { bootedSlot, kernelWords } from './booted-slot.ts';
+
+/** Where the kernel says it; tests have directories of their own. */
+export interface MachinePlaces {
+  /** Default: /sys. */
+  sys?: string;
+  /** Default: /proc/cmdline. */
+  commandLineFile?: string;
+  /** Default: /. */
+  root?: string;
+}
+
+/** Reads what `doctor --boot` compares the boot control's answers with. */
+export async function machineFacts(
+  slots: Readonly<Record<SlotName, string>>,
+  { sys = '/sys', commandLineFile, root = '/' }: MachinePlaces = {},
+): Promise<MachineFacts> {
+  const timeout = await textOf(join(sys, 'module/watchdog/parameters/open_timeout'));
+  return {
+    booted: await bootedSlot(slots, { commandLineFile, root }).catch(unknown),
+    watchdogs: await watchdogsIn(join(sys, 'class/watchdog')),
+    words: await kernelWords(commandLineFile),
+    openTimeoutS: timeout === undefined ? undefined : Number(timeout),
+  };
+}
+
+function unknown(error: unknown): undefined {
+  if (error instanceof SitecastError) return undefined;
+  throw error;
+}
+
+async function watchdogsIn(directory: string): Promise<Watchdog[]> {
+  const names = await readdir(directory).catch((error: unknown) => {
+    if (isSystemError(error)) return [];
+    throw error;
+  });
+  const identities = names.map(async name => (await textOf(join(directory, name, 'identity'))) ?? 'unknown');
+  return (await Promise.all(identities)).map((identity, at) => ({ name: names[at] ?? '', identity }));
+}
+
+/** @returns undefined where the kernel has no such file */
+async function textOf(path: string): Promise<string | undefined> {
+  try {
+    return (await readFile(path, 'utf8')).trim();
+  } catch (error) {
+    if (isSystemError(error)) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,181 @@
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { examine } from '../examine.ts';
+import { BootProgram } from '../testing/boot-program.ts';
+import { AgentProcess } from '../testing/process.ts';
+
+let directory: string;
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-doctor-'));
+  await mkdir(join(directory, 'sys/class/watchdog'), { recursive: true });
+  await writeFile(join(directory, 'cmdline'), 'quiet\n');
+});
+afterEach(async () => {
+  await rm(directory, { recursive: true, force: true });
+});
+
+const flags = () => ({
+  data: join(directory, 'data'),
+  slots: { A: join(directory, 'a'), B: join(directory, 'b') },
+});
+const places = () => ({ sys: join(directory, 'sys'), commandLineFile: join(directory, 'cmdline') });
+
+async function examined(command: string, isExercised = false): Promise<string[]> {
+  const stop = new AbortController().signal;
+  const settings = { ...flags(), boot: { kind: 'command', command } as const };
+  const findings = await examine(settings, { isExercised, stop, places: places() });
+  return findings.map(({ level, text }) => `${level}: ${text}`);
+}
+
+async function script(text: string): Promise<string> {
+  const path = join(directory, 'program');
+  await writeFile(path, `#!/bin/sh\ncd ${directory}\n${text}\n`);
+  await chmod(path, 0o755);
+  return path;
+}
+
+const NO_WATCHDOG =
+  'warning: there is no watchdog: a kernel that hangs before user space stays there, and the loader gets no other turn';
+
+it('finds a boot program right that keeps to the contract, and orders nothing unless asked to', async () => {
+  const program = await BootProgram.create(directory);
+  expect(await examined(program.command)).toEqual([
+    expect.stringMatching(/^warning: boot control 'get' says: a warning, for people/),
+    'ok: slot A runs, and slot A comes next; boot boot-1',
+    'ok: it counts any number of starts of a slot on trial',
+    'ok: a start is counted before the slot gets control',
+    'ok: a change survives a power cut as a whole',
+    NO_WATCHDOG,
+  ]);
+  expect(new Set(await program.calls())).toEqual(new Set(['get']));
+});
+
+it('exercises each change twice, and leaves what runs as what boots', async () => {
+  const program = await BootProgram.create(directory);
+  const found = await examined(program.command, true);
+  expect(found.filter(line => /mark-bad|set-/.test(line))).toEqual([
+    'ok: mark-bad B: slot A comes next',
+    'ok: set-trial B 2: slot B comes next',
+    'ok: set-next A: slot A comes next',
+    'ok: mark-bad B: slot A comes next',
+  ]);
+  const calls = (await program.calls()).filter(call => call !== 'get');
+  expect(calls).toEqual([
+    'mark-bad B',
+    'mark-bad B',
+    'set-trial B 2',
+    'set-trial B 2',
+    'set-next A',
+    'set-next A',
+    'mark-bad B',
+    'mark-bad B',
+    'set-next A',
+  ]);
+  await program.boot();
+  expect(await program.get('booted')).toBe('A');
+});
+
+describe('finds the fault of a boot program that', () => {
+  it.each([
+    ['prints no JSON', 'echo A', "problem: the boot control answers: no: boot control 'get' failed"],
+    [
+      'says another boot each time',
+      `echo x >> n; echo "{\\"booted\\":\\"A\\",\\"bootId\\":\\"$(wc -l < n)\\"}"`,
+      'problem: asked twice within one boot',
+    ],
+    [
+      'does not know what its loader can do',
+      `echo '{"booted":"A"}'`,
+      "warning: the boot control doesn't say whether a start that hangs is counted",
+    ],
+    [
+      'counts one start',
+      `echo '{"booted":"A","maxTries":1,"isAtomic":false}'`,
+      'warning: it counts 1 start of a slot on trial, not 2',
+    ],
+    [
+      'is not power-safe',
+      `echo '{"booted":"A","isAtomic":false}'`,
+      'warning: not so: a change survives a power cut as a whole',
+    ],
+  ])('%s', async (_what, text, line) => {
+    expect(await examined(await script(text))).toContainEqual(expect.stringContaining(line));
+  });
+
+  it('names another slot than the kernel', async () => {
+    await writeFile(join(directory, 'cmdline'), 'root=/dev/x sitecast.slot=B\n');
+    const program = await BootProgram.create(directory);
+    expect(await examined(program.command)).toContain(
+      'problem: it says that slot A runs; the machine says slot B',
+    );
+  });
+
+  it('ignores a change', async () => {
+    const path = await script(`[ "$1" = get ] && echo '{"booted":"A"}'; exit 0`);
+    expect(await examined(path, true)).toContain(
+      'problem: set-trial B 2: slot A comes next, and it should be slot B',
+    );
+  });
+});
+
+describe('of the watchdog it says', () => {
+  const identities = async (...names: string[]) => {
+    for (const [at, name] of names.entries()) {
+      const path = join(directory, `sys/class/watchdog/watchdog${at}`);
+      await mkdir(path);
+      await writeFile(join(path, 'identity'), `${name}\n`);
+    }
+  };
+  const last = async () => (await examined((await BootProgram.create(directory)).command)).at(-1);
+
+  it('that there is none', async () => {
+    expect(await last()).toBe(NO_WATCHDOG);
+  });
+
+  it('that the one of the kernel starts too late', async () => {
+    await identities('Software Watchdog');
+    expect(await last()).toContain(
+      "warning: there is a watchdog of the kernel's alone, watchdog0 (Software Watchdog)",
+    );
+  });
+
+  it('that nothing vouches for one', async () => {
+    await identities('Software Watchdog', 'i6300ESB timer');
+    expect(await last()).toContain('warning: nothing says that');
+  });
+
+  it('that the loader arms one', async () => {
+    await identities('i6300ESB timer');
+    await writeFile(join(directory, 'cmdline'), 'sitecast.watchdog=armed\n');
+    expect(await last()).toBe('ok: the loader arms a watchdog before it starts the kernel');
+    const parameters = join(directory, 'sys/module/watchdog/parameters');
+    await mkdir(parameters, { recursive: true });
+    await writeFile(join(parameters, 'open_timeout'), '0\n');
+    expect(await last()).toContain(
+      'warning: the loader arms a watchdog, and the kernel feeds it until something opens it',
+    );
+  });
+});
+
+it('as a command: takes the kind from the configuration file, exits with 1 on a problem, and exercises beside no daemon', async () => {
+  const program = await BootProgram.create(directory);
+  const { data, slots } = flags();
+  const config = join(directory, 'agent.yaml');
+  await writeFile(
+    config,
+    `data: ${data}\nslot-a: ${slots.A}\nslot-b: ${slots.B}\nboot: command\nboot-command: ${program.command}\n`,
+  );
+  const well = await AgentProcess.run(['doctor', '--boot', '--config', config]);
+  expect(well).toMatchObject({ exitCode: 0, stderr: '' });
+  expect(well.stdout).toMatch(/^ok {7}slot A runs, and slot A comes next; boot boot-1$/m);
+  expect((await AgentProcess.run(['doctor', '--boot', '--exercise', '--config', config])).exitCode).toBe(0);
+  await program.break('get');
+  const broken = await AgentProcess.run(['doctor', '--boot', '--json', '--config', config]);
+  expect(broken.exitCode).toBe(1);
+  expect(JSON.parse(broken.stdout)).toMatchObject({
+    findings: expect.arrayContaining([{ level: 'problem', text: expect.stringContaining('get is broken') }]),
+  });
+  expect(broken.stderr).toContain('SITECAST_DOCTOR_PROBLEM');
+}, 60_000);

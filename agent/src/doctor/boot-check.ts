@@ -1,0 +1,182 @@
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import {
+  type BootControl,
+  type BootState,
+  type LoaderCapabilities,
+  otherSlot,
+  type SlotName,
+} from '../ports.ts';
+
+// `sitecast-agent doctor --boot`: does the boot control do what the agent relies upon?
+
+export interface Finding {
+  /** `problem`: updates won't work, or not safely. `warning`: a case in which the device doesn't help itself. */
+  level: 'ok' | 'warning' | 'problem';
+  text: string;
+}
+
+/** What the machine says, beside the boot control. */
+export interface MachineFacts {
+  /** The slot that kernel or root file system name; undefined where neither does. */
+  booted: SlotName | undefined;
+  watchdogs: readonly Watchdog[];
+  /** The kernel's command line. */
+  words: readonly string[];
+  /** Seconds for which the kernel itself feeds an armed watchdog that nothing has opened; 0: without end. */
+  openTimeoutS: number | undefined;
+}
+
+export interface Watchdog {
+  /** Such as `watchdog0`. */
+  name: string;
+  /** What the driver calls it. */
+  identity: string;
+}
+
+/** Boots that the agent gives a slot on trial. */
+const TRIES = 2;
+/** The loader's word on the kernel's command line, as no file of the kernel says it. */
+const ARMED = 'sitecast.watchdog=armed';
+const SOFTWARE = /^software watchdog/i;
+
+type CheckedControl = Pick<BootControl, 'capabilities' | 'read' | 'markBad' | 'setTrial' | 'setNext'>;
+
+/**
+ * @param isExercised also orders changes of the slot that doesn't run, and takes them back. A boot meanwhile may run that slot
+ */
+export async function checkBoot(
+  control: CheckedControl,
+  facts: MachineFacts,
+  { isExercised }: { isExercised: boolean },
+): Promise<Finding[]> {
+  const findings = await guarded('the boot control answers', async () => {
+    const [state, again] = [await control.read(), await control.read()];
+    const about = stateFindings(state, again, facts);
+    const capabilities = await control.capabilities();
+    const exercised = isExercised ? await exercise(control, state) : [];
+    return [...about, ...capabilityFindings(capabilities), ...exercised];
+  });
+  return [...findings, watchdogFinding(facts)];
+}
+
+async function guarded(what: string, look: () => Promise<Finding[]>): Promise<Finding[]> {
+  try {
+    return await look();
+  } catch (error) {
+    if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
+    const hint = error instanceof SitecastError && error.hint !== undefined ? ` (${error.hint})` : '';
+    return [{ level: 'problem', text: `${what}: no: ${error.message}${hint}` }];
+  }
+}
+
+function stateFindings(state: BootState, again: BootState, { booted: known }: MachineFacts): Finding[] {
+  const { booted, next, bootId } = state;
+  const findings: Finding[] = [
+    { level: 'ok', text: `slot ${booted} runs, and slot ${next} comes next; boot ${bootId}` },
+  ];
+  if (again.bootId !== bootId || again.booted !== booted)
+    findings.push({
+      level: 'problem',
+      text: `asked twice within one boot, it said slot ${booted} and boot ${bootId}, then slot ${again.booted} and boot ${again.bootId}: the agent would count a boot`,
+    });
+  if (known !== undefined && known !== booted)
+    findings.push({
+      level: 'problem',
+      text: `it says that slot ${booted} runs; the machine says slot ${known}`,
+    });
+  if (next !== booted)
+    findings.push({ level: 'ok', text: `slot ${next} is to be tried, or an earlier slot comes back` });
+  return findings;
+}
+
+function capabilityFindings({ maxTries, countsHangs, isAtomic }: LoaderCapabilities): Finding[] {
+  const counted = Number.isFinite(maxTries) ? `${maxTries}` : 'any number of';
+  return [
+    maxTries < TRIES
+      ? {
+          level: 'warning',
+          text: `it counts ${maxTries} start of a slot on trial, not ${TRIES}: one power cut while it proves itself gives the slot up`,
+        }
+      : { level: 'ok', text: `it counts ${counted} starts of a slot on trial` },
+    told(
+      countsHangs,
+      'a start is counted before the slot gets control',
+      'whether a start that hangs is counted',
+    ),
+    told(
+      isAtomic,
+      'a change survives a power cut as a whole',
+      'whether a power cut leaves a change half done',
+    ),
+  ];
+}
+
+function told(answer: boolean | undefined, ok: string, what: string): Finding {
+  if (answer === true) return { level: 'ok', text: ok };
+  const why = answer === false ? `not so: ${ok}` : `the boot control doesn't say ${what}`;
+  return { level: 'warning', text: why };
+}
+
+/** Each change twice: the agent may order one again after a power cut. */
+async function exercise(control: CheckedControl, { booted, bootId }: BootState): Promise<Finding[]> {
+  const other = otherSlot(booted);
+  const steps: [string, () => Promise<void>, SlotName][] = [
+    [`mark-bad ${other}`, () => control.markBad(other), booted],
+    [`set-trial ${other} ${TRIES}`, () => control.setTrial(other, TRIES), other],
+    [`set-next ${booted}`, () => control.setNext(booted), booted],
+    [`mark-bad ${other}`, () => control.markBad(other), booted],
+  ];
+  const findings: Finding[] = [];
+  try {
+    for (const [name, change, next] of steps)
+      findings.push(...(await guarded(name, () => oneStep(control, { name, change, next, bootId }))));
+  } finally {
+    // Whatever has failed: what runs is what boots.
+    await guarded('at the end', async () => {
+      await control.setNext(booted);
+      return [];
+    });
+  }
+  return findings;
+}
+
+async function oneStep(
+  control: CheckedControl,
+  {
+    name,
+    change,
+    next,
+    bootId,
+  }: { name: string; change: () => Promise<void>; next: SlotName; bootId: string },
+): Promise<Finding[]> {
+  await change();
+  await change();
+  const state = await control.read();
+  if (state.bootId !== bootId)
+    return [{ level: 'problem', text: `${name}: another boot id after it, without a boot` }];
+  return state.next === next
+    ? [{ level: 'ok', text: `${name}: slot ${next} comes next` }]
+    : [{ level: 'problem', text: `${name}: slot ${state.next} comes next, and it should be slot ${next}` }];
+}
+
+function watchdogFinding({ watchdogs, words, openTimeoutS }: MachineFacts): Finding {
+  const hardware = watchdogs.filter(({ identity }) => !SOFTWARE.test(identity));
+  const names = watchdogs.map(({ name, identity }) => `${name} (${identity})`).join(', ');
+  if (words.includes(ARMED)) {
+    const isOpenEnded = openTimeoutS === 0 && hardware.length > 0;
+    return isOpenEnded
+      ? {
+          level: 'warning',
+          text: `the loader arms a watchdog, and the kernel feeds it until something opens it: a slot that hangs before that stays there (watchdog.open_timeout=120 on the kernel's command line ends that)`,
+        }
+      : { level: 'ok', text: 'the loader arms a watchdog before it starts the kernel' };
+  }
+  const stays = 'a kernel that hangs before user space stays there, and the loader gets no other turn';
+  if (watchdogs.length === 0) return { level: 'warning', text: `there is no watchdog: ${stays}` };
+  if (hardware.length === 0)
+    return { level: 'warning', text: `there is a watchdog of the kernel's alone, ${names}: ${stays}` };
+  return {
+    level: 'warning',
+    text: `nothing says that ${names} is armed before user space: unless it is, ${stays} (a loader that arms it says ${ARMED} on the kernel's command line)`,
+  };
+}
