@@ -56,6 +56,35 @@ it('reports each state once, whatever its text, and nothing that a reader would 
     expect(isReportPayload(Buffer.from(envelope.payload, 'base64'))).toBe(true);
 });
 
+it('tells a wait anew whose figures changed, and what goes on after it; not each time where that goes on and on', async () => {
+  const update = {
+    rollout: { id: '0123456789abcdef', attempt: 1 },
+    release: { counter: 2, version: '2.0.0' },
+  };
+  const waits = (message: string) =>
+    reporter.report('waiting', { ...update, reason: { code: 'SITECAST_PLAN_TOO_LARGE', message } });
+  await reporter.report('downloading', update, true);
+  await waits('--max-bytes allows 1 MiB');
+  await waits('--max-bytes allows 1 MiB');
+  await waits('--max-bytes allows 2 MiB');
+  await reporter.report('downloading', update, true);
+  await reporter.report('downloading', update, true);
+  const said = () =>
+    outbox.recent().map(({ state, reason }) => `${state} ${reason?.message.slice(-5) ?? ''}`.trim());
+  expect(said()).toEqual(['downloading', 'waiting 1 MiB', 'waiting 2 MiB', 'downloading']);
+  const before = outbox.newest?.seq ?? 0;
+  for (let times = 0; times < 1000; times += 1) {
+    await waits(`--max-bytes allows ${times} MiB`);
+    await reporter.report('downloading', update, true);
+  }
+  // Each goes on after a wait, of which no more are told anew than the bound.
+  expect((outbox.newest?.seq ?? 0) - before).toBeLessThan(10);
+  await reporter.report('failed', update, true);
+  await waits('--max-bytes allows 3 MiB');
+  await reporter.report('failed', update, true);
+  expect(outbox.recent().filter(({ state }) => state === 'failed')).toHaveLength(1);
+});
+
 it('logs what can never be reported, and continues with what follows', async () => {
   const unknown = { state: 'idle' as const };
   Object.assign(unknown, { state: 'no state of a device' });

@@ -1,3 +1,4 @@
+import { TokenBucket } from '@sitecast/shared/bounded';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type DeviceState, fittingEvent, type Report, type ReportEvent } from '@sitecast/shared/fleet';
 import pLimit from 'p-limit';
@@ -9,6 +10,13 @@ import type { StateChangeLogger, Subject } from './state-change-logger.ts';
 export const SOURCE_BANNED = 'SITECAST_SOURCE_BANNED';
 /** States that only say that the device waits. */
 const MERE_WAITING: ReadonlySet<DeviceState> = new Set(['waiting', 'clockSuspect']);
+/** What goes on after a wait. */
+const GOING_ON: ReadonlySet<DeviceState> = new Set(['downloading', 'verifying']);
+/**
+ * What was said already and is so again: a wait of the same kind with other figures, or a download that goes on after one. A device that
+ * waits and goes on in turns doesn't say so each time.
+ */
+const SAID_AGAIN = { perS: 1 / 3600, burst: 4 };
 /** Bytes. While more waits for the origin, each reason to wait is recorded once, or weeks of changing reasons would fill the outbox. */
 const MUCH_WAITING_BYTES = 64 * 1024;
 /** Reports that wait in memory while a full disk keeps them from being recorded. */
@@ -30,6 +38,7 @@ export class Reporter {
   readonly #clock: AgentClock;
   readonly #stateChanges: StateChangeLogger;
   readonly #facts: ReporterDependencies['facts'];
+  readonly #saidAgain = new TokenBucket({ ...SAID_AGAIN, now: () => performance.now() });
   #waiting: ReportEvent[] = [];
   /** One at a time: two would record one event twice, and drop another. */
   readonly #inTurn = pLimit(1);
@@ -44,8 +53,9 @@ export class Reporter {
   }
 
   /**
-   * Records a state, unless the newest report says the same; with `isOnce`, unless any report of this attempt does. A reason to wait is
-   * recorded once while much waits for the origin.
+   * Records a state, unless the newest report says the same; with `isOnce`, unless any report of this attempt does. So that nothing stays
+   * shown that is over, now and then also a wait with another text than the newest report has, and what goes on after a wait. A reason to
+   * wait is recorded once while much waits for the origin.
    * Never throws for a full disk: an update mustn't fail because it can't be reported.
    */
   async report(state: DeviceState, subject: Subject = {}, isOnce = false): Promise<void> {
@@ -100,9 +110,17 @@ export class Reporter {
       ...this.#waiting,
     ];
     const newest = said.at(-1);
-    if (newest && keyOf(newest) === key) return true;
-    const isMuchWaiting = MERE_WAITING.has(event.state) && this.#outbox.pendingBytes > MUCH_WAITING_BYTES;
-    return (isOnce || isMuchWaiting) && said.some(report => keyOf(report) === key);
+    const isWait = MERE_WAITING.has(event.state);
+    if (newest && keyOf(newest) === key)
+      return !isWait || newest.reason?.message === event.reason?.message || !this.#mayRepeat();
+    const isMuchWaiting = isWait && this.#outbox.pendingBytes > MUCH_WAITING_BYTES;
+    const isSaid = (isOnce || isMuchWaiting) && said.some(report => keyOf(report) === key);
+    const goesOn = GOING_ON.has(event.state) && newest !== undefined && MERE_WAITING.has(newest.state);
+    return isSaid && !(goesOn && this.#mayRepeat());
+  }
+
+  #mayRepeat(): boolean {
+    return this.#outbox.pendingBytes <= MUCH_WAITING_BYTES && this.#saidAgain.take();
   }
 }
 
