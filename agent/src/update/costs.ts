@@ -1,4 +1,4 @@
-import { FRAME_OVERHEAD_BYTES } from '@sitecast/shared/content';
+import { FRAME_OVERHEAD_BYTES, longestFrameBytes } from '@sitecast/shared/content';
 import type { PlanBytes } from '@sitecast/shared/delta';
 import type { Spending } from '../state/spending.ts';
 import type { UpdateWays } from '../state/status.ts';
@@ -58,24 +58,30 @@ export async function checkedCosts(
 async function costsOf(
   { deltas, frameSizes, spending }: CostDependencies,
   { index, indexSha256, delta }: Pick<Release, 'index' | 'indexSha256' | 'delta'>,
-  { plan, hasFrameBytes }: Pick<FillPlan, 'plan' | 'hasFrameBytes'>,
+  { plan, windows, hasFrameBytes }: Pick<FillPlan, 'plan' | 'windows' | 'hasFrameBytes'>,
   { isAsking, signal }: { isAsking: boolean; signal: AbortSignal },
 ): Promise<Costs> {
   const { patches, fetched } = plan.bytes;
   const files = delta && plan.windows.length > 0 ? await deltas.patchIndexBytes(delta, signal) : 0;
+  const chunks: number[] = [];
+  for (let at = 0; at < index.count; at += 1) if (plan.wayOf(at) === 'fetch') chunks.push(at);
+  // No chunk that patches lie in is longer than all patches of the recipe; such chunks are made as long as those of images, at most.
+  const patchBytes = patches === 0 ? 0 : windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
+  const longestBytes = chunks.reduce(
+    (longest, at) => Math.max(longest, index.lengthOf(at)),
+    Math.min(patchBytes, index.sizes.maxBytes),
+  );
   // A chunk is asked for only where its longest frame still fits.
   const common = (frames: number) => ({
     patches,
     files,
     frames,
-    marginBytes: Math.ceil(MARGIN * (patches + frames)) + index.sizes.maxBytes,
+    marginBytes: Math.ceil(MARGIN * (patches + frames)) + longestFrameBytes(longestBytes),
   });
   if (hasFrameBytes || fetched === 0) {
     const { frames } = plan.bytes;
     return { ...common(frames), framesBy: 'recipe', leastFrames: frames };
   }
-  const chunks: number[] = [];
-  for (let at = 0; at < index.count; at += 1) if (plan.wayOf(at) === 'fetch') chunks.push(at);
   const frames = fetched + FRAME_OVERHEAD_BYTES * chunks.length;
   const isAllowed = patches + files + frames <= spending.leftBytes;
   const estimate =

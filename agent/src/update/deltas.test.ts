@@ -321,6 +321,10 @@ describe('what a release may cost', () => {
       reason: { code: 'SITECAST_WAITING_DELTAS' },
     });
     expect(fetched()).toEqual([]);
+    const { reason } = await harness.device.cycle();
+    expect(reason?.message).toMatch(/--deltas off it would take chunks, as far as --max-bytes allows them$/);
+    // What it waits for makes the index, too: it isn't fetched meanwhile, and no plan of a delta has its bytes.
+    expect(harness.gateway.requests.filter(line => line.includes('camera-2.caibx'))).toEqual([]);
     // Its own setting, or one that leaves the origin nothing to make for it.
     for (const settings of [{}, { maxBytes: 10_000_000, deltas: 'signed-only' as const }]) {
       const device = await TestDevice.copyOf(harness.device, [harness.gateway.url]);
@@ -333,6 +337,24 @@ describe('what a release may cost', () => {
     await republish();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(counts().chunks).toBe(5);
+    expect(harness.gateway.requests.filter(line => line.includes('camera-2.caibx'))).toEqual([]);
+  });
+
+  it('is named so that it is enough, and not much more than the update takes', async () => {
+    const image = Buffer.concat([image1, randomBytes(900)]);
+    target = harness.fleet.addRelease({ counter: 2, image, chunkBytes: CHUNK_BYTES });
+    harness.fleet.addRollout(2);
+    await harness.fleet.publishAll();
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: 1500 } });
+    const { reason } = await harness.device.cycle();
+    expect(reason).toMatchObject({ code: 'SITECAST_PLAN_TOO_LARGE' });
+    const [, named = 0] = /--max-bytes (\d+)KiB or more$/.exec(reason?.message ?? '') ?? [];
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: Number(named) * 1024 } });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    const { spentBytes = 0 } = harness.reports.at(-1)?.transfer ?? {};
+    expect(Number(named) * 1024).toBeLessThan(2 * spentBytes + 1024);
   });
 
   it('is never more, whatever fails and however often the agent starts; the way is said, not paid', async () => {

@@ -1,9 +1,9 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { ReleaseManifest } from '@sitecast/shared/release';
-import { otherSlot, type SlotName } from '../ports.ts';
+import { otherSlot } from '../ports.ts';
 import { isSameUpdate, type Reason, type Update } from '../state/agent-state.ts';
 import type { CycleResult, UpdateWays } from '../state/status.ts';
-import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
+import { type Choice, type Facts, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
 import { checkedCosts } from './costs.ts';
 import type { InstallDependencies } from './install-steps.ts';
 import { asObjection, type Release } from './releases.ts';
@@ -20,8 +20,7 @@ export async function releaseToInstall(
 ): Promise<Release | CycleResult> {
   const { reporter, stateFile } = deps;
   const { followed, objection } = await orderToFollow(deps, { choice, facts }, signal);
-  if (followed)
-    return loadOrWait(deps, followed.order, { manifest: followed.manifest, booted: facts.booted, signal });
+  if (followed) return loadOrWait(deps, followed.order, { manifest: followed.manifest, facts, signal });
   if (!objection) return nothingOrdered({ reporter, stateFile }, choice.reason);
   await reporter.report('blocked', { ...choice.orders[0], reason: objection });
   return { state: 'blocked', reason: objection };
@@ -81,14 +80,17 @@ async function loadOrWait(
 
 /** With the recipe that leads to it, and its index: rebuilt by the recipe, from a slot's file, or fetched. */
 async function loadRelease(
-  { releases, deltas, contents, spending }: InstallDependencies,
+  { releases, deltas, contents, schedule, spending }: InstallDependencies,
   order: Order,
-  { manifest, booted, signal }: { manifest: ReleaseManifest; booted: SlotName; signal: AbortSignal },
+  { manifest, facts, signal }: { manifest: ReleaseManifest; facts: Facts; signal: AbortSignal },
 ): Promise<Release> {
   spending.begin(manifest.index.sha256, manifest);
   const inSlot = await contents.withHash(manifest.index.sha256);
   // What a slot holds already needs no recipe.
+  const { booted, rollouts } = facts;
   const delta = inSlot ? undefined : await deltas.find(manifest, booted, signal);
+  // The index is rebuilt by the recipe once that is there: fetched meanwhile, it would cost bytes that no plan of an update by deltas has.
+  if (!inSlot && !delta && deltas.mayBeMade(booted, manifest.counter)) schedule.checkDeltas(rollouts, order);
   const known = inSlot ?? (delta && deltas.targetIndexOf(delta));
   return releases.load(order, manifest, { known, delta, spending, signal });
 }
@@ -107,7 +109,7 @@ export async function plannedWays(
   try {
     const manifest = await releases.manifestOf(order, signal);
     if (objectionTo(order, manifest, facts)) return {};
-    const release = await loadRelease(deps, order, { manifest, booted: facts.booted, signal });
+    const release = await loadRelease(deps, order, { manifest, facts, signal });
     const planned = await filler.plan(otherSlot(facts.booted), release, signal);
     await checkedCosts(deps, { release, context, signal }, planned, ways => {
       found.plan = ways;

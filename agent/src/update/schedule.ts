@@ -196,7 +196,7 @@ export class Schedule {
     const leftMs = Date.parse(deltasBy) - clock.now();
     // By a clock that is wrong it might wait for years.
     if (state === 'behind' || state === 'suspect' || !(leftMs > 0)) return;
-    const message = `the origin still makes deltas to ${order.release.version}, which save bytes: waits for them until ${deltasBy} at the latest; with --deltas off it begins with chunks at once`;
+    const message = `the origin still makes deltas to ${order.release.version}, which save bytes: waits for them until ${deltasBy} at the latest; started with --deltas off it would take chunks, as far as --max-bytes allows them`;
     const reason = { code: 'SITECAST_WAITING_DELTAS', message };
     throw postponed('deltas', reason, Math.min(leftMs, MINUTE_MS));
   }
