@@ -148,7 +148,12 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
     ...reportFacts({ trust, stateFile, status, deltas }),
     transfer: spending.transferOf(counter),
   });
-  const reporter = new Reporter({ outbox, clock, stateChanges, facts });
+  // While an image is fetched, too, which may take hours.
+  const onProblem = (problem: string | undefined): void => {
+    stateChanges.storage(problem);
+    status.set({ storageProblem: problem });
+  };
+  const reporter = new Reporter({ outbox, clock, stateChanges, facts, onProblem });
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log });
   const exchange = await openExchange(settings, ports, { gateways, trust, membership, stateFile, status });
   const deliver = delivering({ delivery, trust, outbox, reporter, gateways, exchange, status });

@@ -119,10 +119,13 @@ export class Daemon {
 
   #trouble(error: unknown): CycleResult {
     const { code, message } = describeError(error);
-    const retryMs = Math.min(FIRST_TROUBLE_PAUSE_MS * 2 ** this.#troubles, MAX_TROUBLE_PAUSE_MS);
+    const known = resultOf(error);
+    // What passes by itself, as a full disk, has a time of its own.
+    const mostMs = known?.retryMs ?? MAX_TROUBLE_PAUSE_MS;
+    const retryMs = Math.min(FIRST_TROUBLE_PAUSE_MS * 2 ** this.#troubles, mostMs);
     this.#troubles += 1;
     this.#deps.log('error', `it is tried again later: ${message}`, { err: error, waitMs: retryMs });
-    const found = resultOf(error) ?? { state: 'failed', reason: { code, message } };
+    const found = known ?? { state: 'failed' as const, reason: { code, message } };
     const { reason } = found;
     const result: CycleResult = {
       ...found,

@@ -289,6 +289,17 @@ it.skipIf(process.getuid?.() !== 0)(
       expect(text).toMatch(
         /^state +waiting \(for space\): no room for \S+: it takes \d+ B, and 0 B are free on /m,
       );
+      const options = settings().map(option =>
+        option.startsWith('--data=') ? `--data=${join(small, 'data')}` : option,
+      );
+      // There is something new to write down.
+      fleet.addRollout(1);
+      await fleet.publishAll();
+      const check = await AgentProcess.run(['check', ...options]);
+      expect(check).toMatchObject({
+        exitCode: 0,
+        stdout: expect.stringMatching(/waiting \(for space\): no room for/),
+      });
       await rm(join(small, 'filler'));
       expect((await again.stop()).exitCode).toBe(0);
     } finally {

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import type { Status } from './state/status.ts';
+import { type Status, StatusBoard } from './state/status.ts';
 import { statusText } from './status-text.ts';
 
 const slot = { state: 'empty' as const, path: '/dev/a' };
@@ -32,6 +32,33 @@ it('shows a requested name as such until the device is accepted', () => {
   const lines = shown({ wish: 'cam-8', enrolment: 'pending' });
   expect(lines[0]).toBe('device     12D3KooWdevice');
   expect(lines).toContain('enrolment  pending; it wants to be called cam-8');
+});
+
+it('says of a slot that Sitecast has never installed that its content is not known, not that it was altered', () => {
+  const { slots } = status;
+  const lines = shown({
+    booted: 'A',
+    slots: { ...slots, B: { path: '/dev/b', state: 'altered', isConfirmed: true } },
+  });
+  expect(lines.find(line => line.startsWith('slot B'))).toMatch(
+    /other +unknown +no known release +\/dev\/b$/,
+  );
+  expect(lines).toContain('           as far as this agent knows, Sitecast has not installed what is there');
+  const installed = { path: '/dev/b', state: 'altered' as const, indexSha256: 'a'.repeat(64) };
+  expect(shown({ slots: { ...slots, B: installed } }).join()).toMatch(/other +altered/);
+});
+
+it('no longer shows what it waited for once it does something else', () => {
+  const board = new StatusBoard('/nonexistent/status.json', status);
+  board.set({ state: 'waiting', waitingFor: 'space', message: 'no room' });
+  board.set({ message: 'no room at all' });
+  expect(statusText(board.current, { isAlive: true, nowMs: 0 })).toContain(
+    'waiting (for space): no room at all',
+  );
+  board.set({ state: 'downloading', message: 'fetching 2.0.0' });
+  expect(statusText(board.current, { isAlive: true, nowMs: 0 })).toContain(
+    'state      downloading: fetching',
+  );
 });
 
 it('shows how an image comes into its slot, without ways that give nothing, and what was spent', () => {

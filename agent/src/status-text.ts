@@ -58,12 +58,18 @@ const SLOT_PROBLEMS: Record<string, string> = {
 };
 
 function slotLines({ slots, booted }: Status, name: SlotName): string[][] {
-  const { state, release, path, problem } = slots[name];
+  const { state, release, path, problem, indexSha256 } = slots[name];
   const what = release ? `${release.version} (${release.counter})` : 'no known release';
   const mark = booted === name ? '* booted' : '  other ';
-  const how = problem ? (SLOT_PROBLEMS[problem.code] ?? 'unreadable') : state;
+  // What the factory put there, or what is left of a damaged state: it may be as it was.
+  const isForeign = state === 'altered' && indexSha256 === undefined;
+  const how = problem ? (SLOT_PROBLEMS[problem.code] ?? 'unreadable') : isForeign ? 'unknown' : state;
+  const foreign =
+    isForeign && !problem
+      ? [['', 'as far as this agent knows, Sitecast has not installed what is there']]
+      : [];
   const lines = [[`slot ${name}`, `${mark}  ${how.padEnd(10)} ${what.padEnd(24)} ${path}`]];
-  return problem ? [...lines, ['', problem.message]] : lines;
+  return problem ? [...lines, ['', problem.message]] : [...lines, ...foreign];
 }
 
 function stateLine({ state, waitingFor, message }: Status): string {

@@ -36,9 +36,9 @@ async function smallDisk(context: { skip(note: string): void }, mebibytes: numbe
 }
 
 /** Fills a disk up to this much free space. */
-async function fill(disk: string, freeBytes: number): Promise<string> {
+async function fill(disk: string, freeBytes: number, name = 'filler'): Promise<string> {
   const { bavail, bsize } = await statfs(disk);
-  const path = join(disk, 'filler');
+  const path = join(disk, name);
   await writeFile(path, Buffer.alloc(Math.max(0, bavail * bsize - freeBytes)));
   return path;
 }
@@ -89,8 +89,16 @@ it('refuses reports that it cannot store, loses none of those it has, and accept
   expect(refused).toMatchObject({ status: 507, json: { code: 'SITECAST_NO_SPACE' } });
   expect(await gateway.metric('sitecast_outbox_reports')).toBe(kept);
   expect((await gateway.get('metadata/timestamp.json')).status).toBe(200);
+  await fill(disk, 0, 'rest');
+  const notReady = await gateway.get('readyz');
+  expect([notReady.status, notReady.body.toString()]).toEqual([
+    503,
+    expect.stringContaining('the disk of the gateway is full: 0 B are free'),
+  ]);
 
+  await rm(join(disk, 'rest'));
   await rm(filler);
+  await until(() => gateway.isReady(), 'readiness');
   await until(
     async () => (await device.post(url, { reports: [await device.report()] })).status === 202,
     'room for reports',

@@ -33,7 +33,7 @@ import { announceSets, type FleetNetwork } from './peer-gateways/announcements.t
 import type { NeighbourUpload } from './peer-gateways/neighbour-upload.ts';
 import { PeerBook, type PeerBookStorage } from './peer-gateways/peer-book.ts';
 import { type PeerGatewayClient, PeerGateways } from './peer-gateways/peer-gateways.ts';
-import { type GatewaySettings, parseUpstreamUrl } from './settings.ts';
+import type { GatewaySettings } from './settings.ts';
 import { openSiteServices, type SiteServices } from './site-services.ts';
 import { runTasks, type Task } from './tasks.ts';
 import { SiteUpstreams } from './upstream/site-upstreams.ts';
@@ -145,6 +145,7 @@ export async function openServices(
     hosts: connections.hosts,
     metrics,
     database,
+    room: { path: adapters.settings.data, freeBytes: adapters.freeBytes },
     now,
     log,
   });
@@ -201,7 +202,7 @@ async function openOutside(
     ownId: identity.id,
     site: () => devices.site,
     book,
-    configured: (settings.siteGateway ?? []).map(parseUpstreamUrl),
+    configured: settings.siteGateway ?? [],
     isRevoked: id => revocations.has(id),
     client: adapters.openPeerGatewayClient(onRefused),
     log,

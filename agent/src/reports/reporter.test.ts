@@ -85,6 +85,28 @@ it('tells a wait anew whose figures changed, and what goes on after it; not each
   expect(outbox.recent().filter(({ state }) => state === 'failed')).toHaveLength(1);
 });
 
+it('tells at once that nothing can be recorded, and that it can again', async () => {
+  const told: (string | undefined)[] = [];
+  let isFull = true;
+  const append: Outbox['append'] = async event => {
+    if (isFull) throw Object.assign(new Error('no room'), { code: 'ENOSPC', errno: -28, syscall: 'write' });
+    return outbox.append(event);
+  };
+  const full = new Reporter({
+    outbox: { append, recent: () => [], pendingBytes: 0 },
+    clock: systemClock('yes'),
+    stateChanges: new StateChangeLogger(log),
+    facts: () => ({ timestampVersion: 1, inventory: { product: 'camera' } }),
+    onProblem: problem => told.push(problem),
+  });
+  await full.report('idle');
+  await full.report('downloading');
+  expect([told, full.problem]).toEqual([['no room'], 'no room']);
+  isFull = false;
+  await full.flush();
+  expect([told, full.problem]).toEqual([['no room', undefined], undefined]);
+});
+
 it('logs what can never be reported, and continues with what follows', async () => {
   const unknown = { state: 'idle' as const };
   Object.assign(unknown, { state: 'no state of a device' });

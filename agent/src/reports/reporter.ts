@@ -23,9 +23,11 @@ const MUCH_WAITING_BYTES = 64 * 1024;
 const MAX_WAITING = 64;
 
 interface ReporterDependencies {
-  outbox: Outbox;
+  outbox: Pick<Outbox, 'append' | 'recent' | 'pendingBytes'>;
   clock: AgentClock;
   stateChanges: StateChangeLogger;
+  /** Why nothing can be recorded from now on; undefined: it can again. */
+  onProblem?: (problem: string | undefined) => void;
   /** What each report says of the device besides its state. @param counter of the release that the report is about */
   facts: (
     counter: number | undefined,
@@ -34,7 +36,7 @@ interface ReporterDependencies {
 
 /** Records in the device's chain of reports what happened, once each, however often the agent is started again. */
 export class Reporter {
-  readonly #outbox: Outbox;
+  readonly #outbox: ReporterDependencies['outbox'];
   readonly #clock: AgentClock;
   readonly #stateChanges: StateChangeLogger;
   readonly #facts: ReporterDependencies['facts'];
@@ -42,14 +44,20 @@ export class Reporter {
   #waiting: ReportEvent[] = [];
   /** One at a time: two would record one event twice, and drop another. */
   readonly #inTurn = pLimit(1);
-  /** Why nothing can be recorded at present. */
-  problem: string | undefined;
+  readonly #onProblem: ReporterDependencies['onProblem'];
+  #problem: string | undefined;
 
   constructor(deps: ReporterDependencies) {
     this.#outbox = deps.outbox;
     this.#clock = deps.clock;
     this.#stateChanges = deps.stateChanges;
     this.#facts = deps.facts;
+    this.#onProblem = deps.onProblem;
+  }
+
+  /** Why nothing can be recorded at present. */
+  get problem(): string | undefined {
+    return this.#problem;
   }
 
   /**
@@ -79,14 +87,22 @@ export class Reporter {
       } catch (error) {
         const isFull = isSystemError(error) || (error instanceof SitecastError && error.kind === 'noSpace');
         if (!isFull && !(error instanceof SitecastError)) throw error;
-        this.problem = error.message;
-        if (isFull) return;
+        if (isFull) {
+          this.#noteProblem(error.message);
+          return;
+        }
         // This one never can be recorded, so the later ones don't wait for it.
         this.#stateChanges.untold(event.state, error);
       }
       this.#waiting.shift();
     }
-    this.problem = undefined;
+    this.#noteProblem(undefined);
+  }
+
+  #noteProblem(problem: string | undefined): void {
+    const isNew = this.#problem !== problem;
+    this.#problem = problem;
+    if (isNew) this.#onProblem?.(problem);
   }
 
   #eventOf(state: DeviceState, { rollout, release, reason }: Subject): ReportEvent {

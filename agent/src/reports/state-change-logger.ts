@@ -73,6 +73,12 @@ export class StateChangeLogger {
     this.#log('info', `slot ${slot} holds ${release.version}, verified`);
   }
 
+  /** Whether reports can be recorded. */
+  storage(problem: string | undefined): void {
+    if (problem === undefined) this.#log('info', 'reports are recorded again');
+    else this.#log('warn', `reports can't be recorded, and wait in memory: ${problem}`);
+  }
+
   /** A report that can't be made, even without its texts. */
   untold(state: DeviceState, { code, message }: SitecastError): void {
     this.#log('error', `the origin isn't told of the state ${state}: ${message}`, { code });

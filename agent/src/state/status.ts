@@ -145,8 +145,10 @@ export class StatusBoard {
     return this.#status;
   }
 
+  /** With another state, what the one before waited for is no longer shown. */
   set(changes: Partial<Status>): void {
-    this.#status = { ...this.#status, ...changes };
+    const isOver = changes.state !== undefined && !('waitingFor' in changes);
+    this.#status = { ...this.#status, ...(isOver && { waitingFor: undefined }), ...changes };
     if (this.#timer) return;
     const sinceMs = performance.now() - this.#lastWriteMs;
     this.#timer = setTimeout(() => this.#write(), Math.max(0, WRITE_EVERY_MS - sinceMs));

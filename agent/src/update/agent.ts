@@ -90,6 +90,18 @@ export class UpdateAgent {
 
   /** Refreshes and chooses, and does nothing about it. */
   async check(signal: AbortSignal): Promise<CheckResult> {
+    try {
+      return await this.#check(signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      const rest = resultOf(error);
+      // As for a cycle: a full disk is what it would wait for.
+      if (rest?.state !== 'waiting') throw error;
+      return { rest, available: undefined };
+    }
+  }
+
+  async #check(signal: AbortSignal): Promise<CheckResult> {
     const context = await this.#deps.update.checker.check(signal);
     await this.#deps.deliver(signal);
     if (!('choice' in context)) return { rest: context, available: undefined };

@@ -68,7 +68,7 @@ function waitOf(error: unknown): CycleResult | undefined {
   if (isSystemError(error, 'ENOSPC', 'EDQUOT', 'EROFS', 'EIO')) {
     const message =
       error instanceof FullDiskError
-        ? `${error.message}: it goes on by itself once there is room`
+        ? `${error.message}: it goes on by itself within a minute once there is room`
         : `the data directory can't be written: ${error.message}`;
     return {
       state: 'waiting',

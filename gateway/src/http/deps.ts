@@ -48,6 +48,8 @@ export interface AppDeps {
   hosts: NamedHosts;
   metrics: Metrics;
   database: DatabaseState;
+  /** Of the data directory's file system. */
+  room: { readonly path: string; freeBytes(): Promise<number> };
   now: () => number;
   log: Log;
 }

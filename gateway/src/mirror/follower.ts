@@ -135,7 +135,11 @@ export class Follower {
     this.#upstream = undefined;
     if (error instanceof SitecastError) {
       const { code, message: detail, hint = UNREACHED_HINT } = error;
-      log.warn({ ...fields, code, detail, hint }, 'no upstream could be followed');
+      const isFull = error.kind === 'noSpace';
+      const what = isFull
+        ? 'the disk is full: nothing new is mirrored before there is room'
+        : 'no upstream could be followed';
+      log[isFull ? 'error' : 'warn']({ ...fields, code, detail, hint }, what);
     } else log.error({ ...fields, err: error }, 'following the upstreams failed');
     await this.#unlessNews(signal, either => sleep(waitMs, either));
   }

@@ -1,4 +1,5 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { diskFull } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { GatewayEnv } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
@@ -8,7 +9,7 @@ import { JSON_TYPE, problem } from '../schemas.ts';
 /** For load balancers and Prometheus. */
 export function healthRoutes(
   app: OpenAPIHono<GatewayEnv>,
-  { mirror, metrics, isOwnRevoked, database }: AppDeps,
+  { mirror, metrics, isOwnRevoked, database, room }: AppDeps,
 ): void {
   const alive = createRoute({
     method: 'get',
@@ -35,9 +36,11 @@ export function healthRoutes(
       503: problem('Not ready; the detail says why.'),
     },
   });
-  app.openapi(ready, c => {
+  app.openapi(ready, async c => {
     if (isOwnRevoked()) throw ownRevoked();
-    const wrong = database.trouble ?? database.damage;
+    const isFull = (await room.freeBytes()) === 0;
+    const wrong =
+      database.trouble ?? database.damage ?? (isFull ? diskFull('gateway', room.path) : undefined);
     if (wrong) throw new SitecastError('unreachable', 'SITECAST_NOT_READY', wrong.message);
     if (mirror.isComplete) return c.json({ status: 'ready' as const }, 200);
     const why = mirror.current
