@@ -28,7 +28,7 @@ import { lanUrls } from './peer-gateways/lan-urls.ts';
 import { type Adapters, openServices, type Wan } from './services.ts';
 import { MAX_TARGET_BYTES } from './mirror/target-files.ts';
 import type { WanLimits } from './wan/wan-limits.ts';
-import { type GatewaySettings, originOf, parseUpstreamUrl, upstreamUrls } from './settings.ts';
+import { type GatewaySettings, originOf, upstreamUrls } from './settings.ts';
 
 /** For chunks from upstreams: as many connections as chunks are fetched at one time. */
 const CHUNK_STORE = {
@@ -101,7 +101,7 @@ export async function startGateway(
     const services = await openServices(adapters, { endings, signal: stop.signal });
     const server = await listen(services.app, services.handleChunk, { ...settings.listen, connections });
     log.info({ url: server.url, upstreams: upstreams.urls }, 'listening');
-    const ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
+    const ownUrls = settings.lanUrl ?? lanUrls(server.url, interfaces());
     const running = services.run(ownUrls, stop.signal);
     endings.add('which chunks were used', () => services.flush());
     endings.add('what is under way', () => running);

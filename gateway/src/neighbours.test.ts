@@ -166,3 +166,11 @@ describe('a gateway without a way to the origin', () => {
     expect(answers.filter(([status]) => status === 404).length).toBeGreaterThan(50);
   });
 });
+
+it('says which settings are without effect where it joins no network', async () => {
+  const { origin } = await harness.originWith(image);
+  const gateway = await harness.gateway(origin, { fleetUpload: 2 ** 30, gossipAnnounce: ['/dns4/a/tcp/1'] });
+  expect(gateway.log.lines.map(({ message }) => message)).toContain(
+    "without effect: --gossip-announce, --fleet-upload: this gateway isn't in the fleet's network",
+  );
+});

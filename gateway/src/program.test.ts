@@ -86,6 +86,36 @@ it('accepts sizes, addresses and several upstreams', async () => {
   });
 });
 
+it('refuses what is no multiaddress or no URL, with an example of one', async () => {
+  const peer = '/p2p/12D3KooWB3KcnuwcLzqLKXstxYpVNEvM6cjAfJZFMSa4BqHZMzi2';
+  const wrong: [option: string, value: string, says: string][] = [
+    ['--gossip-listen', '127.0.0.1:7402', '/ip4/0.0.0.0/tcp/7402'],
+    ['--gossip-listen', '/ip4/300.0.0.1/tcp/7402', '/ip4/0.0.0.0/tcp/7402'],
+    ['--gossip-listen', '/ip4/127.0.0.1/tcp/70000', '/ip4/0.0.0.0/tcp/7402'],
+    ['--gossip-announce', 'north.example.com:7402', '/dns4/north.example.com/tcp/7402'],
+    ['--gossip-peer', '127.0.0.1:7402', 'such as /ip4/'],
+    ['--gossip-peer', '/ip4/10.20.0.5/tcp/7402', '/p2p/12D3KooW…'],
+    ['--gossip-peer', '/ip4/10.20.0.5/tcp/7402/p2p/nobody', '/p2p/12D3KooW…'],
+    ['--upstream', 'foo', 'https://'],
+    ['--lan-url', 'foo', 'https://'],
+    ['--site-gateway', 'foo', 'https://'],
+  ];
+  for (const [option, value, says] of wrong) {
+    const { exitCode, text } = await run('serve', '--data', 'd', option, value);
+    expect([option, exitCode, text]).toEqual([option, 2, expect.stringContaining(says)]);
+    expect(text).toContain(option);
+  }
+  const path = join(await temporaryDirectory(), 'gateway.yaml');
+  const listed = [`/ip4/10.20.0.5/tcp/7402${peer}`, `/dns4/south.example.com/tcp/1${peer}`];
+  await writeFile(path, `data: d\ngossip-peer: [${listed.join(', ')}]\ngossip-listen: /ip6/::/tcp/0\n`);
+  expect((await run('serve', '--config', path)).settings).toMatchObject({
+    gossipPeer: listed,
+    gossipListen: ['/ip6/::/tcp/0'],
+  });
+  const flags = listed.flatMap(address => ['--gossip-peer', address]);
+  expect((await run('serve', '--data', 'd', ...flags)).settings).toMatchObject({ gossipPeer: listed });
+});
+
 it('accepts disabled features from a settings file, too', async () => {
   const path = join(await temporaryDirectory(), 'gateway.yaml');
   await writeFile(path, 'data: d\nno-prefetch: true\nno-mdns: false\nquiet-rate: 2Mbit\n');

@@ -2,6 +2,7 @@ import {
   CA_OPTION,
   parseBytes,
   parseDurationMs,
+  parseNetworkAddresses,
   parsePeerListen,
   SettingsCommand,
 } from '@sitecast/shared/command';
@@ -10,10 +11,12 @@ import { Option } from 'commander';
 import {
   type GatewaySettings,
   parseFleetUpload,
+  parseGossipPeers,
   parseListen,
   parseQuietHours,
   parseWanRate,
   parseUpstreamUrl,
+  parseUrls,
 } from './settings.ts';
 
 const DEFAULT_CACHE_BYTES = 20 * 2 ** 30;
@@ -51,7 +54,7 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
       'the origin to follow (default: the one that the join token names)',
       parseUpstreamUrl,
     )
-    .option('--upstream <url...>', 'who is asked when the origin cannot be reached, in this order')
+    .option('--upstream <url...>', 'who is asked when the origin cannot be reached, in this order', parseUrls)
     .requiredOption('--data <directory>', "this gateway's own directory, made if it is not there")
     .addOption(
       new Option('--listen <address>', 'where devices reach it')
@@ -94,14 +97,17 @@ function fleetOptions(serve: SettingsCommand): SettingsCommand {
     .option(
       '--gossip-listen <address...>',
       "join the fleet's network and listen there, such as /ip4/0.0.0.0/tcp/7402 (default: not joined)",
+      parseNetworkAddresses,
     )
     .option(
       '--gossip-peer <address...>',
       'gateways to hear of changes from, such as /ip4/10.20.0.5/tcp/7402/p2p/12D3KooW…',
+      parseGossipPeers,
     )
     .option(
       '--gossip-announce <address...>',
       'where others reach that, behind a NAT, such as /dns4/north.example.com/tcp/7402',
+      parseNetworkAddresses,
     )
     .option(
       '--no-mdns',
@@ -119,10 +125,12 @@ function fleetOptions(serve: SettingsCommand): SettingsCommand {
     .option(
       '--lan-url <url...>',
       'where the other gateways of this site reach this one (default: its addresses and the port of --listen)',
+      parseUrls,
     )
     .option(
       '--site-gateway <url...>',
       'other gateways of this site, where the origin does not name them (it does once they are enrolled)',
+      parseUrls,
     );
 }
 

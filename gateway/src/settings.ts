@@ -1,6 +1,7 @@
-import { parseBytes, parseRate } from '@sitecast/shared/command';
+import { parseBytes, parseEach, parseNetworkAddress, parseRate } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseWindow } from '@sitecast/shared/fleet';
+import { isId } from '@sitecast/shared/identity';
 import type { LogOptions } from '@sitecast/shared/log';
 import { InvalidArgumentError } from 'commander';
 import { MIN_WAN_BYTES_PER_S, type WanSettings } from './wan/wan-limits.ts';
@@ -79,6 +80,18 @@ export function parseUpstreamUrl(text: string): string {
   return url.href.replace(/\/+$/, '');
 }
 
+/** For options of which several URLs may be given. */
+export const parseUrls = parseEach(parseUpstreamUrl);
+
+/** For `--gossip-peer`: multiaddresses, each with the id of who is to be there. */
+export const parseGossipPeers = parseEach(text => {
+  const { address, id } = parseNetworkAddress(text);
+  if (id !== undefined && isId(id)) return address;
+  throw new InvalidArgumentError(
+    'expected a multiaddress with the id of the gateway at its end, such as /ip4/10.20.0.5/tcp/7402/p2p/12D3KooW…: its log shows it at the start',
+  );
+});
+
 /** The origin of the settings, or else of the join token; undefined where only other upstreams are named. */
 export function originOf({ origin }: GatewaySettings, tokenOrigin: string | undefined): string | undefined {
   return origin ?? tokenOrigin?.replace(/\/+$/, '');
@@ -90,7 +103,7 @@ export function originOf({ origin }: GatewaySettings, tokenOrigin: string | unde
  * @throws SITECAST_UPSTREAM_MISSING (badInput)
  */
 export function upstreamUrls(settings: GatewaySettings, first: string | undefined): string[] {
-  const others = (settings.upstream ?? []).map(parseUpstreamUrl);
+  const others = settings.upstream ?? [];
   const urls = [...new Set([...(first === undefined ? [] : [first]), ...others])];
   if (urls.length > 0) return urls;
   throw new SitecastError('badInput', 'SITECAST_UPSTREAM_MISSING', 'there is no origin to follow', {

@@ -61,6 +61,13 @@ it('refuses an unknown option with exit code 2 and names it', async () => {
   expect(text).toContain('--frobnicate');
 });
 
+it('refuses what is no multiaddress, with an example of one', async () => {
+  for (const option of ['--gossip-listen', '--gossip-announce']) {
+    const { exitCode, text } = await run('serve', '--data', 'd', option, '127.0.0.1:7402');
+    expect([exitCode, text]).toEqual([2, expect.stringContaining('/ip4/0.0.0.0/tcp/7402')]);
+  }
+});
+
 it('listens on loopback only by default', async () => {
   const { served, level } = await run('serve', '--data', 'd');
   expect(served).toEqual({

@@ -1,4 +1,11 @@
-import { CA_OPTION, parseBytes, parseDurationMs, plainJson, SettingsCommand } from '@sitecast/shared/command';
+import {
+  CA_OPTION,
+  parseBytes,
+  parseDurationMs,
+  parseNetworkAddresses,
+  plainJson,
+  SettingsCommand,
+} from '@sitecast/shared/command';
 import { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
@@ -230,10 +237,12 @@ function gossipOptions(serve: SettingsCommand): SettingsCommand {
     .option(
       '--gossip-listen <address...>',
       "join the gateways' network and listen there, such as /ip4/0.0.0.0/tcp/7402 (default: not joined)",
+      parseNetworkAddresses,
     )
     .option(
       '--gossip-announce <address...>',
       'where gateways reach that, behind a NAT or a proxy, such as /dns4/updates.example.com/tcp/7402',
+      parseNetworkAddresses,
     )
     .option('--fleet-key-file <file>', 'the key of that network, from `sitecast keys create fleet`; 0600');
 }

@@ -27,7 +27,10 @@ interface StreamConnections {
 }
 
 interface FleetNetworkOptions {
-  settings: Pick<GatewaySettings, 'gossipListen' | 'gossipPeer' | 'gossipAnnounce' | 'mdns' | 'fleetKeyFile'>;
+  settings: Pick<
+    GatewaySettings,
+    'gossipListen' | 'gossipPeer' | 'gossipAnnounce' | 'mdns' | 'fleetKeyFile' | 'fleetUpload'
+  >;
   identity: Identity;
   /** Gateways to dial besides those of the settings. Those that multicast DNS discovers are added. */
   book: PeerBook;
@@ -45,7 +48,10 @@ interface FleetNetworkOptions {
 export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<FleetNetwork | undefined> {
   const { settings, identity, book, upstream, now, log, signal } = options;
   const { gossipListen = [], gossipPeer = [], gossipAnnounce = [], mdns = false, fleetKeyFile } = settings;
-  if (gossipListen.length === 0 && gossipPeer.length === 0) return undefined;
+  if (gossipListen.length === 0 && gossipPeer.length === 0) {
+    warnOfIdle(settings, log);
+    return undefined;
+  }
   const fleetKey = await requireFleetKey(fleetKeyFile);
   const swarm = await import('@sitecast/shared/swarm');
   const { announcementOf, createFleetNode, judge, peerOf, serveHttpStreams } = swarm;
@@ -87,6 +93,19 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
       await dialling;
     },
   };
+}
+
+/** A unit file of a site that is set up step by step must not keep the gateway from starting. */
+function warnOfIdle({ gossipAnnounce, fleetKeyFile, fleetUpload }: Partial<GatewaySettings>, log: Log): void {
+  const given = {
+    '--gossip-announce': gossipAnnounce,
+    '--fleet-key-file': fleetKeyFile,
+    '--fleet-upload': fleetUpload,
+  };
+  const idle = Object.entries(given).flatMap(([name, value]) => (value === undefined ? [] : [name]));
+  if (idle.length === 0) return;
+  const hint = 'Join it with --gossip-listen or --gossip-peer.';
+  log.warn({ hint }, `without effect: ${idle.join(', ')}: this gateway isn't in the fleet's network`);
 }
 
 /** Judges what others announce, and tells of what is news. */
@@ -185,7 +204,9 @@ async function dialAll(
         if (signal.aborted) return;
         if (!(error instanceof SitecastError)) throw error;
         const level = named.includes(address) ? 'info' : 'debug';
-        log[level]({ peer: address, code: error.code }, 'a gossip peer is out of reach; it is tried again');
+        const { code, message: detail, hint } = error;
+        const fields = { peer: address, code, detail, ...(hint !== undefined && { hint }) };
+        log[level](fields, 'a gossip peer is out of reach; it is tried again');
       }
     }
   }

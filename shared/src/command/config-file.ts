@@ -117,7 +117,8 @@ function parsedValue(option: Option, value: unknown, path: string, isRepeatable:
   let parsed: unknown;
   // The error of a parser must name the file. The user has typed no flag.
   try {
-    for (const item of values) parsed = option.parseArg(item, isRepeatable ? parsed : undefined);
+    const isList = isRepeatable || option.variadic;
+    for (const item of values) parsed = option.parseArg(item, isList ? parsed : undefined);
   } catch (error) {
     throw invalid(path, `'${name}': ${error instanceof Error ? error.message : String(error)}`);
   }

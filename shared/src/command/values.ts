@@ -112,3 +112,29 @@ export function parsePeerListen(text: string): string {
     throw new InvalidArgumentError('expected an address and a port such as 0.0.0.0:7403');
   return `/ip${isIP(host)}/${host}/tcp/${port}`;
 }
+
+/** A multiaddress over TCP: network, host, port, and perhaps the id of who is there. */
+const NETWORK_ADDRESS =
+  /^(?:\/ip6zone\/[^/]{1,64})?\/(ip4|ip6|dns|dns4|dns6)\/([^/]{1,253})\/tcp\/(\d{1,5})(?:\/p2p\/([^/]{1,100}))?$/;
+
+/** Parses `/ip4/0.0.0.0/tcp/7402` or `/dns4/north.example.com/tcp/7402`, with an id at its end or without. @returns the same, and the id */
+export function parseNetworkAddress(text: string): { address: string; id: string | undefined } {
+  const [, network = '', host = '', port, id] = NETWORK_ADDRESS.exec(text) ?? [];
+  const version = { ip4: 4, ip6: 6 }[network] ?? 0;
+  const isHost = version === 0 ? /^[A-Za-z0-9.-]+$/.test(host) : isIP(host) === version;
+  if (!isHost || Number(port) > 65_535)
+    throw new InvalidArgumentError(
+      'expected a multiaddress such as /ip4/0.0.0.0/tcp/7402 or /dns4/north.example.com/tcp/7402',
+    );
+  return { address: text, id };
+}
+
+/** For `--gossip-listen` and `--gossip-announce`, each of which may be given several times. */
+export const parseNetworkAddresses = parseEach(text => parseNetworkAddress(text).address);
+
+/** A parser for an option of which several values may be given: it parses each. */
+export function parseEach<T>(
+  parse: (text: string) => T,
+): (text: string, previous: readonly T[] | undefined) => T[] {
+  return (text, previous = []) => [...previous, parse(text)];
+}

@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { fleetKeyToText, generateFleetKey, parseFleetKey } from '../fleet/index.ts';
 import { connect, newIdentity, Nodes, until } from './testing/nodes.ts';
-import { createSiteNode } from './node.ts';
+import { createFleetNode, createSiteNode } from './node.ts';
 
 const nodes = new Nodes();
 afterEach(() => nodes.close());
@@ -91,8 +91,29 @@ describe("the fleet's network", () => {
     for (const outcome of await Promise.allSettled(tries))
       expect(outcome).toMatchObject({ reason: { code: 'SITECAST_PEER_UNREACHABLE' } });
     expect(member.connected).toEqual([]);
+    // In either direction it is said that the key is another one.
+    for (const dialling of [connect(other, member), connect(member, other)])
+      await expect(dialling).rejects.toMatchObject({
+        message: expect.stringContaining('speaks with another fleet key'),
+        hint: expect.stringContaining('--fleet-key-file'),
+      });
     const another = await nodes.fleet();
     expect(await connect(another, member)).toBe(member.id);
+  });
+
+  it('says which address it cannot listen on, and why', async () => {
+    const fleetKey = generateFleetKey();
+    const [taken = ''] = (await nodes.fleet()).addresses.map(address => address.replace(/\/p2p\/.*/, ''));
+    for (const [address, why] of [
+      [taken, 'EADDRINUSE'],
+      ['/ip4/192.0.2.9/tcp/7402', 'EADDRNOTAVAIL'],
+    ] as const)
+      await expect(
+        createFleetNode({ identity: newIdentity(), listen: [address], fleetKey }),
+      ).rejects.toMatchObject({
+        code: 'SITECAST_PEER_LISTEN',
+        message: expect.stringContaining(`${address} (${why})`),
+      });
   });
 
   it('has its key as text', () => {
@@ -118,6 +139,7 @@ describe('a node', () => {
     const [address = ''] = other.addresses;
     await expect(requester.dial(address.replace(other.id, newIdentity().id))).rejects.toMatchObject({
       code: 'SITECAST_PEER_UNREACHABLE',
+      message: expect.stringContaining('who answers there has another id'),
     });
     for (const wrong of ['', '/ip4/127.0.0.1/tcp/1', 'http://example.org'])
       await expect(requester.dial(wrong)).rejects.toMatchObject({ code: 'SITECAST_PEER_ADDRESS' });

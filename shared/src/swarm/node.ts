@@ -105,11 +105,13 @@ export class SwarmNode {
       return connection.remotePeer.toString();
     } catch (cause) {
       signal?.throwIfAborted();
-      throw new SitecastError('unreachable', 'SITECAST_PEER_UNREACHABLE', `${address} could not be reached`, {
-        data: { address },
-        cause,
-      });
+      throw unreachable(address, cause, this.hasFleetKey);
     }
+  }
+
+  /** Whether connections are closed by the fleet's key. */
+  protected get hasFleetKey(): boolean {
+    return false;
   }
 
   /** Whether a connection with a peer is open. */
@@ -130,6 +132,9 @@ export class SwarmNode {
 /** A gateway's or the origin's place in the fleet's network. */
 export class FleetNode extends SwarmNode {
   readonly gossip: FleetGossip;
+  protected override get hasFleetKey(): boolean {
+    return true;
+  }
 
   constructor(
     libp2p: Libp2p,
@@ -143,7 +148,7 @@ export class FleetNode extends SwarmNode {
 
 /**
  * Origin and gateways: closed by the fleet's key, for gossip.
- * @throws what keeps it from listening
+ * @throws SITECAST_PEER_LISTEN (failed)
  */
 export async function createFleetNode(options: FleetNodeOptions): Promise<FleetNode> {
   const maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
@@ -152,7 +157,7 @@ export async function createFleetNode(options: FleetNodeOptions): Promise<FleetN
     { members: maxConnections, strangers: maxConnections, strangersPerAddress: maxConnections },
     options.isKnown,
   );
-  const libp2p = await createLibp2p({
+  const creating = createLibp2p({
     ...nodeSettings(options, { gate, maxInbound: 2 * maxConnections, pingMs: FLEET_PING_MS }),
     connectionProtector: preSharedKey({
       psk: swarmKeyFile(options.fleetKey),
@@ -163,6 +168,9 @@ export async function createFleetNode(options: FleetNodeOptions): Promise<FleetN
       pubsub: gossipsub({ ...gossipLimits(GOSSIP_TOPIC), ...MESSAGE_IDS }),
       discovery: discovery(options.isDiscovering ? FLEET_SERVICE : undefined),
     },
+  });
+  const libp2p = await creating.catch((error: unknown) => {
+    throw cannotListen(error, options.listen);
   });
   const { pubsub, discovery: found } = libp2p.services;
   return new FleetNode(libp2p, gate, { found, gossip: new FleetGossip(pubsub) });
@@ -206,6 +214,41 @@ function nodeSettings(
     connectionEncrypters: [joinedWrites(noise())],
     streamMuxers: [guardedYamux(pings ?? { everyMs: pingMs, timeoutMs: PING_TIMEOUT_MS })],
   };
+}
+
+/**
+ * Why a peer can't be reached, as far as that is known. With another fleet's key the connection stands, and the handshake that follows is
+ * noise to either side.
+ */
+function unreachable(address: string, cause: unknown, hasFleetKey: boolean): SitecastError {
+  const { name, message } = cause instanceof Error ? cause : new Error(String(cause));
+  const isHandshake = name === 'EncryptionFailedError';
+  const isOther = isHandshake && message.includes('identity key');
+  const [what, hint] = isOther
+    ? [`${address}: who answers there has another id`, 'Take the address from its log.']
+    : isHandshake && hasFleetKey
+      ? [
+          `${address} answers, and speaks with another fleet key, or isn't of the fleet's network`,
+          "Compare the files of --fleet-key-file: one key is everybody's.",
+        ]
+      : [`${address} could not be reached`, undefined];
+  return new SitecastError('unreachable', 'SITECAST_PEER_UNREACHABLE', what, {
+    data: { address },
+    cause,
+    ...(hint !== undefined && { hint }),
+  });
+}
+
+/** An address of another machine, or one that is taken. @returns any other error as it is */
+function cannotListen(error: unknown, listen: readonly string[]): unknown {
+  if (!(error instanceof Error) || error.name !== 'UnsupportedListenAddressesError') return error;
+  const why = /listen (E[A-Z]+)/.exec(error.message)?.[1];
+  return new SitecastError(
+    'failed',
+    'SITECAST_PEER_LISTEN',
+    `the fleet's network can't be listened for on ${listen.join(' nor on ')}${why === undefined ? '' : ` (${why})`}`,
+    { hint: 'Give an address of this machine and a free port with --gossip-listen.', cause: error },
+  );
 }
 
 function parseAddress(address: string) {

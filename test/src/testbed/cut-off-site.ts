@@ -23,6 +23,7 @@ export class CutOffSite {
   readonly origin: Server;
   readonly #hq: string;
   readonly #site: string;
+  #nearAddress = '';
 
   private constructor(testbed: Testbed, origin: Server, { hq, site }: { hq: string; site: string }) {
     this.testbed = testbed;
@@ -91,16 +92,20 @@ export class CutOffSite {
   }
 
   /** The gateway beside the origin, which gives chunks to other sites. */
-  addNear(name: string): Promise<Server> {
+  async addNear(name: string): Promise<Server> {
     const listen = `--gossip-listen /ip4/${HQ_ADDRESS}/tcp/${FLEET_PORT} --fleet-upload 4GiB --no-prefetch`;
-    return this.#addGateway(name, { space: this.#hq, site: 'north', more: listen });
+    const near = await this.#addGateway(name, { space: this.#hq, site: 'north', more: listen });
+    const [program = '', ...args] = [...at(this.#hq), 'curl', '-s', `${near.url}/site/v1/gateway`];
+    const { id }: { id: string } = JSON.parse(run(program, ...args));
+    this.#nearAddress = `/ip4/${HQ_ADDRESS}/tcp/${FLEET_PORT}/p2p/${id}`;
+    return near;
   }
 
-  /** The gateway of the site. */
+  /** The gateway of the site, once there is one beside the origin. */
   addFar(name: string, way: Way): Promise<Server> {
     const more =
       way === 'named'
-        ? `--gossip-peer /ip4/${HQ_ADDRESS}/tcp/${FLEET_PORT}`
+        ? `--gossip-peer ${this.#nearAddress} --no-mdns`
         : `--gossip-listen /ip4/${SITE_ADDRESS}/tcp/${FLEET_PORT + 1}`;
     return this.#addGateway(name, { space: this.#site, site: 'south', more });
   }
