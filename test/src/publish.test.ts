@@ -388,6 +388,20 @@ describe('several key holders', () => {
       '--out',
       'release.json',
     ]);
+    await writeFile(testbed.path('no-origin.yaml'), '');
+    const offline = ['--config', 'no-origin.yaml', '--state', 'new'];
+    const nowhere = await testbed.run('sitecast', [
+      'release',
+      'sign',
+      'release.json',
+      '--keys',
+      'dave',
+      ...offline,
+    ]);
+    expect(nowhere).toMatchObject({
+      exitCode: 5,
+      stderr: expect.stringMatching(/new \(--state\)[^]*--origin/),
+    });
     await signAs('dave', 'release.json', ...connection);
     const early = await testbed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
     expect(early).toMatchObject({
@@ -396,6 +410,9 @@ describe('several key holders', () => {
     });
     const shown = await signAs('erin', 'release.json', ...connection);
     expect(shown.stderr).toContain('adds release camera 1.0.0 (counter 1) for rpi4');
+    expect(shown.stderr).toContain(
+      'adds the file of product camera, which each of its releases changes: last counter 1',
+    );
     // The output is what the origin published, not the title of the draft.
     const draft = JSON.parse(await readFile(testbed.path('release.json'), 'utf8'));
     await writeFile(

@@ -226,6 +226,18 @@ describe('the summary that a signer sees', () => {
     expect(text).not.toContain('rollouts');
   });
 
+  it('names releases of a delta whose versions are not known here as what they are', () => {
+    const before = structuredClone(targets);
+    before.targets['deltas/camera-2-from-1.recipe'] = targetFileOf(Buffer.from('recipe'));
+    const shown = summarizeDraft(newDraft('x', { targets: nextVersion(targets, now) }, []), {
+      root,
+      targets: before,
+    });
+    expect(shown).toContain(
+      '  removes the delta of camera from the release with counter 1 to the release with counter 2',
+    );
+  });
+
   it('shows the notes that are signed with a release, marked so that no line looks like its own', () => {
     const notes = `fixes\n  withdraws release camera 1.0.0 (counter 1)\u200b\r\n\u001b[2J\u2028done${'\nx'.repeat(50)}`;
     const noted = serializeFile({ ...parseReleaseManifest(manifest), notes });

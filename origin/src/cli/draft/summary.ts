@@ -207,6 +207,7 @@ function describeFile(target: string, bytes: Buffer, labels: Labels): string {
     return `${deltaText(name, labels)}: ${plural(windows.length, 'patched window')}, ${formatBytes(patchBytes)}`;
   }
   if (name.kind === 'patchIndex') return target;
-  const { product, floor, hardware } = parseProductFile(bytes);
-  return `product ${product}: floor ${floor.version ?? 'none'}, hardware ${hardware.join(', ')}`;
+  const { product, lastCounter, floor, hardware } = parseProductFile(bytes);
+  const least = `floor ${floor.version ?? 'none'}, hardware ${hardware.join(', ')}`;
+  return `the file of product ${product}, which each of its releases changes: last counter ${lastCounter}, ${least}`;
 }

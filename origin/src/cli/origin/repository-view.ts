@@ -47,12 +47,12 @@ export async function openRepository(
     const { message, hint } = await blameForFuture(issuedMs, origin);
     note(`warning: ${message}; ${hint}`);
   }
-  return viewOf(client);
+  return viewOf(client, options);
 }
 
 /** The state that was seen last, for machines that sign without a network. */
 export async function storedRepository(options: TrustOptions): Promise<RepositoryView> {
-  return viewOf(await openClient(options, undefined));
+  return viewOf(await openClient(options, undefined), options);
 }
 
 function isExpired(error: unknown, roles: readonly string[]): error is SitecastError {
@@ -140,16 +140,16 @@ function lostTarget(target: string, cause: unknown): SitecastError {
   );
 }
 
-function viewOf(client: TufClient): RepositoryView {
+function viewOf(client: TufClient, { state }: Pick<TrustOptions, 'state'>): RepositoryView {
   const { root, targets } = client.trusted;
   const known = (): SignedTargets => {
     if (targets) return targets.signed;
     throw new SitecastError(
       'untrusted',
       'SITECAST_TRUST_INCOMPLETE',
-      'nothing is known of the releases yet',
+      `nothing is known here of what is published: ${state} (--state) holds no verified metadata`,
       {
-        hint: 'run a command with --origin first, or copy the --state folder from a machine that did',
+        hint: 'give --origin; or, on a machine without a network, --state with a copy of that folder from one that has run a command with --origin',
       },
     );
   };

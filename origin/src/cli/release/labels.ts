@@ -19,9 +19,11 @@ export function labelOf(labels: Labels, product: string, counter: number): strin
   return labels.get(keyOf({ product, counter })) ?? `counter ${counter}`;
 }
 
-/** Such as `delta of camera from 1.0.0 to 2.0.0`. */
+/** Such as `delta of camera from 1.0.0 to 2.0.0`; `from the release with counter 4`, where its version isn't known. */
 export function deltaText({ product, from, to }: DeltaName, labels: Labels): string {
-  return `delta of ${product} from ${labelOf(labels, product, from)} to ${labelOf(labels, product, to)}`;
+  const named = (counter: number): string =>
+    labels.get(keyOf({ product, counter })) ?? `the release with counter ${counter}`;
+  return `delta of ${product} from ${named(from)} to ${named(to)}`;
 }
 
 /** The labels that an origin tells of deltas of one product. */

@@ -44,12 +44,16 @@ export function releaseSignCommand(): SettingsCommand {
     .addHelpText(
       'after',
       `
-It compares with the newest metadata of the origin where --origin is given, with what --state holds otherwise
-(so that a machine without a network can sign), and signs with every key in --keys that the draft needs. But for the first
+It compares with the newest metadata of the origin where --origin is given, with what --state holds otherwise, and signs with every key in --keys that the draft needs. But for the first
 draft of all it needs the root.json that the founding has written (--root).
 
-Example:
-  sitecast release sign camera-2.draft.json --keys /media/usb/keys`,
+On a machine without a network give --state: a copy of that folder from a machine that has run a command with --origin. Where
+neither tells what is published, nothing is signed, and it ends with exit code 5. There releases that the draft doesn't
+bring are shown by their counters, which order the releases of a product; --origin shows their versions.
+
+Examples:
+  sitecast release sign camera-2.draft.json --origin https://updates.example.com --keys /media/usb/keys
+  sitecast release sign camera-2.draft.json --root root.json --state /media/usb/state --keys /media/usb/keys`,
     )
     .action(async (path: string, options: SignOptions) => {
       const draft = await readDraft(path);
