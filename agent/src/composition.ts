@@ -26,7 +26,7 @@ import type {
 import { Delivery, delivering } from './reports/delivery.ts';
 import { Outbox } from './reports/outbox.ts';
 import { FILE_NAME as OUTBOX_FILE } from './reports/report-chain.ts';
-import { deltaInventory, reportFacts } from './reports/report-facts.ts';
+import { deltaInventory, reportFacts, storageNotes } from './reports/report-facts.ts';
 import { Reporter } from './reports/reporter.ts';
 import { StateChangeLogger } from './reports/state-change-logger.ts';
 import type { PeerSettings, RunSettings } from './settings.ts';
@@ -148,11 +148,7 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
     ...reportFacts({ trust, stateFile, status, deltas }),
     transfer: spending.transferOf(counter),
   });
-  // While an image is fetched, too, which may take hours.
-  const onProblem = (problem: string | undefined): void => {
-    stateChanges.storage(problem);
-    status.set({ storageProblem: problem });
-  };
+  const onProblem = storageNotes(stateChanges, status);
   const reporter = new Reporter({ outbox, clock, stateChanges, facts, onProblem });
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log });
   const exchange = await openExchange(settings, ports, { gateways, trust, membership, stateFile, status });

@@ -10,6 +10,7 @@ import type { RunSettings } from '../settings.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { StatusBoard } from '../state/status.ts';
 import type { Trust } from '../upstream/trust.ts';
+import type { StateChangeLogger } from './state-change-logger.ts';
 
 /** What this device can do with deltas, for its reports: the origin makes them for what the fleet can use. */
 export function deltaInventory(
@@ -42,5 +43,16 @@ export function reportFacts({
     timestampVersion: trust.timestampVersion,
     inventory: { product, hardware, ...deltas },
     ...(booted ? { booted: { slot: booted, ...(release ? { release } : {}) } } : {}),
+  };
+}
+
+/** Shows at once whether reports can be recorded: while an image is fetched, too, which may take hours. */
+export function storageNotes(
+  stateChanges: Pick<StateChangeLogger, 'storage'>,
+  status: Pick<StatusBoard, 'set'>,
+): (problem: string | undefined) => void {
+  return problem => {
+    stateChanges.storage(problem);
+    status.set({ storageProblem: problem });
   };
 }

@@ -95,8 +95,8 @@ export class CutOffSite {
   async addNear(name: string): Promise<Server> {
     const listen = `--gossip-listen /ip4/${HQ_ADDRESS}/tcp/${FLEET_PORT} --fleet-upload 4GiB --no-prefetch`;
     const near = await this.#addGateway(name, { space: this.#hq, site: 'north', more: listen });
-    const [program = '', ...args] = [...at(this.#hq), 'curl', '-s', `${near.url}/site/v1/gateway`];
-    const { id }: { id: string } = JSON.parse(run(program, ...args));
+    const answer = ip('netns', 'exec', this.#hq, 'curl', '-s', `${near.url}/site/v1/gateway`);
+    const { id }: { id: string } = JSON.parse(answer);
     this.#nearAddress = `/ip4/${HQ_ADDRESS}/tcp/${FLEET_PORT}/p2p/${id}`;
     return near;
   }
