@@ -1,3 +1,4 @@
+import { readdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { describeError, endProcessSoon, runProgram } from '@sitecast/shared/command';
 import { readFileBounded } from '@sitecast/shared/durable';
@@ -178,7 +179,7 @@ async function askDaemonOrOpen<T>(
   const stop = AbortSignal.any([asked, done.signal]);
   let opened: OwnedAgent | undefined;
   try {
-    const settings = settingsOf();
+    const settings = await settingsFor(directory, settingsOf);
     opened = await openOwnedAgent(settings, { hasPeers, stop, daemonLog: openDaemonLog(settings) });
     return await act(opened, stop);
   } catch (error) {
@@ -188,6 +189,32 @@ async function askDaemonOrOpen<T>(
     // Ends whatever still waits.
     done.abort();
     await opened?.close();
+  }
+}
+
+/** @throws as `settingsOf`; where nothing is in the directory, the error says that: it may be mistyped */
+async function settingsFor(directory: string, settingsOf: () => RunSettings): Promise<RunSettings> {
+  const isNew = await isNewDirectory(directory);
+  try {
+    const settings = settingsOf();
+    const hint = 'is --data right?';
+    if (isNew)
+      openDaemonLog(settings).warn({ hint }, `nothing is in ${directory}: a new device begins there`);
+    return settings;
+  } catch (error) {
+    if (!isNew || !(error instanceof SitecastError) || error.code !== 'SITECAST_SETTING_MISSING') throw error;
+    const { kind, code, message, data } = error;
+    const what = `nothing is in ${directory}, no agent has run there; and to begin one, ${message}`;
+    throw new SitecastError(kind, code, what, { hint: 'is --data right?', data, cause: error });
+  }
+}
+
+async function isNewDirectory(directory: string): Promise<boolean> {
+  try {
+    return (await readdir(directory)).length === 0;
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return true;
+    throw error;
   }
 }
 

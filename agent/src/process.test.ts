@@ -150,6 +150,18 @@ it('refuses options beside a daemon that goes by other ones, whatever the comman
   expect(same).toMatchObject({ exitCode: 0, stdout: expect.stringContaining('(for notBefore)') });
 });
 
+it('says of a mistyped --data that nothing is there, and makes nothing', async () => {
+  const typo = join(directory, 'dtaa');
+  for (const command of ['check', 'update', 'confirm']) {
+    const { exitCode, stderr } = await AgentProcess.run([command, `--data=${typo}`]);
+    expect([exitCode, stderr]).toEqual([2, expect.stringContaining(`nothing is in ${typo}`)]);
+  }
+  await expect(stat(typo)).rejects.toMatchObject({ code: 'ENOENT' });
+  const begun = await AgentProcess.run(['check', ...settings()]);
+  expect(begun.stderr).toContain(`nothing is in ${data()}: a new device begins there`);
+  expect((await AgentProcess.run(['check', ...settings()])).stderr).not.toContain('nothing is in');
+});
+
 it('works without a daemon: check, then update, in one process each', async () => {
   fleet.addRollout(1);
   await fleet.publishAll();

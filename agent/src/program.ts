@@ -108,7 +108,11 @@ function addUpdate(program: SettingsCommand, commands: AgentCommands, out: Outpu
     .option('--json', 'print the result as JSON')
     .addHelpText(
       'after',
-      `${BESIDE_DAEMON}
+      `
+It ends with 0 also where the update waits for something, or there is nothing to do: \`state\` of --json tells (\`waiting\`, with
+\`waitingFor\`; \`idle\`). A daemon goes on by itself; without one, run it again. 1: it failed or was rolled back; 3: it is
+blocked; 4: no gateway answers.
+${BESIDE_DAEMON}
 Examples:
   sitecast-agent update --data /var/lib/sitecast-agent
   sitecast-agent update --config /etc/sitecast/agent.yaml --max-bytes 50MiB     # where no daemon runs`,

@@ -74,11 +74,23 @@ it('--remove takes away just what is named, and says what follows', async () => 
   const removed = await sitecast(...DELTAS, '2.0.0', '--remove', '--from', '1.0.0');
   expect(removed).toMatchObject({
     exitCode: 0,
-    stdout: 'removed the delta from 1.0.0 to camera 2.0.0: devices take chunks instead\n',
+    stdout:
+      'removed the delta from 1.0.0 to camera 2.0.0: devices that have not begun with it take chunks instead\n',
     stderr: expect.stringContaining('sitecast release deltas camera 2.0.0 --from 1.0.0'),
   });
   expect((await sitecast(...DELTAS)).stdout).toMatch(/1\.0\.0 -> 2\.0\.0 {2}removed .* test removed it/);
   expect(await sitecast(...DELTAS, '2.0.0', '--remove', '--all')).toMatchObject({ exitCode: 3 });
+  const unversioned = await sitecast(...DELTAS, '--remove', '--all');
+  expect(unversioned).toMatchObject({ exitCode: 2, stderr: expect.stringContaining('VERSION --remove') });
+});
+
+it('--remove of a delta that is not made yet ends its making, and claims no more', async () => {
+  expect(await sitecast(...DELTAS, '2.0.0', '--from', '1.0.0')).toMatchObject({ exitCode: 0 });
+  expect(harness.origin.deltas.list()).toMatchObject([{ state: 'waiting' }]);
+  expect(await sitecast(...DELTAS, '2.0.0', '--remove', '--all')).toMatchObject({
+    exitCode: 0,
+    stdout: 'the delta from 1.0.0 to camera 2.0.0 is no longer made: devices take chunks\n',
+  });
 });
 
 it('a dry run and a start tell who waits for deltas; costs tell which devices fetch more, and why', async () => {
@@ -94,6 +106,8 @@ it('a dry run and a start tell who waits for deltas; costs tell which devices fe
   expect(dry.stdout).toMatch(/from 3\.0\.0, 4 devices: about .* a device, by chunks/);
   // The clock of the harness lies ahead, so this time isn't over.
   expect(dry.stdout).toMatch(waits);
+  // The origin decides after the start.
+  expect(dry.stdout).toContain('the origin may make some');
   const started = await sitecast(...start);
   expect(started.stderr).toMatch(waits);
   harness.origin.deltas.start();

@@ -96,6 +96,11 @@ it.each<[string[], string, string]>([
   [[], 'SITECAST_USAGE_COMMAND_MISSING', 'sitecast-thing takes a command'],
   [['sreve'], 'SITECAST_USAGE_COMMAND_UNKNOWN', "unknown command 'sreve'"],
   [['serve', '--prot-number', '1'], 'SITECAST_USAGE_OPTION_UNKNOWN', "unknown option '--prot-number'"],
+  [
+    ['serve', '--port-numbr', '1'],
+    'SITECAST_USAGE_OPTION_UNKNOWN',
+    "unknown option '--port-numbr' (Did you mean --port-number?)",
+  ],
   [['serve', '--name'], 'SITECAST_USAGE_VALUE_MISSING', "option '--name <name>' argument missing"],
   [['serve', '--port-number', 'x'], 'SITECAST_USAGE_VALUE_INVALID', 'a whole number from 1 to 65535'],
   [['serve', 'x'], 'SITECAST_USAGE_ARGUMENT_EXCESS', 'too many arguments'],

@@ -21,7 +21,8 @@ export const isAnswered = (error: unknown): boolean =>
 /** @param command whose usage was wrong, as it is typed */
 export function usageError({ code, message }: CommanderError, command: string): SitecastError {
   const isBare = code === 'commander.help';
-  const said = isBare ? `${command} takes a command` : message.replace(/^error: /, '');
+  // Commander puts its suggestion on a line of its own.
+  const said = isBare ? `${command} takes a command` : message.replace(/^error: /, '').replaceAll('\n', ' ');
   return new SitecastError('badInput', USAGE_CODES.get(code) ?? 'SITECAST_USAGE', said, {
     hint: `${command} --help shows what it takes`,
     data: { command },

@@ -43,7 +43,8 @@ Deltas that release keys have signed (\`release draft --delta-from\`) count for 
 take them away: the next draft of their product leaves out those whose rollouts are over.
 
 --remove ends the making of a delta, or takes it out of the list: one that release keys have signed with those keys, any other without.
-A rollout that is started later has the origin make its deltas again.
+A rollout that is started later has the origin make its deltas again, unless that runs with --make-deltas asked. Devices that have
+begun with patches of it go on by chunks where those are gone.
 
 Examples:
   sitecast release deltas camera                                  all, and how far they are
@@ -90,14 +91,14 @@ async function deltas(
 ): Promise<void> {
   const { from, fromRunning = false, json, ...options } = all;
   if (remove) {
-    if (version === undefined) throw versionMissing();
+    if (version === undefined) throw versionMissing('--remove --from VERSION, or --remove --all');
     await removeListed(product, version, all);
     return;
   }
   if (all.all === true || all.draft !== undefined) throw onlyWithRemove();
   const origin = await connect(options);
   if (from || fromRunning) {
-    if (version === undefined) throw versionMissing();
+    if (version === undefined) throw versionMissing('--from VERSION');
     const asked = await requestDeltas(origin, product, version, from);
     if (json) printJson(asked);
     else if (asked.deltas.length === 0)
@@ -135,13 +136,13 @@ function onlyWithRemove(): SitecastError {
   );
 }
 
-function versionMissing(): SitecastError {
+function versionMissing(options: string): SitecastError {
   return new SitecastError(
     'badInput',
     'SITECAST_OPTION_MISSING',
     'no version was named that deltas lead to',
     {
-      hint: 'sitecast release deltas PRODUCT VERSION --from VERSION',
+      hint: `sitecast release deltas PRODUCT VERSION ${options}`,
     },
   );
 }

@@ -63,7 +63,7 @@ function choose(
     throw new SitecastError(
       'notFound',
       'SITECAST_DELTA_UNKNOWN',
-      `there is no delta${fromWhere} to ${product} ${version}`,
+      `there is no delta${fromWhere} to ${product} ${version} to remove`,
       {
         hint:
           known === ''
@@ -94,17 +94,27 @@ async function unsign(
 
 function tell(product: string, version: string, removed: readonly Listed[]): void {
   print(
-    removed.map(
-      delta =>
-        `removed the delta from ${fromText(delta)} to ${product} ${version}: devices take chunks instead`,
-    ),
+    removed.map(delta => removedText(delta, `the delta from ${fromText(delta)} to ${product} ${version}`)),
   );
   const example = removed.find(({ signed }) => signed !== true);
   if (!example) return;
   note(
-    `a rollout to ${version} that is started later has the origin make again what devices need; at once, with: ` +
+    `a rollout to ${version} that is started later has the origin make again what devices need, unless it runs with --make-deltas asked; at once, with: ` +
       `sitecast release deltas ${product} ${version} --from ${fromText(example)}`,
   );
+}
+
+/** @param what such as `the delta from 1.0.0 to camera 2.0.0` */
+function removedText({ state }: Listed, what: string): string {
+  switch (state) {
+    case 'published':
+      return `removed ${what}: devices that have not begun with it take chunks instead`;
+    case 'waiting':
+    case 'making':
+      return `${what} is no longer made: devices take chunks`;
+    default:
+      return `${what} is no longer shown as ${state === 'notWorth' ? 'not worth it' : state}: no device used it`;
+  }
 }
 
 function noneNamed(product: string, version: string): SitecastError {

@@ -56,7 +56,8 @@ Publishing the same image under the same version again does nothing and succeeds
 
 A delta saves devices that run the release of --delta-from most of the bytes. The origin makes those that a rollout needs by itself:
 --delta-from has them made beforehand. \`sitecast release deltas camera 2.0.0\` shows how far they are. A version that isn't published
-is refused before anything is sent.
+is refused before anything is sent. If the release is published and just the question for its deltas fails, the message says so, and
+the exit code is that question's (4: try again): the same command again does nothing but ask.
 
 Examples:
   sitecast release publish rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4

@@ -255,7 +255,7 @@ export function describeDeltasAwaited(
 ): string[] {
   if (deltasBy === undefined || Date.parse(deltasBy) <= nowMs) return [];
   return [
-    `deltas: the origin makes some first (sitecast release deltas ${product} ${version}); devices with --max-bytes and sites with --wan-rate wait for theirs until ${deltasBy} at the latest, all others begin with chunks`,
+    `deltas: the origin may make some, and knows within a minute which (sitecast release deltas ${product} ${version}); devices with --max-bytes and sites with --wan-rate wait for theirs until ${deltasBy} at the latest, all others begin with chunks`,
   ];
 }
 
