@@ -30,6 +30,8 @@ import type { WindowFiller } from './window-filler.ts';
 /** Of one fill. So many show well enough that a site is full of misbehaving peers. */
 const MAX_REPORTED_BANS = 8;
 const PROGRESS_EVERY_MS = 2000;
+/** Chunks come faster than anybody looks. */
+const SHOW_EVERY_MS = 100;
 
 interface SlotFillerDependencies {
   id: string;
@@ -88,6 +90,7 @@ interface Filling {
 export class SlotFiller {
   readonly #deps: SlotFillerDependencies;
   #progressAt = 0;
+  #shownAt = 0;
   /** By slot: SHA-256 of the index of the image that was last read back whole there. Nothing was written there since. */
   readonly #readBack = new Map<SlotName, string>();
 
@@ -239,6 +242,7 @@ export class SlotFiller {
     const source = fetcher.source(onBan, signal);
     const held = await fetcher.handOut(fill.target, release, at => !missing.has(at));
     const progress = { doneBytes: 0, totalBytes: missing.lengthBytes, held };
+    this.#shownAt = Number.NEGATIVE_INFINITY;
     try {
       await this.#copy(fill, progress);
       await this.#applyWindows(fill, { source, onBan, progress });
@@ -246,6 +250,7 @@ export class SlotFiller {
       await writer.finish(release.index.lengthBytes);
       await windows.clear();
     } finally {
+      if (progress.doneBytes > 0) this.#show(release.order, progress);
       await Promise.all(bans.values());
       await spending.flush();
     }
@@ -320,13 +325,16 @@ export class SlotFiller {
   /** What is written is handed out to others at once. */
   #wrote({ index, order }: Release, progress: Progress, at: number): void {
     progress.held?.add(at);
-    this.#showProgress(order, progress, index.lengthOf(at));
+    progress.doneBytes += index.lengthOf(at);
+    const nowMs = performance.now();
+    if (nowMs - this.#shownAt < SHOW_EVERY_MS) return;
+    this.#shownAt = nowMs;
+    this.#show(order, progress);
+    this.#sendProgress(order, progress);
   }
 
-  #showProgress(order: Order, progress: Progress, writtenBytes: number): void {
+  #show(order: Order, { doneBytes, totalBytes }: Progress): void {
     const { status, exchange, spending } = this.#deps;
-    progress.doneBytes += writtenBytes;
-    const { doneBytes, totalBytes } = progress;
     status.set({
       state: 'downloading',
       progress: { doneBytes, totalBytes },
@@ -334,11 +342,10 @@ export class SlotFiller {
       ...(exchange ? { peers: { ...exchange.counts } } : {}),
       message: `fetching ${order.release.version}`,
     });
-    this.#sendProgress(order, doneBytes, totalBytes);
   }
 
   /** For an operator who watches. It isn't sent again where it is lost. */
-  #sendProgress({ rollout }: Order, doneBytes: number, totalBytes: number): void {
+  #sendProgress({ rollout }: Order, { doneBytes, totalBytes }: Progress): void {
     const { gateways, id, clock } = this.#deps;
     const nowMs = performance.now();
     if (nowMs - this.#progressAt < PROGRESS_EVERY_MS) return;

@@ -177,7 +177,10 @@ export class BulkConnection {
   /** @returns where the body begins */
   #takeHead(asked: Asked, bytes: Buffer): number {
     const before = asked.head.length;
-    asked.head += bytes.toString('latin1', 0, Math.min(bytes.length, MAX_HEAD_BYTES));
+    // Nearly always a head comes whole, with much of the body behind it, which need not become text.
+    const endsAt = before === 0 ? bytes.indexOf(HEAD_END, 0, 'latin1') : -1;
+    const headBytes = endsAt < 0 ? bytes.length : endsAt + HEAD_END.length;
+    asked.head += bytes.toString('latin1', 0, Math.min(headBytes, MAX_HEAD_BYTES));
     const end = asked.head.indexOf(HEAD_END, Math.max(0, before - HEAD_END.length));
     if (end < 0) {
       if (asked.head.length >= MAX_HEAD_BYTES) throw new NotPlain('a head that is too long');

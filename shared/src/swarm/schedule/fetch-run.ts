@@ -221,7 +221,7 @@ export class FetchRun {
       return;
     }
     picker.reshare(nowMs);
-    for (const flight of this.#flights.values()) this.#hedge(flight, nowMs);
+    this.#hedgeLate(nowMs);
     this.wake();
   }
 
@@ -236,15 +236,21 @@ export class FetchRun {
     return undefined;
   }
 
-  /** Asks a second source for a chunk that takes too long: another holder, or a gateway where no other peer holds it. */
-  #hedge(flight: Flight, nowMs: number): void {
-    const [first] = flight.attempts;
-    const gateway = this.#ports.gateway();
-    if (!first || flight.isHedged || flight.isDelivering || this.#hedges >= MAX_HEDGES) return;
-    const isFromGateway = first.source === gateway;
-    // A gateway's thin link is no reason to ask another source. A peer that has the chunk by now is one.
+  #hedgeLate(nowMs: number): void {
+    if (this.#hedges >= MAX_HEDGES || this.#flights.size === 0) return;
     const limitMs = Math.max(MIN_HEDGE_MS, HEDGE_TIMES * (this.#typicalMs() ?? 0));
-    if (nowMs - first.startMs < limitMs) return;
+    for (const flight of this.#flights.values()) {
+      const [first] = flight.attempts;
+      if (first && nowMs - first.startMs >= limitMs) this.#hedge(flight, first, nowMs);
+    }
+  }
+
+  /** Asks a second source for a chunk that takes too long: another holder, or a gateway where no other peer holds it. */
+  #hedge(flight: Flight, first: Attempt, nowMs: number): void {
+    const gateway = this.#ports.gateway();
+    if (flight.isHedged || flight.isDelivering || this.#hedges >= MAX_HEDGES) return;
+    // A gateway's thin link is no reason to ask another source. A peer that has the chunk by now is one.
+    const isFromGateway = first.source === gateway;
     const holders = this.#ports.picker.holdersOf(flight.at).filter(id => id !== first.source.name);
     const other = this.#next.leastBusy(holders, nowMs);
     const second =

@@ -81,6 +81,10 @@ export class NextFetch {
     if (picker.lacksHolders) return undefined;
     const slowMs = SLOW_TIMES * (gateway.typicalMs ?? UNKNOWN_GATEWAY_MS);
     const isSlow = (id: string) => (peers.get(id)?.typicalMs ?? 0) > slowMs;
+    // Most often no peer is slow: then no chunk needs to be looked at.
+    let hasSlow = false;
+    for (const id of peers.keys()) hasSlow ||= isSlow(id);
+    if (!hasSlow) return undefined;
     return picker.pickHeld(holders => (holders.every(isSlow) ? holders[0] : undefined))?.at;
   }
 }

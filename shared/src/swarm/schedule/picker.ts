@@ -28,8 +28,11 @@ export const IDLE_MS = 500;
 const PATIENCE_MS_PER_PEER = 40;
 
 interface PeerView {
+  readonly id: string;
   readonly bits: Bitfield;
   isFetching: boolean;
+  /** It fetches, and isn't stuck: shares are between such peers. */
+  isSharing: boolean;
   isHeard: boolean;
   newsMs: number;
 }
@@ -47,8 +50,9 @@ export class Picker {
   readonly #pools: ChunkPools;
   readonly #holders: Uint8Array;
   readonly #peers = new Map<string, PeerView>();
+  /** The same peers. Holders are looked up for each chunk that is drawn, so nothing is allocated for that but the answer. */
+  #views: PeerView[] = [];
   #wanted: Bitfield;
-  #sharers = '';
   #fetching = 0;
   #unheard = 0;
   #progressMs: number;
@@ -111,12 +115,16 @@ export class Picker {
   addPeer(id: string, nowMs: number): boolean {
     if (this.#peers.has(id)) return true;
     if (this.#peers.size >= MAX_PEERS) return false;
-    this.#peers.set(id, {
+    const peer: PeerView = {
+      id,
       bits: new Bitfield(this.#index.count),
       isFetching: false,
+      isSharing: false,
       isHeard: false,
       newsMs: nowMs,
-    });
+    };
+    this.#peers.set(id, peer);
+    this.#views.push(peer);
     this.#unheard += 1;
     return true;
   }
@@ -125,9 +133,11 @@ export class Picker {
     const peer = this.#peers.get(id);
     if (!peer) return;
     this.#peers.delete(id);
+    this.#views = [...this.#peers.values()];
     if (!peer.isHeard) this.#unheard -= 1;
     for (let at = 0; peer.bits.size > 0 && at < this.#index.count; at += 1)
       if (peer.bits.has(at)) this.#countHolder(at, -1);
+    if (peer.isSharing) this.#share();
     this.reshare(nowMs);
   }
 
@@ -152,7 +162,12 @@ export class Picker {
   }
 
   holdersOf(at: number): string[] {
-    return [...this.#peers].filter(([, { bits }]) => bits.has(at)).map(([id]) => id);
+    const holders: string[] = [];
+    for (let number = 0; number < this.#views.length; number += 1) {
+      const peer = this.#views[number];
+      if (peer?.bits.has(at)) holders.push(peer.id);
+    }
+    return holders;
   }
 
   /** A chunk of this machine's own share, for a gateway. */
@@ -206,13 +221,18 @@ export class Picker {
 
   /** Looks again, as time passes, which peers fetch along. */
   reshare(nowMs: number): void {
-    const sharers = [...this.#peers]
-      .filter(([, peer]) => peer.isFetching && !this.#isStuck(peer, nowMs))
-      .map(([id]) => id)
-      .sort();
-    const key = sharers.join(' ');
-    if (key === this.#sharers) return;
-    this.#sharers = key;
+    let hasChanged = false;
+    for (const peer of this.#views) {
+      const isSharing = peer.isFetching && !this.#isStuck(peer, nowMs);
+      hasChanged ||= isSharing !== peer.isSharing;
+      peer.isSharing = isSharing;
+    }
+    if (hasChanged) this.#share();
+  }
+
+  /** Chunks that nobody holds are shared out anew. */
+  #share(): void {
+    const sharers = this.#views.filter(peer => peer.isSharing).map(({ id }) => id);
     this.#fetching = sharers.length;
     this.#shares.setOthers(sharers);
     for (const at of [...this.#pools.membersOf(OWN), ...this.#pools.membersOf(FOREIGN)]) this.#sort(at);
