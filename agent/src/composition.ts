@@ -1,11 +1,10 @@
 import { join } from 'node:path';
-import { readFileBounded, setAside } from '@sitecast/shared/durable';
+import { setAside } from '@sitecast/shared/durable';
 import { describeError } from '@sitecast/shared/command';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
+import { readJoinToken } from '@sitecast/shared/fleet';
 
 import type { Identity } from '@sitecast/shared/identity';
-import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
 import { Daemon } from './daemon.ts';
 import { Admission, serveHook } from './peers/admission.ts';
 import { heldFiles } from './peers/held-files.ts';
@@ -15,6 +14,7 @@ import type {
   AgentClock,
   BootControl,
   Gateway,
+  HealthCheck,
   HeldFiles,
   Log,
   RunCommand,
@@ -40,6 +40,7 @@ import { Confirmation } from './update/boot-steps.ts';
 import { ChunkFetcher } from './update/chunk-fetcher.ts';
 import { Deltas } from './update/deltas.ts';
 import { FrameSizes } from './update/frame-sizes.ts';
+import { Health } from './update/health.ts';
 import { Hooks } from './update/hooks.ts';
 import type { InstallDependencies } from './update/install-steps.ts';
 import { KeptPatches } from './update/kept-patches.ts';
@@ -58,7 +59,8 @@ import { GatewaySilence } from './upstream/gateway-silence.ts';
 import { Gateways } from './upstream/gateways.ts';
 import { Membership } from './upstream/membership.ts';
 import { NearbySources } from './upstream/nearby-sources.ts';
-import { Trust, type TrustStart } from './upstream/trust.ts';
+import { Trust } from './upstream/trust.ts';
+import { trustStart } from './upstream/trust-start.ts';
 import { wishedName } from './upstream/wished-name.ts';
 
 /** While the machine boots or proves itself, no chunks are handed out. */
@@ -74,6 +76,7 @@ export interface AgentPorts {
   gateways: [Gateway, ...Gateway[]];
   files: DurableFiles;
   applier: WindowApplier;
+  healthChecks: readonly HealthCheck[];
   log: Log;
   /** Fires when this process is asked to end. */
   stop: AbortSignal;
@@ -194,6 +197,7 @@ function connectUpdate(settings: RunSettings, ports: AgentPorts, opened: Opened)
   const releases = new Releases({ trust, product });
   const { monotonicMs = () => performance.now() } = ports;
   const silence = new GatewaySilence({ gateways, stateFile, maxMs: SILENT_FOR_MS, monotonicMs });
+  const runHooks = new Hooks({ product, hooks, hookTimeoutMs, healthTimeoutMs, slots, run, clock, log });
   const filling = connectFilling(settings, ports, { ...opened, releases });
   return {
     boot,
@@ -222,7 +226,18 @@ function connectUpdate(settings: RunSettings, ports: AgentPorts, opened: Opened)
     spending,
     frameSizes: new FrameSizes(gateways),
     schedule: new Schedule({ clock, trust, stateFile, minActivationIntervalMs, maxFetchBytes, maxBytes }),
-    hooks: new Hooks({ product, hooks, hookTimeoutMs, healthTimeoutMs, slots, run, clock, log }),
+    hooks: runHooks,
+    health: new Health({
+      hooks: runHooks,
+      checks: ports.healthChecks,
+      retries: settings.health.retries,
+      retryPauseMs: settings.health.retryPauseMs,
+      timeoutMs: healthTimeoutMs,
+      clock,
+      log,
+      stop,
+    }),
+    confirmAfterMs: settings.health.confirmAfterMs,
     leases: new Leases({ gateways, id, clock, log, stop, onRefused: noteRefusals(stateFile) }),
     leaveByTurns: new LeaveByTurns({ id, clock, trust, stateFile, silence, exchange, log }),
     reboots: new Reboots({ boot, clock, log, stop }),
@@ -364,15 +379,4 @@ async function openExchange(
   trust.useNearby(new NearbySources({ sources, timestampVersion: () => trust.timestampVersion, log }));
   await exchange.start(stateFile.current.slots);
   return exchange;
-}
-
-async function trustStart(
-  { rootFile }: RunSettings,
-  token: JoinToken | undefined,
-): Promise<TrustStart | undefined> {
-  if (rootFile !== undefined) {
-    const bytes = await readFileBounded(rootFile, DEFAULT_TRUST_LIMITS.maxRootBytes);
-    return { kind: 'root', bytes };
-  }
-  return token && { kind: 'hash', rootSha256: token.rootSha256 };
 }

@@ -19,7 +19,7 @@ const OF_THE_COMMAND: ReadonlySet<string> = new Set([
   '--log-level',
   '--log-format',
 ]);
-const LISTS: ReadonlySet<string> = new Set(['--gateway']);
+const LISTS: ReadonlySet<string> = new Set(['--gateway', '--health-check']);
 const HASH_CHARS = 32;
 
 /** All options of a daemon, defaults among them. */

@@ -7,6 +7,7 @@ import { type DaemonLog, openLog } from '@sitecast/shared/log';
 import type { z } from 'zod';
 import { askDaemon, ControlServer } from './adapters/control-socket.ts';
 import { systemClock } from './adapters/system-clock.ts';
+import { beWatched } from './adapters/watchdogs.ts';
 import type { Daemon } from './daemon.ts';
 import { daemonSettingsSchema, demandSame, type OptionHashes } from './given-options.ts';
 import { examine } from './examine.ts';
@@ -73,6 +74,20 @@ async function run(settings: RunSettings, options: OptionHashes): Promise<void> 
   const stop = stopSignal();
   // A failure that no code waits for, as in a library, must not end the agent: the device couldn't be reached any more.
   process.on('unhandledRejection', error => log('error', 'something unforeseen went wrong', { err: error }));
+  const watched = await beWatched(settings, log);
+  try {
+    await runOpened(settings, options, { stop, log, daemonLog });
+  } finally {
+    await watched.end();
+  }
+  endProcessSoon();
+}
+
+async function runOpened(
+  settings: RunSettings,
+  options: OptionHashes,
+  { stop, log, daemonLog }: { stop: AbortSignal; log: Log; daemonLog: DaemonLog },
+): Promise<void> {
   const opened = await openPatiently(settings, { hasPeers: true, stop, daemonLog });
   if (!opened) return;
   endInTime(opened, { stop, log });
@@ -85,7 +100,6 @@ async function run(settings: RunSettings, options: OptionHashes): Promise<void> 
     await control?.close();
     await opened.close();
   }
-  endProcessSoon();
 }
 
 /**

@@ -11,6 +11,7 @@ import { openBootControl } from './adapters/boot-controls.ts';
 import { lockDirectory } from './adapters/directory-lock.ts';
 import { type Failpoint, failpoints, killAt } from './adapters/failpoints.ts';
 import { FileSlot } from './adapters/file-slot.ts';
+import { healthChecks } from './adapters/health-checks.ts';
 import { HttpGateway } from './adapters/http-gateway.ts';
 import { runCommand } from './adapters/run-command.ts';
 import { checkSlots, findSlots } from './adapters/slot-checks.ts';
@@ -99,6 +100,7 @@ async function openLocked(
     boot,
     run: runCommand,
     applier: points.applier(new PatchApplier()),
+    healthChecks: healthChecks(settings.health.checks, { data, gateways, run: runCommand }),
     gateways,
     files,
     log,

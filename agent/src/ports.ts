@@ -161,6 +161,22 @@ interface CommandOptions {
  */
 export type RunCommand = (command: string, options: CommandOptions) => Promise<CommandOutcome>;
 
+/** What health checks have noted before an update. They are kept across the boot. */
+export interface HealthNotes {
+  isGatewayReached?: boolean | undefined;
+  /** Network interfaces but for loopback. */
+  interfaces?: number | undefined;
+}
+
+/** A built-in check of the slot that runs. */
+export interface HealthCheck {
+  readonly name: string;
+  /** Before the update. Never throws. */
+  readonly note?: (signal: AbortSignal) => Promise<HealthNotes>;
+  /** @param signal fires when it has taken too long, or the agent is to end. @returns what is wrong */
+  readonly check: (notes: HealthNotes, signal: AbortSignal) => Promise<string | undefined>;
+}
+
 export interface JsonAnswer {
   status: number;
   body: unknown;

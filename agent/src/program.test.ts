@@ -122,7 +122,32 @@ it.each([
   expect((await run('run', ...needed, ...flags)).settings).toMatchObject({ boot });
 });
 
+it('knows its health checks, from flags and from the environment', async () => {
+  const flags = ['--health-check', 'gateway', 'memory=64MiB', 'unit=a.service', 'unit=b@1.service'];
+  const more = ['--health-retries=3', '--health-retry-pause=5s', '--confirm-after=10m'];
+  const checks = {
+    isGatewayChecked: true,
+    memoryBytes: 67_108_864,
+    diskBytes: undefined,
+    units: ['a.service', 'b@1.service'],
+  };
+  const health = { checks, retries: 3, retryPauseMs: 5000, confirmAfterMs: 600_000 };
+  expect((await run('run', ...needed, ...flags, ...more)).settings).toMatchObject({ health });
+  process.env.SITECAST_HEALTH_CHECK = 'gateway,disk=1MiB';
+  const { settings } = await run('run', ...needed);
+  delete process.env.SITECAST_HEALTH_CHECK;
+  expect(settings?.health.checks).toEqual({
+    ...checks,
+    memoryBytes: undefined,
+    diskBytes: 1_048_576,
+    units: [],
+  });
+});
+
 it.each([
+  ['a health check that is none', ['--health-check=cpu', ...needed], 'cpu'],
+  ['memory without a size', ['--health-check=memory', ...needed], 'memory=64MiB'],
+  ['a unit that a shell would read otherwise', ["--health-check=unit=x';reboot'", ...needed], 'unit=NAME'],
   ['no slot', needed.slice(0, -1), '--slot-b is needed'],
   ['a gateway that is no URL', ['--gateway=nowhere', ...needed], 'nowhere'],
   ['a name that is none', [...needed, '--product=Camera!'], '--product'],

@@ -12,6 +12,7 @@ import { addLogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { InvalidArgumentError, Option } from 'commander';
 import { addBootOptions, type BootSettings, bootSettings } from './boot-settings.ts';
+import { addHealthOptions, type HealthSettings, healthSettings } from './health-settings.ts';
 import { HOOK_NAMES, type HookName } from './update/hooks.ts';
 import type { DeltaMode } from './update/deltas.ts';
 import type { SlotName } from './ports.ts';
@@ -48,6 +49,9 @@ export interface RunSettings {
   hooks: Partial<Record<HookName, string>>;
   hookTimeoutMs: number;
   healthTimeoutMs: number;
+  health: HealthSettings;
+  /** A hardware watchdog that is fed while the agent is well. */
+  watchdog: string | undefined;
   confirmWithinMs: number | undefined;
   minActivationIntervalMs: number;
   pollMs: number;
@@ -134,7 +138,9 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .option('--factory-release <counter:version>', 'what the first slot holds from the factory', parseRelease)
     .option('--payload-command <command>', 'restarts what the slot holds, at each boot of `file`')
     .option('--health-command <command>', 'exit code 0: the new slot is good ($SITECAST_SLOT is its path)')
-    .addOption(duration('--health-timeout <duration>', 'what it may take', '5m'));
+    .addOption(duration('--health-timeout <duration>', 'what it may take, and each built-in check', '5m'));
+  addHealthOptions(command);
+  command.option('--watchdog <device>', 'hardware watchdog (/dev/watchdog) to feed while the agent is well');
   for (const name of HOOK_NAMES) {
     if (name !== 'health' && name !== 'serve')
       command.option(`--hook-${name} <command>`, `runs at ${name}; exit code 75: not now`);
@@ -225,6 +231,8 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     hooks,
     hookTimeoutMs: values.number('hookTimeout') ?? 60_000,
     healthTimeoutMs: values.number('healthTimeout') ?? 5 * 60_000,
+    health: healthSettings(values),
+    watchdog: values.filled('watchdog'),
     confirmWithinMs: values.number('confirmWithin'),
     minActivationIntervalMs: values.number('minActivationInterval') ?? 0,
     pollMs: Math.max(MIN_POLL_MS, values.number('poll') ?? 60_000),

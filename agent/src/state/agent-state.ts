@@ -101,6 +101,10 @@ export const updateSchema = z.looseObject({
   /** How often a boot was asked for: into the slot, or, falling back, out of it. */
   rebootsAsked: z.int().min(0).optional(),
   failure: reasonSchema.optional(),
+  /** What the health checks noted before the boot. */
+  healthNotes: z
+    .looseObject({ isGatewayReached: z.boolean().optional(), interfaces: z.int().min(0).optional() })
+    .optional(),
 });
 export type Update = z.infer<typeof updateSchema>;
 

@@ -4,7 +4,16 @@ import { join } from 'node:path';
 import { PatchApplier } from '@sitecast/shared/delta';
 import type { Identity } from '@sitecast/shared/identity';
 import type { UpdateAgent } from '../update/agent.ts';
-import type { AgentClock, BootControl, Gateway, Log, SitePeers, Slot, SlotName } from '../ports.ts';
+import type {
+  AgentClock,
+  BootControl,
+  Gateway,
+  HealthCheck,
+  Log,
+  SitePeers,
+  Slot,
+  SlotName,
+} from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
 import { type AgentPorts, type OpenAgent, openAgent } from '../composition.ts';
 import { durableFiles } from '../state/durable-files.ts';
@@ -13,6 +22,7 @@ import type { CheckResult, CycleResult } from '../state/status.ts';
 import { type Failpoint, failpoints } from '../adapters/failpoints.ts';
 import { FileBootControl } from '../adapters/file-boot.ts';
 import { FileSlot } from '../adapters/file-slot.ts';
+import { healthChecks } from '../adapters/health-checks.ts';
 import { HttpGateway } from '../adapters/http-gateway.ts';
 import { runCommand } from '../adapters/run-command.ts';
 import { SiteSwarm } from '../adapters/site-swarm.ts';
@@ -28,6 +38,8 @@ export interface DeviceChanges {
   monotonicMs?: () => number;
   slots?: Partial<Record<SlotName, Slot>>;
   failpoint?: Failpoint;
+  /** Beside those of the settings. */
+  healthChecks?: readonly HealthCheck[];
   /** Instead of the file adapter. */
   boot?: BootControl;
   /** Fires to ask the process to end. */
@@ -77,6 +89,13 @@ export class TestDevice {
       hooks: {},
       hookTimeoutMs: 5000,
       healthTimeoutMs: 5000,
+      health: {
+        checks: { isGatewayChecked: false, memoryBytes: undefined, diskBytes: undefined, units: [] },
+        retries: 0,
+        retryPauseMs: 10_000,
+        confirmAfterMs: 0,
+      },
+      watchdog: undefined,
       confirmWithinMs: undefined,
       minActivationIntervalMs: 0,
       pollMs: 1000,
@@ -147,6 +166,10 @@ export class TestDevice {
       boot,
       run: runCommand,
       applier: points.applier(new PatchApplier()),
+      healthChecks: [
+        ...healthChecks(settings.health.checks, { data: settings.data, gateways, run: runCommand }),
+        ...(changes.healthChecks ?? []),
+      ],
       gateways,
       files,
       log,

@@ -3,6 +3,7 @@ import type { Reporter } from '../reports/reporter.ts';
 import { type Reason, ROLLBACK_ORDERED, type Update } from '../state/agent-state.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { CycleResult, StatusBoard } from '../state/status.ts';
+import type { Health } from './health.ts';
 import type { Hooks } from './hooks.ts';
 import type { Leases } from './leases.ts';
 import { askedOnceMore, type Reboots } from './reboots.ts';
@@ -19,6 +20,9 @@ export interface JudgeDependencies {
   reporter: Pick<Reporter, 'report'>;
   status: Pick<StatusBoard, 'set'>;
   hooks: Pick<Hooks, 'run'>;
+  health: Pick<Health, 'judge' | 'notes'>;
+  /** Milliseconds that a healthy slot runs before it is checked once more. */
+  confirmAfterMs: number;
   leases: Pick<Leases, 'keep' | 'giveBack'>;
   reboots: Reboots;
   confirmation: Confirmation;
@@ -116,15 +120,39 @@ export async function notePowerLoss(
   return note(deps, update, { bootId, powerLosses });
 }
 
-/** Runs the health check, then waits for an operator's word where one is asked for. @returns what speaks against the slot */
+/**
+ * Checks the slot's health, once more after its soak, then waits for an operator's word where one is asked for. Whether anything can be
+ * reported meanwhile doesn't matter.
+ * @returns what speaks against the slot
+ */
 export async function checkHealth(deps: JudgeDependencies, update: Update): Promise<Reason | undefined> {
-  const { reporter, status, hooks, stop } = deps;
+  const { reporter, status, confirmAfterMs } = deps;
   status.set({ state: 'confirming', message: `health checks of slot ${update.target}` });
   await reporter.report('confirming', update, true);
-  const health = await hooks.run('health', { slot: update.target, release: update.release }, stop);
-  if (health.kind !== 'done') return { code: 'healthFailed', message: health.message };
+  const unhealthy =
+    (await judgeOnce(deps, update)) ?? (confirmAfterMs > 0 ? await soak(deps, update) : undefined);
+  if (unhealthy !== undefined) return { code: 'healthFailed', message: unhealthy };
   if (await isConfirmedInTime(deps, update)) return undefined;
   return { code: 'confirmTimedOut', message: 'nobody confirmed the slot in time' };
+}
+
+function judgeOnce({ health }: JudgeDependencies, update: Update): Promise<string | undefined> {
+  const { target, release, healthNotes = {} } = update;
+  return health.judge({ slot: target, release }, healthNotes);
+}
+
+/** After a restart of the agent within the boot it begins anew. */
+async function soak(deps: JudgeDependencies, update: Update): Promise<string | undefined> {
+  const { clock, status, stop, confirmAfterMs } = deps;
+  const until = new Date(clock.now() + confirmAfterMs).toISOString();
+  status.set({
+    waitingFor: 'soak',
+    message: `slot ${update.target} is healthy, and is checked again at ${until}`,
+  });
+  await clock.sleep(confirmAfterMs, stop);
+  stop.throwIfAborted();
+  status.set({ waitingFor: undefined, message: `health checks of slot ${update.target}` });
+  return judgeOnce(deps, update);
 }
 
 async function isConfirmedInTime(deps: JudgeDependencies, { target }: Update): Promise<boolean> {

@@ -25,7 +25,7 @@ const STOP_SETTLES_MS = 1000;
 
 type HookResult = { kind: 'done' } | { kind: 'notNow' | 'failed'; message: string };
 
-interface HookSubject {
+export interface HookSubject {
   /** The slot that the hook is about. */
   slot: SlotName;
   release: { counter: number; version: string } | undefined;

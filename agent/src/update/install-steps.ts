@@ -278,7 +278,7 @@ async function checkOrderAgain(
 
 /** Tells the boot loader to try the slot. From here on only a boot leads back. @returns the update in its phase `rebooting` */
 export async function activate(
-  { filler, boot, stateFile, reporter, status, clock, log, stop }: InstallDependencies,
+  { filler, boot, health, stateFile, reporter, status, clock, log, stop }: InstallDependencies,
   { booted, bootId }: BootState,
 ): Promise<Update> {
   const { update } = stateFile.current;
@@ -293,6 +293,7 @@ export async function activate(
     bootId,
     powerLosses: 0,
     rebootsAsked: undefined,
+    healthNotes: { ...(await health.notes()) },
   };
   await stateFile.change(
     become.toActivating(activating, { booted, at: new Date(clock.now()).toISOString() }),

@@ -111,6 +111,10 @@ export abstract class FakeServer {
     response.setHeader('date', new Date(this.#nowMs).toUTCString());
     const fault = this.misbehave?.(path, request);
     if (fault !== undefined && applyFault(fault, response)) return;
+    if (path === '/healthz') {
+      response.writeHead(200, { 'content-type': 'application/json' }).end('{"status":"ok"}');
+      return;
+    }
     if (!path.startsWith('/site/v1/')) {
       await this.#serve(path.slice(1), { request, response, fault });
       return;
