@@ -173,7 +173,7 @@ it('shows what is wrong with a slot, in a word and with the full message', () =>
     ['SITECAST_SLOT_BUSY', 'in use'],
     ['SITECAST_SLOT_UNRELIABLE', 'unreadable'],
   ] as const) {
-    expect(shown(code)).toMatch(/^slot A +\* booted +altered /m);
+    expect(shown(code)).toMatch(/^slot A +\* booted +unknown /m);
     expect(shown(code)).toMatch(
       new RegExp(`^slot B +other +${word} .*/dev/b\n +the slot says ${code}$`, 'm'),
     );
