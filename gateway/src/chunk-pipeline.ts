@@ -1,5 +1,5 @@
 import {
-  type Chunk,
+  Chunk,
   type ChunkId,
   type ChunkStore,
   coalescing,
@@ -60,8 +60,8 @@ export interface ChunkCounts {
 /** What the gateway's parts ask for chunks. Each store answers only for chunks that a mirrored index names. */
 export interface ChunkPipeline {
   isAllowed(id: ChunkId): boolean;
-  /** The frame, without a turn of the event loop, if it lies in memory. */
-  inMemory(hex: string): Buffer | undefined;
+  /** The frame, without a turn of the event loop, if it lies in memory, or in a file that was verified before. */
+  atOnce(id: ChunkId, hex: string): Buffer | undefined;
   /** What lies here; nothing is fetched. */
   readonly here: ChunkStore;
   /** From wherever a chunk can be had. */
@@ -92,12 +92,7 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
   const { ownId, disk, allowlist, peerGateways, deviceChunks, wanLimits } = deps;
   const counts = newCounts();
   const memory = new MemoryStore(deps.memoryBytes);
-  const onMemoryHit = (hex: string): void => {
-    counts.memoryHits += 1;
-    disk.use(hex);
-  };
-  const here = memoryCache(memory, coalescing(counted(disk, () => (counts.diskHits += 1))), onMemoryHit);
-
+  const { here, atOnce } = ofThisGateway(memory, disk, counts);
   const { anyUpstream, origin, originAlone } = overWan(deps, memory, counts);
 
   // What the site holds already comes before the WAN.
@@ -135,11 +130,7 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
 
   return {
     isAllowed: id => allowlist.has(id),
-    inMemory: hex => {
-      const frame = memory.frame(hex);
-      if (frame) onMemoryHit(hex);
-      return frame;
-    },
+    atOnce,
     here: allowlist.guard(here),
     forDevices: allowlist.guard(firstHolding([here, forDevices])),
     forGateways: forGateways && allowlist.guard(firstHolding([here, forGateways])),
@@ -148,6 +139,34 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
     givenUp: () => forDevices.givenUp + (forGateways?.givenUp ?? 0) + forNeighbours.givenUp,
     counts: () => ({ ...counts }),
   };
+}
+
+/** What lies here, as a store, and what of it needs no turn of the event loop. */
+function ofThisGateway(
+  memory: MemoryStore,
+  disk: DiskCache,
+  counts: ChunkCounts,
+): { here: ChunkStore; atOnce: ChunkPipeline['atOnce'] } {
+  const onMemoryHit = (hex: string): void => {
+    counts.memoryHits += 1;
+    disk.use(hex);
+  };
+  const onDiskHit = (): void => {
+    counts.diskHits += 1;
+  };
+  const atOnce = (id: ChunkId, hex: string): Buffer | undefined => {
+    const known = memory.frame(hex);
+    if (known) {
+      onMemoryHit(hex);
+      return known;
+    }
+    const frame = disk.frame(id, hex);
+    if (!frame) return undefined;
+    onDiskHit();
+    memory.put(Chunk.fromFrame(id, frame));
+    return frame;
+  };
+  return { here: memoryCache(memory, coalescing(counted(disk, onDiskHit)), onMemoryHit), atOnce };
 }
 
 /**

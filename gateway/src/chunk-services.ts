@@ -181,7 +181,7 @@ async function openUpload(
   const upload = neighbourUpload({
     chunks: {
       isPinned: id => allowlist.isPinned(id),
-      inMemory: hex => pipeline.inMemory(hex),
+      atOnce: (id, hex) => pipeline.atOnce(id, hex),
       forNeighbours: pipeline.forNeighbours,
     },
     budget,

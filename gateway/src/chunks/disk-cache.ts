@@ -24,6 +24,9 @@ const HEADROOM = 0.01;
 /** Uses are written in batches; beyond the bound they are not noted. */
 const MAX_PENDING_USES = 4096;
 const USES_PER_WRITE = 256;
+/** A use is written down once in this time: the order of eviction is as exact as that. */
+const NOTED_FOR_MS = 60_000;
+const MAX_NOTED = 32_768;
 
 /** A frame as the disk gave it, and what tells that its file is still the same. */
 export interface StoredFrame {
@@ -78,6 +81,9 @@ export class DiskCache implements ChunkStore {
   readonly #scratch = Buffer.allocUnsafeSlow(MAX_CHUNK_BYTES);
   readonly #turn = pLimit(1);
   #uses = new Map<string, number>();
+  /** Chunks whose last use was written down a short while ago. */
+  readonly #noted = new Set<string>();
+  #notedSinceMs = 0;
   #usedBytes = 0;
   #count = 0;
   #fullUntilMs = 0;
@@ -121,28 +127,37 @@ export class DiskCache implements ChunkStore {
     return Chunk.fromFrame(id, frame);
   }
 
-  async #read(id: ChunkId, hex: string): Promise<Buffer | undefined> {
-    const { files, log } = this.#deps;
+  /**
+   * The frame, without a turn of the event loop, where this process has verified its file and that hasn't changed since: it is in the page
+   * cache as a rule, and waiting for the thread pool would cost several times as much as reading it.
+   */
+  frame(id: ChunkId, hex: string): Buffer | undefined {
     const stamp = this.#verified.get(hex);
-    // What this process has read or written before is in the page cache as a rule. Waiting for the thread pool would cost
-    // several times as much as reading it.
-    const found = stamp === undefined ? await files.read(id) : files.readNow(id);
+    const found = stamp === undefined ? undefined : this.#deps.files.readNow(id);
+    if (found === undefined || found.stamp !== stamp) return undefined;
+    this.use(hex);
+    return found.frame;
+  }
+
+  async #read(id: ChunkId, hex: string): Promise<Buffer | undefined> {
+    const known = this.frame(id, hex);
+    if (known) return known;
+    const found = await this.#deps.files.read(id);
     if (!found) return undefined;
-    if (stamp !== found.stamp) {
-      if (!this.#isRight(id, found.frame)) {
-        this.damaged += 1;
-        log.warn({ chunk: hex }, 'a cached chunk is damaged; it is deleted');
-        await this.#turn(() => this.#drop(id));
-        return undefined;
-      }
-      this.#verified.set(hex, found.stamp);
+    if (!this.#isRight(id, found.frame)) {
+      this.damaged += 1;
+      this.#deps.log.warn({ chunk: hex }, 'a cached chunk is damaged; it is deleted');
+      await this.#turn(() => this.#drop(id));
+      return undefined;
     }
+    this.#verified.set(hex, found.stamp);
     this.use(hex);
     return found.frame;
   }
 
   /** Notes that a chunk was used just now. */
   use(hex: string): void {
+    if (this.#noted.has(hex)) return;
     if (this.#uses.size < MAX_PENDING_USES) this.#uses.set(hex, this.#deps.now());
   }
 
@@ -174,10 +189,16 @@ export class DiskCache implements ChunkStore {
     });
   }
 
-  /** Writes down which chunks were used, for the order of eviction. */
+  /** Writes down which chunks were used, for the order of eviction: a chunk that many ask for at most once a minute. */
   async flush(): Promise<void> {
     const uses = [...this.#uses];
     this.#uses = new Map();
+    const nowMs = this.#deps.now();
+    if (Math.abs(nowMs - this.#notedSinceMs) >= NOTED_FOR_MS) {
+      this.#noted.clear();
+      this.#notedSinceMs = nowMs;
+    }
+    for (const [hex] of uses) if (this.#noted.size < MAX_NOTED) this.#noted.add(hex);
     for (let at = 0; at < uses.length; at += USES_PER_WRITE) {
       await this.#turn(() => this.#touch(uses.slice(at, at + USES_PER_WRITE)));
     }

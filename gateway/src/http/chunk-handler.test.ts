@@ -28,7 +28,7 @@ it('answers a client while any number of others request frames and never read th
   const handle = chunkHandler({
     chunks: {
       isAllowed: () => true,
-      inMemory: () => frame,
+      atOnce: () => frame,
       here: store,
       forDevices: store,
       forGateways: store,

@@ -13,7 +13,7 @@ import { asSitecastError, problemResponse } from './problem.ts';
 const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
 
 export interface ChunkHandlerDeps<R extends Requester = Requester> {
-  chunks: Pick<ChunkPipeline, 'isAllowed' | 'inMemory' | 'here' | 'forDevices' | 'forGateways'>;
+  chunks: Pick<ChunkPipeline, 'isAllowed' | 'atOnce' | 'here' | 'forDevices' | 'forGateways'>;
   onAnswer: (status: number, sentBytes: number, requester: R) => void;
   log: Log;
   maxMemoryBytes?: number;
@@ -40,7 +40,7 @@ export function chunkHandler<R extends Requester>({
     find: (hex, requester, request) => {
       const id = Buffer.from(hex, 'hex');
       if (!chunks.isAllowed(id)) throw notFound(hex);
-      const found = chunks.inMemory(hex);
+      const found = chunks.atOnce(id, hex);
       return found ? [found] : fetch(id, requester, request);
     },
     onAnswer,

@@ -21,7 +21,7 @@ const REFUSALS = { perS: 1, burst: 20 };
 const UNTIL_SENT_MS = 60_000;
 
 interface NeighbourUploadDeps {
-  chunks: Pick<ChunkHandlerDeps['chunks'], 'inMemory'> & {
+  chunks: Pick<ChunkHandlerDeps['chunks'], 'atOnce'> & {
     isPinned: (id: ChunkId) => boolean;
     /** From here, or from the origin. */
     forNeighbours: ChunkHandlerDeps['chunks']['here'];
@@ -95,7 +95,7 @@ function handlerOf({ chunks, wanLimits, onSent, log }: NeighbourUploadDeps): Chu
   return chunkHandler<Served>({
     chunks: {
       isAllowed: id => chunks.isPinned(id),
-      inMemory: hex => chunks.inMemory(hex),
+      atOnce: (id, hex) => chunks.atOnce(id, hex),
       // Whatever a neighbour says that it may cost.
       here: chunks.forNeighbours,
       forDevices: chunks.forNeighbours,

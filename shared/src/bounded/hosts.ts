@@ -21,10 +21,12 @@ function plainAddress(address: string): string {
  * 127.0.0.0/8 are addresses like others
  */
 export function senderOf(address: string | undefined): string | undefined {
-  if (address === undefined) return '';
-  const plain = plainAddress(address);
+  return address === undefined ? '' : senderOfPlain(plainAddress(address));
+}
+
+function senderOfPlain(plain: string): string | undefined {
   if (plain === '::1' || plain === '127.0.0.1') return undefined;
-  if (!isIPv6(plain)) return plain;
+  if (!plain.includes(':') || !isIPv6(plain)) return plain;
   const [head = '', tail] = plain.split('::');
   const groups = head === '' ? [] : head.split(':');
   const rest = tail === undefined || tail === '' ? [] : tail.split(':');
@@ -53,7 +55,8 @@ export class NamedHosts {
    * 64 bits, would be counted together.
    */
   ownerOf(address: string | undefined): string {
-    if (address !== undefined && this.has(address)) return plainAddress(address);
-    return senderOf(address) ?? LOOPBACK;
+    if (address === undefined) return '';
+    const plain = plainAddress(address);
+    return this.#named.has(plain) ? plain : (senderOfPlain(plain) ?? LOOPBACK);
   }
 }
