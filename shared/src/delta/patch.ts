@@ -42,8 +42,11 @@ export interface StreamEncoder {
    * - `lzma`: one byte of properties ((pb * 5 + lp) * 9 + lc, with lc + lp at most 4), then the raw LZMA stream (LZMA1, with or without
    *   end marker) including its first byte, which is always 0. The dictionary is at most 8 MiB. From a `.lzma` file: byte 0, then all from byte 13.
    */
-  encode(plain: Uint8Array): Uint8Array | Promise<Uint8Array>;
+  encode(plain: Uint8Array): CodedOrNone | Promise<CodedOrNone>;
 }
+
+/** None where it would be longer than what the other encoders make. */
+type CodedOrNone = Uint8Array | undefined;
 
 /** A patch as it was read: nothing is decoded, streams are views into the bytes. */
 export interface Patch {
@@ -64,8 +67,8 @@ interface CodedStream {
 }
 
 /**
- * Writes the patch of one window, each stream coded by whichever is smallest of stored and `encoders`. Each stream is decoded again and
- * compared, so that what comes out can be applied.
+ * Writes the patch of one window, each stream coded by whichever is smallest of stored and `encoders`. What is chosen is decoded
+ * again and compared, so that what comes out can be applied.
  * @param views the bytes of the opened views (views.ts), for the windows that have such
  * @throws SITECAST_PATCH_TOO_LARGE where it would be longer than a patch may be, or has too many triples: the window isn't worth a patch
  */
@@ -141,12 +144,13 @@ function columns(triples: Int32Array): Buffer {
 async function smallest(plain: Uint8Array, encoders: readonly StreamEncoder[]): Promise<CodedStream> {
   let best: CodedStream = { codec: 'stored', bytes: plain };
   if (plain.length === 0) return best;
-  for (const encoder of encoders) {
-    const { codec } = encoder;
-    const coded = trimmed(codec, withoutHead(codec, await encoder.encode(plain)), plain);
-    if (coded.length < best.bytes.length) best = { codec, bytes: coded };
+  for (const { codec, encode } of encoders) {
+    const coded = await encode(plain);
+    if (coded === undefined) continue;
+    const bytes = withoutHead(codec, coded);
+    if (bytes.length < best.bytes.length) best = { codec, bytes };
   }
-  return best;
+  return best.codec === 'stored' ? best : { ...best, bytes: trimmed(best.codec, best.bytes, plain) };
 }
 
 /** What the decoders don't want: `BZh`, and the 0 that begins each LZMA stream. */
@@ -157,12 +161,15 @@ function withoutHead(codec: StreamCodec, coded: Uint8Array): Uint8Array {
 
 /** How many bytes before the last one that the decoder looked at are tried without. */
 const MAX_TRIMMED_BYTES = 5;
+/** A longer stream is not decoded again and again to be shorter by some bytes. */
+const LONGEST_TRIMMED_BYTES = 16 * 1024;
 
-/** The shortest beginning of a coded stream that still decodes to the same bytes. */
+/** The beginning of a coded stream that the decoder needs; of a short one, the shortest that still decodes to the same bytes. */
 function trimmed(codec: StreamCodec, coded: Uint8Array, plain: Uint8Array): Uint8Array {
   const decoded = new Uint8Array(plain.length);
   const used = decodeStream(codec, coded, decoded);
   if (Buffer.compare(decoded, plain) !== 0) throw badStream(codec, 'it decodes to other bytes');
+  if (used > LONGEST_TRIMMED_BYTES) return coded.subarray(0, used);
   for (let length = Math.max(1, used - MAX_TRIMMED_BYTES); length < used; length += 1) {
     try {
       decodeStream(codec, coded.subarray(0, length), decoded);

@@ -20,6 +20,9 @@ const MAX_HEAP_MIB = 256;
 const MAX_RESIDENT_BYTES = 1024 * 1024 * 1024;
 const LOOK_AT_MEMORY_EVERY_MS = 250;
 
+/** For glibc: long buffers are mapped, and so given back as soon as they are freed, however many were freed before. */
+const MALLOC = { MALLOC_MMAP_THRESHOLD_: String(1024 * 1024) };
+
 /** The process took more than it may and was ended; what it remembered is lost. */
 export class BoundPassed extends Error {}
 
@@ -101,7 +104,7 @@ function start(niceness: number): ChildProcess {
   const child = fork(builtModule(import.meta.url, 'maker-process'), {
     serialization: 'advanced',
     execArgv: [`--max-old-space-size=${MAX_HEAP_MIB}`],
-    env: {},
+    env: MALLOC,
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
   });
   try {

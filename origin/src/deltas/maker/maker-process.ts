@@ -9,7 +9,7 @@ import { probeBlock, scanPart } from './opening/scan.ts';
 import { openAll, openBaseFor, openTarget } from './opening/window-views.ts';
 import type { MakerMessage, MakerReply, MakerResults, MakerTask, WantedPart } from './tasks.ts';
 
-let samples = new BaseSamples(0);
+let samples: BaseSamples | undefined;
 
 /** Takes the part of the image that is waited for. */
 let onPart: (bytes: Uint8Array) => void = () => {};
@@ -46,10 +46,10 @@ async function carryOut(task: MakerTask): Promise<MakerResults[MakerTask['name']
       samples = new BaseSamples(task.baseBytes);
       return undefined;
     case 'sample':
-      samples.add(openAll(task).subarray(task.from, task.from + task.length), task.offset);
+      samples?.add(openAll(task).subarray(task.from, task.from + task.length), task.offset);
       return undefined;
     case 'find':
-      return Float64Array.from(samples.find(openAll(task)));
+      return Float64Array.from(samples?.find(openAll(task)) ?? []);
     case 'pieces':
       return await readLayer({
         sizeBytes: task.sizeBytes,
@@ -60,6 +60,8 @@ async function carryOut(task: MakerTask): Promise<MakerResults[MakerTask['name']
     case 'probe':
       return probeBlock(openAll(task), task.at);
     default:
+      // All windows have their places.
+      samples = undefined;
       return patchOf(task);
   }
 }
