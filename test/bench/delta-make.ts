@@ -1,16 +1,8 @@
-// Makes the delta from one image to another, as the origin does: delta-make.js BASE TARGET, in a folder in which it leaves what is sent:
-// `recipe`, `patches` (plain), and figures on its standard output.
+// Makes the delta from one image to another, as the origin does: delta-make.js BASE TARGET, in a folder in which delta-index.js has left
+// the images' indexes, as publishing does, and in which it leaves what is sent: `recipe`, `patches` (plain), and figures on its standard output.
 import { createHash } from 'node:crypto';
-import { type FileHandle, open, writeFile } from 'node:fs/promises';
-import {
-  ChunkCutter,
-  type ChunkIndex,
-  ChunkIndexBuilder,
-  chunkIdOf,
-  compressFrame,
-  DEFAULT_CHUNK_SIZES,
-  DEFAULT_ZSTD_LEVEL,
-} from '@sitecast/shared/content';
+import { type FileHandle, open, readFile, writeFile } from 'node:fs/promises';
+import { ChunkIndex, compressFrame, DEFAULT_ZSTD_LEVEL } from '@sitecast/shared/content';
 import {
   type ComposedWindow,
   composeDelta,
@@ -20,11 +12,10 @@ import {
 } from '@sitecast/origin/maker';
 import { decodeRecipe } from '@sitecast/shared/delta';
 
-const BLOCK_BYTES = 4 * 1024 * 1024;
 const [basePath = '', targetPath = ''] = process.argv.slice(2);
 
-const base = await imageAt(basePath);
-const target = await imageAt(targetPath);
+const base = await imageAt(basePath, 'base.caibx');
+const target = await imageAt(targetPath, 'target.caibx');
 const frameBytes = async (chunk: number): Promise<number> =>
   frameOf(await target.read(target.index.startOf(chunk), target.index.lengthOf(chunk)));
 
@@ -44,7 +35,6 @@ const chunks: Uint8Array[] = [];
 for await (const chunk of delta.chunks()) chunks.push(chunk);
 await writeFile('recipe', delta.recipe);
 await writeFile('patches', Buffer.concat(chunks));
-await writeFile('base.caibx', base.index.encode());
 const figures: DeltaFigures = {
   recipeBytes: delta.recipe.length,
   patchIndexBytes: delta.patchIndex.encode().length,
@@ -66,10 +56,12 @@ export interface DeltaFigures {
   readonly unmade: readonly string[];
 }
 
-async function imageAt(path: string): Promise<ImageSource> {
+async function imageAt(path: string, indexPath: string): Promise<ImageSource> {
   const file = await open(path);
-  const { size } = await file.stat();
-  return { index: await indexOf(file, size), read: (offset, lengthBytes) => read(file, offset, lengthBytes) };
+  return {
+    index: ChunkIndex.decode(await readFile(indexPath)),
+    read: (offset, lengthBytes) => read(file, offset, lengthBytes),
+  };
 }
 
 async function read(file: FileHandle, offset: number, lengthBytes: number): Promise<Buffer> {
@@ -77,36 +69,6 @@ async function read(file: FileHandle, offset: number, lengthBytes: number): Prom
   const { bytesRead } = await file.read(bytes, 0, lengthBytes, offset);
   if (bytesRead < lengthBytes) throw new Error('the image ends early');
   return bytes;
-}
-
-async function indexOf(file: FileHandle, lengthBytes: number): Promise<ChunkIndex> {
-  const builder = new ChunkIndexBuilder(DEFAULT_CHUNK_SIZES);
-  const cutter = new ChunkCutter();
-  let pending: Buffer = Buffer.alloc(0);
-  let end = 0;
-  const add = (chunk: Buffer): void => {
-    end += chunk.length;
-    builder.add(chunkIdOf(chunk), end);
-  };
-  for (let offset = 0; offset < lengthBytes; offset += BLOCK_BYTES) {
-    const from = pending.length;
-    const block = Buffer.concat([
-      pending,
-      await read(file, offset, Math.min(BLOCK_BYTES, lengthBytes - offset)),
-    ]);
-    let start = 0;
-    for (
-      let at = cutter.next(block, from, block.length);
-      at !== -1;
-      at = cutter.next(block, at, block.length)
-    ) {
-      add(block.subarray(start, at));
-      start = at;
-    }
-    pending = block.subarray(start);
-  }
-  if (pending.length > 0) add(pending);
-  return builder.finish();
 }
 
 function frameOf(bytes: Uint8Array): number {

@@ -107,8 +107,11 @@ async function measurePair(pair: string, job: Omit<PeerJob, 'directory'>): Promi
 /** The maker and the applier, each in a process of its own. */
 async function makeAndApply({ base, target, directory }: PeerJob) {
   const script = (name: string) => fileURLToPath(new URL(`./${name}.js`, import.meta.url));
-  const run = (name: string, ...more: string[]): Promise<Measured> =>
-    measure(directory, process.execPath, script(name), base, target, ...more);
+  const start = (name: string, ...given: string[]): Promise<Measured> =>
+    measure(directory, process.execPath, script(name), ...given);
+  const run = (name: string, ...more: string[]): Promise<Measured> => start(name, base, target, ...more);
+  await start('delta-index', base, 'base.caibx');
+  await start('delta-index', target, 'target.caibx');
   const make = await run('delta-make');
   const parts: DeltaFigures = JSON.parse(make.stdout);
   const idle = await run('delta-apply', 'idle');

@@ -1,6 +1,5 @@
 // Entry of the worker thread that applies patches. It reads and writes the memory that it was given, and opens no file but the encoders'.
 import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { parentPort, workerData } from 'node:worker_threads';
 import { SitecastError } from '../errors.ts';
 import { applyPatch } from './apply.ts';
@@ -8,18 +7,16 @@ import { ReusedMemory } from './apply-memory.ts';
 import type { ApplyFailure, ApplyMessage, ApplyTask, ApplyThreadData } from './apply-tasks.ts';
 import { releaseCodecs } from './encoders/index.ts';
 import { compiledZstd, takeCompiledZstd } from './encoders/zstd.ts';
+import { garbageCollector } from './garbage.ts';
 import { MAX_OPENED_TARGET_BYTES } from './limits.ts';
 import { ownPages } from './pages.ts';
 import { readPatch } from './patch.ts';
 import { ownCpuFile } from './thread-cpu.ts';
 
 const shared: ApplyThreadData = workerData;
-// V8 frees memory outside of its heap when 64 MiB of it have gathered: as much as all of this thread may take.
-setFlagsFromString('--expose-gc');
 // The optimizing compiler takes some MiB for each function of zstd that it works on: one at a time.
 setFlagsFromString('--wasm-num-compilation-tasks=1');
-const collect: unknown = runInNewContext('gc');
-const memory = new ReusedMemory(ownPages, typeof collect === 'function' ? () => collect() : () => {});
+const memory = new ReusedMemory(ownPages, garbageCollector());
 
 takeCompiledZstd(shared.compiled);
 tell({ cpuFile: ownCpuFile() });

@@ -58,3 +58,4 @@ export {
   writeViews,
 } from './views.ts';
 export { isWorthFetching, patchChunkBytes, patchChunksOf } from './patch-chunks.ts';
+export { garbageCollector } from './garbage.ts';

@@ -29,7 +29,7 @@ const BLOCK_BYTES = 4 * 1024 * 1024;
 /**
  * Makes the windows of a delta, in the target's order, each as soon as the one before is taken: the caller keeps what it
  * was given before it asks for more. The work is done in a process of its own, at the lowest priority, in memory that
- * doesn't grow with the images (about 350 MiB); this process reads the images and waits.
+ * doesn't grow with the images (about 200 MiB); this process reads the images and waits.
  * @throws SITECAST_WORKER_FAILED where no process can be started; what `read` and `frameBytes` throw; the signal's reason
  */
 export async function* makeDelta(request: MakeRequest): AsyncGenerator<MadeWindow> {

@@ -1,5 +1,5 @@
 // Entry of the process in which deltas are made. It holds no secret, opens no file and no socket: it is given bytes and returns bytes.
-import { encodePatch, writeViews } from '@sitecast/shared/delta';
+import { encodePatch, garbageCollector, writeViews } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import { BaseSamples } from './base-samples.ts';
 import { bsdiff } from './bsdiff.ts';
@@ -9,6 +9,7 @@ import { probeBlock, scanPart } from './opening/scan.ts';
 import { openAll, openBaseFor, openTarget } from './opening/window-views.ts';
 import type { MakerMessage, MakerReply, MakerResults, MakerTask, WantedPart } from './tasks.ts';
 
+const collectGarbage = garbageCollector();
 let samples: BaseSamples | undefined;
 
 /** Takes the part of the image that is waited for. */
@@ -75,8 +76,11 @@ async function patchOf({
   const base = openBaseFor(baseRange, target);
   const isOpened = base.layers.length + target.layers.length > 0;
   const views = isOpened ? writeViews({ base: base.layers, target: target.layers }) : undefined;
+  collectGarbage();
+  const streams = bsdiff(base.plain, target.plain);
+  collectGarbage();
   try {
-    const patch = await encodePatch(bsdiff(base.plain, target.plain), STREAM_ENCODERS, views);
+    const patch = await encodePatch(streams, STREAM_ENCODERS, views);
     return patch.length < worthBytes ? patch : undefined;
   } catch (error) {
     if (error instanceof SitecastError && error.code === 'SITECAST_PATCH_TOO_LARGE') return undefined;
