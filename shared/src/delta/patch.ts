@@ -144,8 +144,9 @@ function columns(triples: Int32Array): Buffer {
 async function smallest(plain: Uint8Array, encoders: readonly StreamEncoder[]): Promise<CodedStream> {
   let best: CodedStream = { codec: 'stored', bytes: plain };
   if (plain.length === 0) return best;
-  for (const { codec, encode } of encoders) {
-    const coded = await encode(plain);
+  for (const encoder of encoders) {
+    const { codec } = encoder;
+    const coded = await encoder.encode(plain);
     if (coded === undefined) continue;
     const bytes = withoutHead(codec, coded);
     if (bytes.length < best.bytes.length) best = { codec, bytes };
