@@ -162,6 +162,40 @@ describe('the shipped grub.cfg', () => {
     expect(filesIn(real)).toEqual(filesIn(evaluated));
   });
 
+  it.skipIf(noGrub !== undefined)('takes from slots.cfg what differs from machine to machine', async () => {
+    const path = await partitionOf({ what: '', slot: 'A' }, 'real');
+    const text = 'set A_DEVICE="(hd0,msdos2)"\nset A_ROOT="/dev/vda2"\nset KERNEL="/vmlinuz"\n';
+    await writeFile(join(path, 'slots.cfg'), text);
+    expect(runGrub(path).lines.join('\n')).toContain(
+      'BOOTS (hd0,msdos2)/vmlinuz root=/dev/vda2 sitecast.slot=A',
+    );
+  });
+
+  it('starts a whole slot where a power cut tears the write of a block between its two sectors', async () => {
+    const [tried, good] = [noted('B A', GOOD, trial(2)), noted('B A', GOOD, GOOD)];
+    const menu = { menu: 'x'.repeat(700) };
+    for (const [before, after] of [
+      [good, tried],
+      [tried, good],
+      [noted('A B', GOOD, BAD), tried],
+    ]) {
+      const [old, fresh] = [blockOf({ ...before, ...menu }), blockOf({ ...after, ...menu })];
+      for (const [first, second] of [
+        [fresh, old],
+        [old, fresh],
+      ] as const) {
+        const path = join(directory, 'torn');
+        await mkdir(path, { recursive: true });
+        const block = Buffer.concat([first, second].map(part => part.subarray(0, 512)));
+        second.copy(block, 512, 512);
+        await writeFile(join(path, 'grubenv'), block);
+        const untorn = first === fresh ? after : before;
+        expect(Object.fromEntries(blockAt(join(path, 'grubenv')) ?? [])).toEqual({ ...untorn, ...menu });
+        expect(evaluateGrub(path).slot).toBe(untorn?.ORDER?.[0]);
+      }
+    }
+  });
+
   it.skipIf(noGrub !== undefined)('is right GRUB script', () => {
     expect(execFileSync('grub-script-check', [GRUB_CFG]).toString()).toBe('');
   });

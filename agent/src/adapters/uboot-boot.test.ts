@@ -13,6 +13,7 @@ import {
   ubootVariables,
   whyNoUboot,
 } from '../testing/uboot-machine.ts';
+import { runUboot, whyNoUbootQemu } from '../testing/uboot-qemu.ts';
 import { bootcountScheme, bootOrderScheme } from './uboot-boot.ts';
 
 const noUboot = whyNoUboot();
@@ -88,6 +89,15 @@ it.each(STATES)('the shipped boot.cmd starts the right slot from: $what', state 
     ...variables,
     ...now,
   });
+});
+
+const noQemu = whyNoUbootQemu();
+it.skipIf(noQemu !== undefined).each(STATES)('the real U-Boot does the same from: $what', state => {
+  const { variables, hardware, slot, now } = state;
+  const { saved, ...found } = runUboot(variables, hardware);
+  expect(found).toEqual({ slot });
+  expect(saved).toMatchObject(now ?? {});
+  expect(Object.keys(saved).length > 0).toBe(now !== undefined);
 });
 
 it.each(['env1', 'env2'])('the shipped boot.cmd goes by the other copy where %s is damaged', name => {

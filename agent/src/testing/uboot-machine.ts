@@ -7,7 +7,7 @@ import type { SlotName } from '../ports.ts';
 
 // A machine's redundant environment is two files in a directory; deploy/boot/uboot/boot.cmd, as it is shipped, chooses.
 
-const SCRIPTS = {
+export const SCRIPTS = {
   'boot-order': fileURLToPath(new URL('../../../deploy/boot/uboot/boot.cmd', import.meta.url)),
   bootcount: fileURLToPath(new URL('../../../deploy/boot/uboot/bootcount.cmd', import.meta.url)),
 } as const;

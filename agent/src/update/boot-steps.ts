@@ -237,7 +237,7 @@ const ordered: Reason = { code: ROLLBACK_ORDERED, message: 'the rollout was roll
 export function exhausted({ target }: Update): Reason {
   return {
     code: 'bootCountExhausted',
-    message: `slot ${target} did not prove itself within ${TRIAL_BOOTS} boots`,
+    message: `slot ${target} did not prove itself in the boots that it had`,
   };
 }
 
