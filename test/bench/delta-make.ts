@@ -1,5 +1,6 @@
 // Makes the delta from one image to another, as the origin does: delta-make.js BASE TARGET, in a folder in which delta-index.js has left
-// the images' indexes, as publishing does, and in which it leaves what is sent: `recipe`, `patches` (plain), and figures on its standard output.
+// the images' indexes, as publishing does, and in which it leaves what is sent: `recipe`, `patches` (plain), and figures on its standard output. With `idle` as a third argument
+// it ends before it makes anything, so that its peak is that of an origin without work.
 import { createHash } from 'node:crypto';
 import { type FileHandle, open, readFile, writeFile } from 'node:fs/promises';
 import { ChunkIndex, compressFrame, DEFAULT_ZSTD_LEVEL } from '@sitecast/shared/content';
@@ -12,10 +13,12 @@ import {
 } from '@sitecast/origin/maker';
 import { decodeRecipe } from '@sitecast/shared/delta';
 
-const [basePath = '', targetPath = ''] = process.argv.slice(2);
+const [basePath = '', targetPath = '', mode] = process.argv.slice(2);
 
 const base = await imageAt(basePath, 'base.caibx');
 const target = await imageAt(targetPath, 'target.caibx');
+// What a process takes that only has the indexes: an origin runs anyway.
+if (mode === 'idle') process.exit();
 const frameBytes = async (chunk: number): Promise<number> =>
   frameOf(await target.read(target.index.startOf(chunk), target.index.lengthOf(chunk)));
 

@@ -78,12 +78,11 @@ async function measurePair(pair: string, job: Omit<PeerJob, 'directory'>): Promi
   const bspatchMs = peers.find(({ name }) => name === 'bsdiff')?.figures.apply?.cpuMs;
   const best = Math.min(...peers.map(({ figures }) => figures.bytes));
   const rows = peers.map(({ name, figures }) => rowOf(pair, name, figures, best));
-  const { parts, idlePeakBytes, ...ours } = await inDirectory(directory =>
-    makeAndApply({ ...job, directory }),
-  );
+  const { parts, idlePeaks, ...ours } = await inDirectory(directory => makeAndApply({ ...job, directory }));
   const about = `recipe ${parts.recipeBytes}, patches ${parts.patchBytes} + ${parts.patchIndexBytes}, chunks ${parts.chunkBytes}, ${parts.windows} windows`;
   const without = parts.unmade.length === 0 ? '' : `, ${parts.unmade.length} without a patch`;
-  const above = ((ours.apply.peakBytes - idlePeakBytes) / MIB).toFixed(0);
+  const above = (step: 'make' | 'apply'): string =>
+    ((ours[step].peakBytes - idlePeaks[step]) / MIB).toFixed(0);
   const ofBspatch =
     bspatchMs === undefined
       ? 'no bspatch here'
@@ -97,7 +96,7 @@ async function measurePair(pair: string, job: Omit<PeerJob, 'directory'>): Promi
     ...rows,
     rowOf(
       pair,
-      `Sitecast (${about}${without}; applying: ${above} MiB above idle, ${ofBspatch}${encoded})`,
+      `Sitecast (${about}${without}; making: ${above('make')} MiB above an idle origin; applying: ${above('apply')} MiB above idle, ${ofBspatch}${encoded})`,
       ours,
       best,
     ),
@@ -112,12 +111,13 @@ async function makeAndApply({ base, target, directory }: PeerJob) {
   const run = (name: string, ...more: string[]): Promise<Measured> => start(name, base, target, ...more);
   await start('delta-index', base, 'base.caibx');
   await start('delta-index', target, 'target.caibx');
+  const idleMaker = await run('delta-make', 'idle');
   const make = await run('delta-make');
   const parts: DeltaFigures = JSON.parse(make.stdout);
   const idle = await run('delta-apply', 'idle');
   const apply = await run('delta-apply');
   const bytes = parts.recipeBytes + parts.patchIndexBytes + parts.patchBytes + parts.chunkBytes;
-  return { bytes, make, apply, parts, idlePeakBytes: idle.peakBytes };
+  return { bytes, make, apply, parts, idlePeaks: { make: idleMaker.peakBytes, apply: idle.peakBytes } };
 }
 
 function rowOf(pair: string, what: string, { bytes, make, apply }: PeerFigures, best: number): Row {

@@ -14,7 +14,7 @@ import { sharedPages } from './pages.ts';
 import { cpuMsOf } from './thread-cpu.ts';
 
 /** JavaScript's own memory of the thread: what it works on lies outside. */
-const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 24, maxYoungGenerationSizeMb: 4, stackSizeMb: 2 };
+const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 24, maxYoungGenerationSizeMb: 2, stackSizeMb: 2 };
 
 /** How often it is looked at how much CPU time a patch has taken. */
 const CHECK_MS = 100;
@@ -51,7 +51,7 @@ interface Run {
  * Applies patches in a worker thread that is ended where a patch takes too long or too much memory, one after the other. Base, patch and
  * target lie in memory that both threads see, 19 MiB in all, which the system gives only as far as it's used.
  *
- * Both are there from the first patch on until `close`, but for a thread that has opened compressed pieces: it's ended after the patch.
+ * Both are there from the first patch on until `close`, but for a thread whose codecs wear it: it is ended after the patch.
  */
 export class PatchApplier {
   /** Names of the encoders that windows may need here. */

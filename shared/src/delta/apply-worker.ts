@@ -3,20 +3,32 @@ import { setFlagsFromString } from 'node:v8';
 import { parentPort, workerData } from 'node:worker_threads';
 import { SitecastError } from '../errors.ts';
 import { applyPatch } from './apply.ts';
+import { LzmaDecoder } from './codecs/lzma.ts';
 import { ReusedMemory } from './apply-memory.ts';
 import type { ApplyFailure, ApplyMessage, ApplyTask, ApplyThreadData } from './apply-tasks.ts';
-import { releaseCodecs } from './encoders/index.ts';
+import { type PieceCodec, pieceCodec, releaseCodecs } from './encoders/index.ts';
+import { Lz4Decoder } from './encoders/lz4-block.ts';
+import { Lz4HcEncoder } from './encoders/lz4-hc.ts';
+import { Lz4MatchFinder } from './encoders/lz4-match.ts';
 import { compiledZstd, takeCompiledZstd } from './encoders/zstd.ts';
 import { garbageCollector } from './garbage.ts';
+import { keepAlive } from './kept-alive.ts';
 import { MAX_OPENED_TARGET_BYTES } from './limits.ts';
 import { ownPages } from './pages.ts';
 import { readPatch } from './patch.ts';
 import { ownCpuFile } from './thread-cpu.ts';
+import { readViews } from './views.ts';
 
 const shared: ApplyThreadData = workerData;
 // The optimizing compiler takes some MiB for each function of zstd that it works on: one at a time.
 setFlagsFromString('--wasm-num-compilation-tasks=1');
 const memory = new ReusedMemory(ownPages, garbageCollector());
+
+const none = new Uint8Array();
+keepAlive(() => new LzmaDecoder(none));
+keepAlive(() => new Lz4HcEncoder(none, none));
+keepAlive(() => new Lz4MatchFinder(none, 0));
+keepAlive(() => new Lz4Decoder(none, none));
 
 takeCompiledZstd(shared.compiled);
 tell({ cpuFile: ownCpuFile() });
@@ -26,20 +38,24 @@ parentPort?.on('message', (task: ApplyTask) => {
   let isWorn = true;
   let failure: ApplyFailure | undefined;
   try {
-    isWorn = apply(task);
+    const codecs = apply(task);
+    isWorn = codecs.some(({ wearsThread }) => wearsThread);
+    if (codecs.length > 0) release();
   } catch (error) {
     failure = describe(error);
-  }
-  if (isWorn) {
-    releaseCodecs();
-    memory.forgetStreams();
-    memory.release();
+    release();
   }
   tell({ failure, isWorn, compiled: isWorn ? compiledZstd() : undefined });
 });
 
-/** @returns whether the patch opened pieces */
-function apply({ baseOffset, baseLength, patchLength, targetLength }: ApplyTask): boolean {
+function release(): void {
+  releaseCodecs();
+  memory.forgetStreams();
+  memory.release();
+}
+
+/** @returns the codecs of the pieces that the patch opened */
+function apply({ baseOffset, baseLength, patchLength, targetLength }: ApplyTask): PieceCodec[] {
   const patch = new Uint8Array(shared.patch, 0, patchLength);
   applyPatch({
     patch,
@@ -52,7 +68,10 @@ function apply({ baseOffset, baseLength, patchLength, targetLength }: ApplyTask)
     spare: new Uint8Array(shared.base, 0, MAX_OPENED_TARGET_BYTES),
     memory,
   });
-  return readPatch(patch).views !== undefined;
+  const { views } = readPatch(patch);
+  if (views === undefined) return [];
+  const { base, target } = readViews(views);
+  return [...base, ...target].map(({ codec }) => pieceCodec(codec));
 }
 
 function tell(message: ApplyMessage): void {

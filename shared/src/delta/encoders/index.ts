@@ -22,6 +22,8 @@ export interface PieceCodec {
   parameterOf?(bytes: Uint8Array): number;
   /** The longest piece that it opens or closes, plain or compressed: what bounds its memory. */
   readonly maxPieceBytes: number;
+  /** Whether it leaves memory in the C library's heap, which is freed with its thread alone. */
+  readonly wearsThread: boolean;
   /** About so much of what it has used for a piece of that length is left for V8 to collect. */
   garbageOf(plainLength: number): number;
   /**
@@ -51,6 +53,7 @@ const MAX_SQUASHFS_BLOCK_BYTES = 1024 * 1024;
 const zstd: PieceCodec = {
   name: 'zstd-1.5.5-wasm',
   id: 1,
+  wearsThread: true,
   garbageOf: () => 0,
   maxPieceBytes: MAX_SQUASHFS_BLOCK_BYTES,
   takes: level => level >= 1 && level <= 22,
@@ -62,6 +65,7 @@ const zstd: PieceCodec = {
 const deflate: PieceCodec = {
   name: 'pako-2.2.0',
   id: 2,
+  wearsThread: true,
   // pako's state, and the parts that it gives.
   garbageOf: plainLength => 384 * 1024 + plainLength,
   maxPieceBytes: MAX_SQUASHFS_BLOCK_BYTES,
@@ -78,6 +82,7 @@ const deflate: PieceCodec = {
 const lz4: PieceCodec = {
   name: 'lz4hc-1.9.4',
   id: 3,
+  wearsThread: false,
   garbageOf: () => 0,
   maxPieceBytes: MAX_PIECE_BYTES,
   takes: level => level === 9,
@@ -90,6 +95,7 @@ const lz4: PieceCodec = {
 const xz: PieceCodec = {
   name: 'liblzma-5.4-ported',
   id: 4,
+  wearsThread: true,
   // What a decoder learns, and what lies around the content.
   garbageOf: () => 64 * 1024,
   maxPieceBytes: MAX_SQUASHFS_BLOCK_BYTES,

@@ -22,7 +22,7 @@ export function decodeLz4Beginning(block: Uint8Array, into: Uint8Array): number 
   return decoder.written;
 }
 
-class Lz4Decoder {
+export class Lz4Decoder {
   /** Whether the block ended within a sequence. */
   isCutOff = false;
   readonly #block: Uint8Array;

@@ -23,7 +23,7 @@ export function encodeLz4Hc(source: Uint8Array, into: Uint8Array): number {
   return new Lz4HcEncoder(source, into).encode();
 }
 
-class Lz4HcEncoder {
+export class Lz4HcEncoder {
   private readonly source: Uint8Array;
   /** What is written beyond its end is lost, as it's to be. */
   private readonly out: Uint8Array;
