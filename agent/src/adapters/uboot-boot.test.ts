@@ -9,11 +9,10 @@ import {
   configIn,
   createUbootEnvironment,
   evaluateUboot,
-  type UbootHardware,
   ubootVariables,
   whyNoUboot,
 } from '../testing/uboot-machine.ts';
-import { runUboot, whyNoUbootQemu } from '../testing/uboot-qemu.ts';
+import { leftOf, UBOOT_STATES } from '../testing/uboot-states.ts';
 import { bootcountScheme, bootOrderScheme } from './uboot-boot.ts';
 
 const noUboot = whyNoUboot();
@@ -25,62 +24,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-interface State {
-  what: string;
-  variables: Record<string, string>;
-  hardware?: UbootHardware;
-  slot: SlotName | undefined;
-  /** Variables that have changed then. */
-  now?: Record<string, string>;
-}
-
-const left = (order: string, a: number, b: number) => ({
-  BOOT_ORDER: order,
-  BOOT_A_LEFT: String(a),
-  BOOT_B_LEFT: String(b),
-});
-
-const STATES: readonly State[] = [
-  { what: 'an environment without the variables', variables: {}, slot: 'A' },
-  { what: 'a good slot, which is not counted', variables: left('B', 3, 3), slot: 'B' },
-  { what: 'a trial', variables: left('B A', 3, 2), slot: 'B', now: { BOOT_B_LEFT: '1' } },
-  { what: 'the last start of a trial', variables: left('B A', 3, 1), slot: 'B', now: { BOOT_B_LEFT: '0' } },
-  { what: 'a trial whose starts are used up', variables: left('B A', 3, 0), slot: 'A' },
-  {
-    what: 'a trial of the first slot',
-    variables: left('A B', 2, 3),
-    slot: 'A',
-    now: { BOOT_A_LEFT: '1' },
-  },
-  {
-    what: 'a trial that can not be counted',
-    variables: left('B A', 3, 2),
-    hardware: { isReadOnly: true },
-    slot: 'A',
-  },
-  {
-    what: 'a trial whose kernel does not load',
-    variables: left('B A', 3, 2),
-    hardware: { broken: ['B'] },
-    slot: 'A',
-    now: { BOOT_B_LEFT: '1' },
-  },
-  {
-    what: 'a good slot whose kernel does not load, and the other one open',
-    variables: left('B', 3, 3),
-    hardware: { broken: ['B'] },
-    slot: 'A',
-    now: { BOOT_A_LEFT: '2' },
-  },
-  {
-    what: 'a good slot whose kernel does not load, and the other one closed',
-    variables: left('B', 0, 3),
-    hardware: { broken: ['B'] },
-    slot: undefined,
-  },
-];
-
-it.each(STATES)('the shipped boot.cmd starts the right slot from: $what', state => {
+it.each(UBOOT_STATES)('the shipped boot.cmd starts the right slot from: $what', state => {
   const { variables, hardware, slot, now = {} } = state;
   createUbootEnvironment(directory, variables);
   expect(evaluateUboot(directory, 'boot-order', hardware)).toMatchObject({ slot });
@@ -91,17 +35,8 @@ it.each(STATES)('the shipped boot.cmd starts the right slot from: $what', state 
   });
 });
 
-const noQemu = whyNoUbootQemu();
-it.skipIf(noQemu !== undefined).each(STATES)('the real U-Boot does the same from: $what', state => {
-  const { variables, hardware, slot, now } = state;
-  const { saved, ...found } = runUboot(variables, hardware);
-  expect(found).toEqual({ slot });
-  expect(saved).toMatchObject(now ?? {});
-  expect(Object.keys(saved).length > 0).toBe(now !== undefined);
-});
-
 it.each(['env1', 'env2'])('the shipped boot.cmd goes by the other copy where %s is damaged', name => {
-  createUbootEnvironment(directory, left('B', 0, 3));
+  createUbootEnvironment(directory, leftOf('B', 0, 3));
   writeFileSync(join(directory, name), '', { flag: 'r+' });
   const damaged = readFileSync(join(directory, name));
   damaged.write('?', 40);
