@@ -213,7 +213,7 @@ export class BulkConnection {
     bytes.copy(body, asked.filledBytes);
     asked.filledBytes += bytes.length;
     if (asked.filledBytes < body.length) {
-      readTicks.join(this.socket);
+      readTicks.join(this.socket, bytes.length);
       return;
     }
     readTicks.leave(this.socket);
