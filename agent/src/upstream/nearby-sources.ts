@@ -83,9 +83,8 @@ export class NearbySources {
    */
   async each<T>(work: (source: RepositorySource) => Promise<T>): Promise<{ found: T } | undefined> {
     const first = this.#followed;
-    const others = this.#options
-      .sources()
-      .filter(source => source.url !== first?.url && !this.#newest.isResting(source))
+    const others = this.#newest
+      .usable(this.#options.sources().filter(({ url }) => url !== first?.url))
       .slice(0, MAX_ASKED);
     for (const source of first ? [first, ...others] : others) {
       const answer = await this.#tried(source, work);

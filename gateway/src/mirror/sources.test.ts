@@ -30,3 +30,20 @@ it('asks few neighbours for a file, drawn by chance, and none that rests, though
   sources.failed(sourceAt('http://origin'), new SitecastError('unreachable', 'SITECAST_X', 'x'));
   expect(asked()[0]).toBe('http://origin');
 });
+
+it('asks a neighbour that rests where there is no other: it lacked a file a moment ago', async () => {
+  const timestamp = Buffer.from(JSON.stringify({ signed: { version: 7 } }));
+  const only: Source = { ...sourceAt('libp2p://only'), metadata: { fetch: async () => timestamp } };
+  const sources = new Sources([], { ids: () => ['only'], source: () => only });
+  const news = { from: 'only', version: 7, files: new Map([['timestamp.json', timestamp]]) };
+  const { signal } = new AbortController();
+  for (const code of ['SITECAST_TARGET_UNAVAILABLE', 'SITECAST_UPSTREAM_UNREACHABLE']) {
+    sources.failed(only, new SitecastError('unreachable', code, 'x'));
+    for (const heard of [undefined, news]) {
+      const asked: string[] = [];
+      for await (const { url } of sources.forRound(heard, signal)) asked.push(url);
+      expect(asked).toContain('libp2p://only');
+    }
+    expect(sources.inOrder().map(({ url }) => url)).toEqual(['libp2p://only']);
+  }
+});

@@ -87,10 +87,12 @@ export class Sources {
   }
 
   *#announced(news: News): Generator<Source> {
-    const others = this.#awake().filter(id => id !== news.from);
+    const others = this.#usable().filter(id => id !== news.from);
     const from = this.#source(news.from);
     const inlined = [...news.files.keys()].some(name => name !== TIMESTAMP);
-    if (!this.#newestSources.isResting(from) || inlined) yield withFiles(from, news.files);
+    // Where nobody else can have it, one that rests is asked, too.
+    if (!this.#newestSources.isResting(from) || inlined || others.length === 0)
+      yield withFiles(from, news.files);
     for (const id of others.slice(0, MAX_ASKED - 1)) yield withFiles(this.#source(id), news.files);
   }
 
@@ -100,12 +102,12 @@ export class Sources {
   }
 
   #drawn(): Source[] {
-    return shuffled(this.#awake()).map(id => this.#source(id));
+    return shuffled(this.#usable()).map(id => this.#source(id));
   }
 
-  #awake(): string[] {
-    const neighbours = this.#neighbours;
-    return neighbours?.ids().filter(id => !this.#newestSources.isResting(neighbours.source(id))) ?? [];
+  #usable(): string[] {
+    const neighbours = (this.#neighbours?.ids() ?? []).map(id => ({ id, url: this.#source(id).url }));
+    return this.#newestSources.usable(neighbours).map(({ id }) => id);
   }
 
   #source(id: string): Source {

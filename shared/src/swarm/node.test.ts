@@ -91,11 +91,13 @@ describe("the fleet's network", () => {
     for (const outcome of await Promise.allSettled(tries))
       expect(outcome).toMatchObject({ reason: { code: 'SITECAST_PEER_UNREACHABLE' } });
     expect(member.connected).toEqual([]);
-    // In either direction it is said that the key is another one.
-    for (const dialling of [connect(other, member), connect(member, other)])
-      await expect(dialling).rejects.toMatchObject({
-        message: expect.stringContaining('speaks with another fleet key'),
-        hint: expect.stringContaining('--fleet-key-file'),
+    // In either direction it is said that the key is another one, or may be.
+    for (const outcome of await Promise.allSettled([connect(other, member), connect(member, other)]))
+      expect(outcome).toMatchObject({
+        reason: {
+          message: expect.stringContaining('speaks with another fleet key'),
+          hint: expect.stringContaining('--fleet-key-file'),
+        },
       });
     const another = await nodes.fleet();
     expect(await connect(another, member)).toBe(member.id);

@@ -224,11 +224,15 @@ function unreachable(address: string, cause: unknown, hasFleetKey: boolean): Sit
   const { name, message } = cause instanceof Error ? cause : new Error(String(cause));
   const isHandshake = name === 'EncryptionFailedError';
   const isOther = isHandshake && message.includes('identity key');
+  // The noise can also look like the beginning of a long message, of which the rest is waited for.
+  const isUnclear = isHandshake || name === 'TimeoutError' || message.includes('ECONNRESET');
   const [what, hint] = isOther
     ? [`${address}: who answers there has another id`, 'Take the address from its log.']
-    : isHandshake && hasFleetKey
+    : isUnclear && hasFleetKey
       ? [
-          `${address} answers, and speaks with another fleet key, or isn't of the fleet's network`,
+          isHandshake
+            ? `${address} answers, and speaks with another fleet key, or isn't of the fleet's network`
+            : `${address} could not be reached, or speaks with another fleet key`,
           "Compare the files of --fleet-key-file: one key is everybody's.",
         ]
       : [`${address} could not be reached`, undefined];

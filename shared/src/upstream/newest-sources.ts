@@ -16,8 +16,9 @@ export interface RepositorySource {
 
 /** Neighbours that are asked at one time for the newest timestamp. */
 export const MAX_ASKED = 3;
-/** How long a neighbour isn't asked that gave nothing, or something wrong. */
+/** How long a neighbour isn't asked that gave nothing, or something wrong; one that lacks a file may have it a second later. */
 const REST_MS = 5 * 60_000;
+const LACKS_REST_MS = 5000;
 const MAX_RESTING = 1000;
 const MAX_TIMESTAMP_BYTES = 16 * 1024;
 /** The time that those that are asked together have to say which timestamp they have. */
@@ -38,21 +39,28 @@ export class NewestSources {
     return this.#resting.has(url);
   }
 
+  /** Those that don't rest. Where all do, all of them: a site may have one neighbour only, and a rest is to cost it time, not the site its news. */
+  usable<S extends Pick<RepositorySource, 'url'>>(sources: readonly S[]): readonly S[] {
+    const awake = sources.filter(source => !this.isResting(source));
+    return awake.length === 0 ? sources : awake;
+  }
+
   /** Notes why a source gave nothing: one that is out of reach, or gives what is wrong, rests. One that is merely behind doesn't. */
   failed({ url }: Pick<RepositorySource, 'url'>, error: SitecastError): void {
-    if (!isBehind(error) && error.kind !== 'noSpace') this.#resting.set(url, true);
+    if (isBehind(error) || error.kind === 'noSpace') return;
+    const ttl = error.code === 'SITECAST_TARGET_UNAVAILABLE' ? LACKS_REST_MS : REST_MS;
+    this.#resting.set(url, true, { ttl });
   }
 
   /**
    * Asks for timestamps, of three sources at once.
-   * @param sources the first that don't rest are asked. The caller draws the order: three that were frozen must not be the ones that are always asked
+   * @param sources the first of those that are usable are asked. The caller draws the order: three that were frozen must not be the ones that are always asked
    * @returns those that answered, with the timestamp that each gave, the newest first: so one that is behind, or was frozen, holds up nothing
    * @throws the signal's reason
    */
   async ask(sources: readonly RepositorySource[], signal: AbortSignal): Promise<Claim[]> {
     const stop = AbortSignal.any([signal, AbortSignal.timeout(NEWEST_WITHIN_MS)]);
-    const asked = sources
-      .filter(source => !this.isResting(source))
+    const asked = this.usable(sources)
       .slice(0, MAX_ASKED)
       .map(source => this.#claimOf(source, { stop, signal }));
     const claims = (await Promise.all(asked)).filter(claim => claim !== undefined);
