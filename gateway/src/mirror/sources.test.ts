@@ -37,7 +37,7 @@ it('asks a neighbour that rests where there is no other: it lacked a file a mome
   const sources = new Sources([], { ids: () => ['only'], source: () => only });
   const news = { from: 'only', version: 7, files: new Map([['timestamp.json', timestamp]]) };
   const { signal } = new AbortController();
-  for (const code of ['SITECAST_TARGET_UNAVAILABLE', 'SITECAST_UPSTREAM_UNREACHABLE']) {
+  for (const code of ['SITECAST_TARGET_UNAVAILABLE', 'SITECAST_UPSTREAM_UNREACHABLE'] as const) {
     sources.failed(only, new SitecastError('unreachable', code, 'x'));
     for (const heard of [undefined, news]) {
       const asked: string[] = [];
