@@ -201,6 +201,8 @@ function openUpstreams(
         }),
         onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
         onPassed: lengthBytes => wanLimits.passed(lengthBytes),
+        // They have waited for their turn.
+        onForwarded: lengthBytes => metrics.sentUpstream(lengthBytes),
         onSent: lengthBytes => {
           metrics.sentUpstream(lengthBytes);
           wanLimits.sent(lengthBytes);

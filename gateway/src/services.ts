@@ -31,7 +31,7 @@ import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
 import { TargetFiles } from './mirror/target-files.ts';
 import { announceSets, type FleetNetwork } from './peer-gateways/announcements.ts';
 import type { NeighbourUpload } from './peer-gateways/neighbour-upload.ts';
-import { PeerBook, type PeerBookStorage } from './peer-gateways/peer-book.ts';
+import { idOf, PeerBook, type PeerBookStorage } from './peer-gateways/peer-book.ts';
 import { type PeerGatewayClient, PeerGateways } from './peer-gateways/peer-gateways.ts';
 import type { GatewaySettings } from './settings.ts';
 import { openSiteServices, type SiteServices } from './site-services.ts';
@@ -175,13 +175,15 @@ export async function openServices(
 /** Gives neighbours of the fleet's network what they may have. */
 async function serveNeighbours(
   app: GatewayApp,
-  { now, log }: Adapters,
-  { fleetNetwork, upstreams, revocations, wanLimits }: Outside,
+  { settings, now, log }: Adapters,
+  { fleetNetwork, upstreams, revocations, wanLimits, book }: Outside,
   upload: NeighbourUpload,
 ): Promise<void> {
   const origin = new SiteUpstreams(upstreams.filter(({ isOrigin }) => isOrigin));
   const isRevoked = (id: string): boolean => revocations.has(id);
-  await fleetNetwork?.serve(fleetListener(app, { origin, upload, wanLimits, isRevoked, now, log }));
+  const named = new Set(settings.gossipPeer?.map(idOf));
+  const isKnown = (id: string): boolean => named.has(id) || book.has(id);
+  await fleetNetwork?.serve(fleetListener(app, { origin, upload, wanLimits, isRevoked, isKnown, now, log }));
 }
 
 type Outside = Awaited<ReturnType<typeof openOutside>>;

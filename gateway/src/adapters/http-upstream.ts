@@ -38,8 +38,10 @@ export interface HttpUpstreamOptions {
   onBytes: (kind: 'metadata' | 'targets' | 'site', lengthBytes: number) => void;
   /** Called with those of them that nothing paces: metadata and answers. */
   onPassed?: (lengthBytes: number) => void;
-  /** Called with what goes out over it. */
+  /** Called with what goes out over it of this gateway's own. */
   onSent?: (lengthBytes: number) => void;
+  /** Called with what goes out that others have signed. */
+  onForwarded?: (lengthBytes: number) => void;
   /** A whole file of metadata or targets may take that long. */
   timeoutMs?: number;
   idleTimeoutMs?: number;
@@ -118,12 +120,12 @@ export class HttpUpstream implements Upstream {
   }
 
   async forward(request: ForwardedRequest): Promise<ForwardedAnswer> {
-    const { signal, onSent } = this.#options;
+    const { signal, onForwarded } = this.#options;
     const answer = await this.#client.forward({
       ...request,
       signal,
       onAnswer: lengthBytes => this.#unpaced('site', lengthBytes),
-      ...(onSent && { onSend: onSent }),
+      ...(onForwarded && { onSend: onForwarded }),
     });
     const headers = pickHeaders(RETURNED, name => answer.headers[name]?.toString());
     return { status: answer.status, headers, body: answer.body };

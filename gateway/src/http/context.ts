@@ -1,12 +1,18 @@
 import type { HttpBindings } from '@hono/node-server';
 
 /**
- * What a request carries: Node's own objects (absent in `app.request()`), the id that signed it, and a function that charges the sender's
+ * What a request carries: Node's own objects (absent in `app.request()`), for a member of the fleet's network its turns, the id that signed it, and a function that charges the sender's
  * address for signatures within the body (it throws SITECAST_RATE_LIMITED).
  */
 export interface GatewayEnv {
-  Bindings: Partial<HttpBindings>;
+  Bindings: Partial<HttpBindings> & { neighbour?: NeighbourTurns };
   Variables: { sender: string; charge: (signatures: number) => void };
+}
+
+/** Another site's gateway asks, over the fleet's network: nothing but what rollouts need is fetched for it, and what it gets takes turns. */
+export interface NeighbourTurns {
+  /** Awaited before so many bytes are sent. Undefined where nothing bounds them. */
+  turn: ((lengthBytes: number, signal: AbortSignal) => Promise<void>) | undefined;
 }
 
 /** The header of a request from another gateway: it is never passed on to a third one. */

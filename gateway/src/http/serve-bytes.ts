@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto';
 import { IMMUTABLE, rangeError, rangeOf } from '@sitecast/shared/chunk-http';
 import fresh from 'fresh';
 import type { Context } from 'hono';
-import type { GatewayEnv } from './context.ts';
+import { OTHERS_PIECE_BYTES } from '../wan/wan-limits.ts';
+import type { GatewayEnv, NeighbourTurns } from './context.ts';
 import { problemResponse } from './problem.ts';
 
 interface ServedBytes {
@@ -41,7 +42,7 @@ export function serveBytes(c: Context<GatewayEnv>, served: ServedBytes): Respons
   headers['content-length'] = String(end - start + 1);
   const isHead = c.req.method === 'HEAD';
   if (!isHead) onSent(end - start + 1);
-  const body = isHead ? null : asBody(bytes.subarray(start, end + 1));
+  const body = isHead ? null : asBody(bytes.subarray(start, end + 1), c.env.neighbour);
   return new Response(body, { status: range ? 206 : 200, headers });
 }
 
@@ -56,9 +57,33 @@ export function etagOf(bytes: Uint8Array): string {
   return etag;
 }
 
-// The same memory, in the type that `Response` takes.
-function asBody({ buffer, byteOffset, byteLength }: Uint8Array): Uint8Array<ArrayBuffer> {
+// The same memory, in a type that `Response` takes.
+function asBody(
+  bytes: Uint8Array,
+  { turn }: Partial<NeighbourTurns> = {},
+): Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> {
+  if (turn) return inTurns(bytes, turn);
+  const { buffer, byteOffset, byteLength } = bytes;
   return buffer instanceof ArrayBuffer
     ? new Uint8Array(buffer, byteOffset, byteLength)
     : new Uint8Array(Buffer.from(buffer, byteOffset, byteLength));
+}
+
+/** Each piece waits for its turn, and takes one only once the reader has room for it. */
+function inTurns(bytes: Uint8Array, turn: NonNullable<NeighbourTurns['turn']>): ReadableStream<Uint8Array> {
+  const gone = new AbortController();
+  let at = 0;
+  const source = {
+    pull: async (controller: ReadableStreamDefaultController<Uint8Array>) => {
+      const piece = bytes.subarray(at, at + OTHERS_PIECE_BYTES);
+      at += piece.length;
+      if (piece.length > 0) {
+        await turn(piece.length, gone.signal);
+        controller.enqueue(piece);
+      }
+      if (at >= bytes.length) controller.close();
+    },
+    cancel: () => gone.abort(),
+  };
+  return new ReadableStream(source, { highWaterMark: 0 });
 }

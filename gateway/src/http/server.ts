@@ -43,7 +43,7 @@ export function createGatewayServer(listener: RequestListener): Server {
   return server;
 }
 
-export function appListener(app: GatewayApp): RequestListener {
+function appListener(app: GatewayApp): RequestListener {
   const listener = getRequestListener((request, env) => app.fetch(request, env), {
     overrideGlobalObjects: false,
   });

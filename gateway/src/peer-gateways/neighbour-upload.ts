@@ -8,7 +8,7 @@ import type { Log } from '@sitecast/shared/log';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import { chunkHandler, type ChunkHandlerDeps } from '../http/chunk-handler.ts';
 import { problemResponse } from '../http/problem.ts';
-import type { WanLimits } from '../wan/wan-limits.ts';
+import { TYPICAL_CHUNK_BYTES, type WanLimits } from '../wan/wan-limits.ts';
 import type { DailyBudget } from './daily-budget.ts';
 
 // Every machine with the fleet's key can send this, a stolen gateway among them. The worst it does: it asks for chunks without end, so that
@@ -18,7 +18,8 @@ import type { DailyBudget } from './daily-budget.ts';
 
 /** Requests of one neighbour without a right to be served, each of which may cost the check of a signature. */
 const REFUSALS = { perS: 1, burst: 20 };
-const UNTIL_SENT_MS = 60_000;
+/** How long a request waits for its turn on a link that has a rate. */
+const TURN_WITHIN_MS = 60_000;
 
 interface NeighbourUploadDeps {
   chunks: Pick<ChunkHandlerDeps['chunks'], 'atOnce'> & {
@@ -33,7 +34,7 @@ interface NeighbourUploadDeps {
   issuedMs: () => number | undefined;
   isRevoked: (id: string) => boolean;
   isOwnRevoked: () => boolean;
-  wanLimits: Pick<WanLimits, 'demandOpen' | 'sent' | 'untilSent'>;
+  wanLimits: Pick<WanLimits, 'demandOpen' | 'forOthers' | 'gaveOthers'>;
   onSent: (lengthBytes: number) => void;
   now: () => number;
   log: Log;
@@ -103,7 +104,8 @@ function handlerOf({ chunks, wanLimits, onSent, log }: NeighbourUploadDeps): Chu
     },
     onAnswer: (_status, sentBytes, its) => {
       its.costBytes = sentBytes;
-      wanLimits.sent(sentBytes);
+      // It has waited for most chunks' length; how long this one is was not known.
+      wanLimits.gaveOthers(sentBytes - TYPICAL_CHUNK_BYTES);
       onSent(sentBytes);
     },
     log,
@@ -142,7 +144,8 @@ function admission(deps: NeighbourUploadDeps) {
     demandMember(request, neighbour);
     if (!chunks.isPinned(id)) throw refused('no rollout under way needs this chunk');
     wanLimits.demandOpen();
-    await wanLimits.untilSent(AbortSignal.timeout(UNTIL_SENT_MS)).catch(() => {
+    const turnEnds = AbortSignal.timeout(TURN_WITHIN_MS);
+    await wanLimits.forOthers(TYPICAL_CHUNK_BYTES, neighbour, turnEnds).catch(() => {
       throw refused('its link has been full for a minute');
     });
     const settle = budget.take(neighbour, MAX_FRAME_BYTES);

@@ -88,6 +88,111 @@ it('never holds up metadata, makes chunks wait for it, and leaves them half of t
   expect(limitsAt({}).limits.passed(1e9)).toBeUndefined();
 });
 
+/** Limits on a clock that goes on to the end of the next wait once nothing else happens. */
+function limitsInTime(wanRate: number) {
+  let clockMs = 0;
+  const waiting: { atMs: number; end: () => void }[] = [];
+  const wait = (ms: number) =>
+    new Promise<void>(end => {
+      waiting.push({ atMs: clockMs + ms, end });
+      waiting.sort((one, other) => one.atMs - other.atMs);
+    });
+  const limits = new WanLimits({ wanRate }, { now: () => clockMs, clock: () => clockMs, wait });
+  const runUntil = async (endMs: number) => {
+    for (;;) {
+      await new Promise(setImmediate);
+      const next = waiting.shift();
+      if (next === undefined || next.atMs > endMs) return;
+      clockMs = next.atMs;
+      next.end();
+    }
+  };
+  return { limits, wait, runUntil, clock: () => clockMs };
+}
+
+it.each([MIN_WAN_BYTES_PER_S, 125_000, 1_250_000])(
+  'lets no neighbour, LAN host or relay hold up chunks for longer than 30 seconds, or reports for a minute (%i bytes a second)',
+  async wanRate => {
+    const { limits, wait, runUntil, clock } = limitsInTime(wanRate);
+    const endMs = 1_200_000;
+    const signalOf = () => new AbortController().signal;
+    const again = async (act: (at: number) => Promise<unknown>) => {
+      for (let at = 0; clock() < endMs; at += 1) await act(at);
+    };
+    const timed = async (act: () => Promise<unknown>) => {
+      const beginMs = clock();
+      await act();
+      return clock() - beginMs;
+    };
+    const chunkMs: number[] = [];
+    const reportMs: number[] = [];
+    const MIB = 2 ** 20;
+    const others = Array.from({ length: 300 }, (_, id) =>
+      again(async () => {
+        await limits.forOthers(2 * MIB, `relay ${id}`, signalOf());
+        limits.passed(MIB);
+      }),
+    );
+    const uploads = Array.from({ length: 8 }, (_, id) =>
+      again(async () => {
+        await limits.forOthers(131_072, `upload ${id}`, signalOf());
+        limits.gaveOthers(MIB - 131_072);
+      }),
+    );
+    const all = [
+      ...others,
+      ...uploads,
+      // Every listed file, each just so short that it need not wait.
+      ...Array.from({ length: 4 }, () =>
+        again(async at => {
+          const sumBytes = 16_384 * (1 + (at % 4));
+          await limits.tookOfFile(16_384, sumBytes, signalOf());
+          await wait(1);
+        }),
+      ),
+      again(async () => {
+        limits.passed(64 * MIB);
+        await wait(1000);
+      }),
+      // Enrolments and the like.
+      again(async () => {
+        limits.sent(20_000);
+        await wait(1000);
+      }),
+      again(async () => {
+        reportMs.push(await timed(() => limits.untilSent(signalOf())));
+        limits.sent(limits.bytesAtOnce(262_144));
+        await wait(1);
+      }),
+      again(async () => void chunkMs.push(await timed(() => limits.took(65_536, signalOf())))),
+    ];
+    await runUntil(endMs);
+    expect(Math.max(...chunkMs)).toBeLessThanOrEqual(30_000);
+    // A quarter of the rate, for files have as much.
+    expect(chunkMs.length * 65_536).toBeGreaterThan(((endMs / 1000) * wanRate) / 5);
+    expect(Math.max(...reportMs)).toBeLessThan(60_000);
+    expect(reportMs.length).toBeGreaterThan(15);
+    expect(all.length).toBeGreaterThan(300);
+  },
+);
+
+it('gives other sites what this one leaves of a quarter of the rate, in turns, and its reports never wait for them', async () => {
+  const { limits, runUntil, clock } = limitsInTime(100_000);
+  const { signal } = new AbortController();
+  const done: string[] = [];
+  const ask = (owner: string, lengthBytes: number) =>
+    limits
+      .forOthers(lengthBytes, owner, signal)
+      .then(() => void done.push(`${owner} ${Math.round(clock() / 1000)}`));
+  const all = [ask('greedy', 500_000), ask('greedy', 500_000), ask('modest', 50_000)];
+  await runUntil(60_000);
+  await Promise.all(all);
+  // 50 kB of three that take turns are 150 kB, at 25 kB a second.
+  expect(done).toEqual([expect.stringMatching(/^modest [3-6]$/), 'greedy 42', 'greedy 42']);
+  await limits.untilSent();
+  expect(clock()).toBeLessThan(43_000);
+});
+
 it('delays nothing where no rate was set', async () => {
   const { limits, clock } = limitsAt({ quietHours }, MONDAY_EVENING);
   await limits.took(1e9);

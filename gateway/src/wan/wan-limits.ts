@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Pacer } from '@sitecast/shared/bounded';
+import { FairQueue, Pacer } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
 import { isOpen, localTimeOf, parseWindow } from '@sitecast/shared/fleet';
 
@@ -9,13 +9,20 @@ export const MIN_WAN_BYTES_PER_S = 32_000;
 const AT_ONCE_S = 4;
 /** The part of the rate that may go out. A flood of reports leaves chunks the rest. */
 const SENT_PART = 0.5;
-/** So much of a target file comes without a wait: orders are short. */
+/** So much of a target file comes without a wait, while there is room: orders are short. */
 const PROMPT_BYTES = 64 * 1024;
-/** Metadata and answers of the site API count as far as they take this part of the rate, over so long a time. */
+/** What chunks wait for takes this part of the rate at most, over so long a time: so they wait for it for half of that time at most. */
 const PROMPT_PART = 0.5;
-const PROMPT_OVER_MS = 60_000;
+const PROMPT_OVER_MS = 50_000;
+/** There is room for target files, and for other sites, where less than so many milliseconds of that part are ahead of chunks. */
+const ROOM_MS = 10_000;
+/** What this gateway gives to other sites, and passes on for them, takes this part of the rate at most. */
+const OTHERS_PART = 0.25;
+/** It takes turns in such pieces: at the least rate half a second. */
+export const OTHERS_PIECE_BYTES = 4096;
+const MAX_WAITING = 4096;
 /** The length of most chunks, at the default sizes. */
-const TYPICAL_CHUNK_BYTES = 128 * 1024;
+export const TYPICAL_CHUNK_BYTES = 128 * 1024;
 const SECOND_MS = 1000;
 const MINUTE_MS = 60 * SECOND_MS;
 /** The longest `Retry-After`, in seconds: the settings may change before the quiet hours end. */
@@ -42,8 +49,11 @@ interface WanLimitsDeps {
 
 /**
  * How much of the site's WAN this gateway may use, and when: one rate for both directions together. Reports go first, with half of the
- * rate at most; target files and chunks have the rest. Metadata waits for nothing, and chunks wait for it. What gateways of the site give each
- * other does not count, nor what the protocols below HTTP take.
+ * rate at most; target files and chunks have the rest. Metadata waits for nothing, and chunks wait for it. Other sites have what this one leaves
+ * of a quarter of the rate. What gateways of the site give each other does not count, nor what the protocols below HTTP take.
+ *
+ * Whoever can make this gateway send or fetch something (devices and hosts of the LAN, members of the fleet's network) can be hostile. The worst
+ * they do: chunks have half of the rate, and wait for 25 seconds; reports for 50. Neither waits for what other sites ask for.
  */
 export class WanLimits {
   readonly #settings: WanSettings;
@@ -54,8 +64,13 @@ export class WanLimits {
   readonly #all: Pacer;
   /** Bytes that go out, at their part of the rate. */
   readonly #out: Pacer;
-  /** Bytes that wait for nothing, at their part of the rate. */
+  /** Bytes that chunks wait for, at their part of the rate. */
   readonly #prompt: Pacer;
+  /** Those of other sites, at their part of the rate. */
+  readonly #others: Pacer;
+  /** One piece of each at a time waits, so that chunks get every other turn, and other sites theirs. */
+  readonly #files = new FairQueue({ maxRunning: 1, maxWaiting: MAX_WAITING });
+  readonly #turns = new FairQueue({ maxRunning: 1, maxWaiting: MAX_WAITING });
   readonly #sharers: () => number;
 
   /** @throws SITECAST_WINDOW_INVALID */
@@ -69,6 +84,7 @@ export class WanLimits {
     this.#all = new Pacer(rate, pace);
     this.#out = new Pacer(() => rate() * SENT_PART, pace);
     this.#prompt = new Pacer(() => rate() * PROMPT_PART, pace);
+    this.#others = new Pacer(() => rate() * OTHERS_PART, pace);
     this.#wait = wait ?? ((ms, signal) => sleep(ms, undefined, { ref: false, ...(signal && { signal }) }));
   }
 
@@ -139,13 +155,15 @@ export class WanLimits {
   }
 
   /**
-   * As `took`, for a piece of a target file: a short file is never held up, chunks wait for it.
+   * As `took`, for a piece of a target file: chunks wait for a short file, as long as there is room. Any host of the LAN can ask for all
+   * of the repository's files.
    * @param sumBytes of the file so far
    */
   async tookOfFile(lengthBytes: number, sumBytes: number, signal?: AbortSignal): Promise<void> {
     if (this.#rate === undefined) return;
-    if (sumBytes > PROMPT_BYTES) await this.took(lengthBytes, signal);
-    else this.#all.count(lengthBytes);
+    if (sumBytes <= PROMPT_BYTES && this.#prompt.leftMs < ROOM_MS) this.passed(lengthBytes);
+    else
+      await this.#files.run('', () => this.took(lengthBytes, signal), signal ?? new AbortController().signal);
   }
 
   /**
@@ -153,9 +171,12 @@ export class WanLimits {
    * for them, but keep half of the rate: whoever sends this gateway metadata without an end can't stop them. Beyond that such bytes don't count.
    */
   passed(lengthBytes: number): void {
-    if (this.#rate === undefined || this.#prompt.leftMs >= PROMPT_OVER_MS) return;
-    this.#prompt.count(lengthBytes);
-    this.#all.count(lengthBytes);
+    const rate = this.#rate;
+    if (rate === undefined) return;
+    const room = ((PROMPT_OVER_MS - this.#prompt.leftMs) / SECOND_MS) * rate * PROMPT_PART;
+    const counted = Math.max(0, Math.min(lengthBytes, room));
+    this.#prompt.count(counted);
+    this.#all.count(counted);
   }
 
   /** Milliseconds that so many bytes take at the least rate of the settings, shared with another gateway; 0 without one. */
@@ -164,11 +185,38 @@ export class WanLimits {
     return rate === Number.POSITIVE_INFINITY ? 0 : Math.ceil((2 * SECOND_MS * lengthBytes) / rate);
   }
 
-  /** Notes that so many bytes go out. They do not wait for chunks; chunks wait for them. */
+  /** Notes that so many bytes of this site go out. They do not wait for chunks; chunks wait for them, as for metadata. */
   sent(lengthBytes: number): void {
     if (this.#rate === undefined) return;
-    this.#all.count(lengthBytes);
-    this.#out.count(lengthBytes);
+    this.passed(lengthBytes);
+    if (this.#out.leftMs < PROMPT_OVER_MS) this.#out.count(lengthBytes);
+  }
+
+  /**
+   * Waits until so many bytes may go over the WAN for another site, and counts them: other sites take turns. Nothing of this site waits for
+   * them but chunks, and they wait while this site needs the half that goes ahead of chunks itself.
+   * @param owner the other site's gateway
+   * @throws the signal's reason; SITECAST_BUSY where too many wait
+   */
+  async forOthers(lengthBytes: number, owner: string, signal: AbortSignal): Promise<void> {
+    if (this.#rate === undefined) return;
+    for (let left = lengthBytes; left > 0; left -= OTHERS_PIECE_BYTES) {
+      const piece = Math.min(left, OTHERS_PIECE_BYTES);
+      await this.#turns.run(owner, () => this.#pass(piece, signal), signal);
+    }
+  }
+
+  /** Counts bytes that went out for other sites beyond those that they have waited for: the next wait for them. */
+  gaveOthers(lengthBytes: number): void {
+    if (this.#rate === undefined || lengthBytes <= 0) return;
+    this.#others.count(lengthBytes);
+    this.passed(lengthBytes);
+  }
+
+  async #pass(lengthBytes: number, signal: AbortSignal): Promise<void> {
+    const leftMs = (): number => Math.max(this.#others.leftMs, this.#prompt.leftMs - ROOM_MS);
+    for (let waitMs = leftMs(); waitMs > 0; waitMs = leftMs()) await this.#wait(waitMs, signal);
+    this.gaveOthers(lengthBytes);
   }
 
   /** To be awaited before anything is sent that can wait. */

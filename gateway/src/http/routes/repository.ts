@@ -2,7 +2,7 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { cutText } from '@sitecast/shared/text';
 import type { Context } from 'hono';
-import { FORWARDED_HEADER, type GatewayEnv, HELD_ONLY_VALUE } from '../context.ts';
+import { FORWARDED_HEADER, type GatewayEnv, HELD_ONLY_VALUE, MAY_FETCH_VALUE } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { pollingDevice } from '../signed.ts';
 import { BYTES_TYPE, bytesSchema, JSON_TYPE, problem } from '../schemas.ts';
@@ -77,7 +77,7 @@ export function repositoryRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): v
     const target = isName ? deps.mirror.target(`${folder}/${name}`) : undefined;
     if (!target) throw notFound(c);
     const here = await deps.targets.local(target);
-    const forwarded = c.req.header(FORWARDED_HEADER);
+    const forwarded = c.req.header(FORWARDED_HEADER) ?? (c.env.neighbour && MAY_FETCH_VALUE);
     const fetch = forwarded === undefined ? deps.fetchTarget : deps.fetchForGateway;
     const file = here ?? (forwarded === HELD_ONLY_VALUE ? undefined : await fetch(target));
     if (file === undefined) throw notFound(c);
