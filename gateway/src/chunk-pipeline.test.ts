@@ -1,9 +1,12 @@
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   Chunk,
+  type ChunkId,
   type ChunkStore,
   chunkIdToHex,
   chunkNotFound,
+  chunkPath,
   counted,
   firstHolding,
   verifying,
@@ -14,7 +17,7 @@ import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { DiskFrames } from './adapters/disk-frames.ts';
 import { type ChunkPipeline, openChunkPipeline } from './chunk-pipeline.ts';
 import { ChunkAllowlist } from './chunks/allowlist.ts';
-import { DiskCache } from './chunks/disk-cache.ts';
+import { DiskCache, type FrameFiles } from './chunks/disk-cache.ts';
 import { FetchQueue } from './chunks/fetch-queue.ts';
 import { memoryCache, MemoryStore } from './chunks/memory-store.ts';
 import type { PeerGateway } from './peer-gateways/peer-gateways.ts';
@@ -29,6 +32,7 @@ import {
   openTestDatabase,
   removeTemporaryDirectories,
   temporaryDirectory,
+  until,
 } from './testing/harness.ts';
 
 afterEach(() => vi.restoreAllMocks());
@@ -73,18 +77,31 @@ const peerOf = (id: string, store: ChunkStore): PeerGateway => ({
   gone: new AbortController().signal,
 });
 
-async function openDisk(): Promise<{ disk: DiskCache; close: () => Promise<void> }> {
+interface Disk {
+  disk: DiskCache;
+  pathOf: (id: ChunkId) => string;
+  close: () => Promise<void>;
+}
+
+interface DiskOptions {
+  now?: () => number;
+  /** What the files look like from the cache. */
+  seen?: (files: FrameFiles) => FrameFiles;
+}
+
+async function openDisk({ now = Date.now, seen = files => files }: DiskOptions = {}): Promise<Disk> {
   const database = await openTestDatabase();
+  const directory = join(await temporaryDirectory(), 'chunks');
   const disk = await DiskCache.open({
-    files: await DiskFrames.open(join(await temporaryDirectory(), 'chunks')),
+    files: seen(await DiskFrames.open(directory)),
     records: database.records('chunks'),
     isPinned: () => false,
     maxBytes: 2 ** 30,
     reserveBytes: 0,
-    now: Date.now,
+    now,
     log: memoryLog(),
   });
-  return { disk, close: () => database.close() };
+  return { disk, pathOf: id => join(directory, chunkPath(id)), close: () => database.close() };
 }
 
 /** @param wrap turns a store that the suite fills into the store under test */
@@ -141,17 +158,20 @@ describe('each store passes the suite of chunk stores:', () => {
 
 const chunks = Array.from({ length: 8 }, (_, at) => chunkOf(`chunk ${at}`));
 
-interface Site {
+interface Site extends Disk {
   pipeline: ChunkPipeline;
   wan: FakeStore;
   devices: FakeStore;
   peer: FakeStore;
-  close: () => Promise<void>;
 }
 
 /** A gateway at a site with one peer gateway. The test sets the chunks of each source. */
-async function openSite(holds: { wan?: Chunk[]; devices?: Chunk[]; peer?: Chunk[] }): Promise<Site> {
-  const { disk, close } = await openDisk();
+async function openSite(
+  holds: { wan?: Chunk[]; devices?: Chunk[]; peer?: Chunk[] },
+  { memoryBytes = 2 ** 24, ...options }: DiskOptions & { memoryBytes?: number } = {},
+): Promise<Site> {
+  const opened = await openDisk(options);
+  const { disk } = opened;
   const allowlist = new ChunkAllowlist({ local: async () => undefined, log: memoryLog() });
   vi.spyOn(allowlist, 'has').mockReturnValue(true);
   const [wan, devices, peer] = [
@@ -163,7 +183,7 @@ async function openSite(holds: { wan?: Chunk[]; devices?: Chunk[]; peer?: Chunk[
   const able = [peerOf('peer', verifying(peer))];
   const pipeline = openChunkPipeline({
     ownId: 'own',
-    memoryBytes: 2 ** 24,
+    memoryBytes,
     disk,
     allowlist,
     peerGateways: { able, knownIds: ['peer'], rest: id => able.splice(0, id === 'peer' ? 1 : 0) },
@@ -175,7 +195,7 @@ async function openSite(holds: { wan?: Chunk[]; devices?: Chunk[]; peer?: Chunk[
     onRefused: () => {},
     onReceived: () => {},
   });
-  return { pipeline, wan, devices, peer, close };
+  return { ...opened, pipeline, wan, devices, peer };
 }
 
 describe('the whole pipeline passes the suite of chunk stores:', () => {
@@ -235,5 +255,63 @@ it('serves a peer gateway from its own stores and the origin, and asks no peer g
   expect(pipeline.counts()).toMatchObject({ peerFetched: 0, wanFetches: chunks.length });
   for (const { id } of chunks) await pipeline.here.get(id);
   expect(wan.asked).toHaveLength(chunks.length);
+  await close();
+});
+
+/** As a disk that spoils bytes below the file system: no file ever looks changed. */
+const alike = (files: FrameFiles): FrameFiles => {
+  const stamp = 'as ever';
+  return {
+    read: async id => {
+      const found = await files.read(id);
+      return found && { ...found, stamp };
+    },
+    readNow: id => {
+      const found = files.readNow(id);
+      return found && { ...found, stamp };
+    },
+    write: async (id, frame) => (await files.write(id, frame)) && stamp,
+    remove: id => files.remove(id),
+    list: () => files.list(),
+    freeBytes: () => files.freeBytes(),
+  };
+};
+
+it('sends what rots on the disk without a trace for a minute at most, and never keeps it in memory', async () => {
+  let nowMs = Date.UTC(2026, 0, 1);
+  const [chunk, other] = [chunkOf('a chunk'), chunkOf('another')];
+  // Room for one of the two in memory.
+  const few = { memoryBytes: 300, now: () => nowMs, seen: alike };
+  const { pipeline, disk, wan, pathOf, close } = await openSite({ wan: [chunk, other] }, few);
+  const { id } = chunk;
+  const hex = chunkIdToHex(id);
+  const right = Buffer.from(chunk.frame());
+  const sent = async (): Promise<Buffer> =>
+    pipeline.atOnce(id, hex) ?? Buffer.from((await pipeline.forDevices.get(id)).frame());
+  for (const each of [chunk, other]) await pipeline.forDevices.get(each.id);
+  await until(() => disk.count === 2, 'both to be on the disk');
+  const rotten = await readFile(pathOf(id));
+  rotten[rotten.length - 1] = (rotten.at(-1) ?? 0) ^ 1;
+  await writeFile(pathOf(id), rotten);
+  await sent();
+  nowMs += 60_000;
+  expect(await sent()).toEqual(right);
+  expect(disk.damaged).toBe(1);
+  expect(wan.asked.filter(asked => asked === hex)).toHaveLength(2);
+  await close();
+});
+
+it('keeps in memory what it reads from the disk, once it is verified', async () => {
+  let nowMs = Date.UTC(2026, 0, 1);
+  const [chunk, other] = [chunkOf('a chunk'), chunkOf('another')];
+  const few = { memoryBytes: 300, now: () => nowMs };
+  const { pipeline, disk, close } = await openSite({ wan: [chunk, other] }, few);
+  for (const each of [chunk, other]) await pipeline.forDevices.get(each.id);
+  await until(() => disk.count === 2, 'both to be on the disk');
+  nowMs += 60_000;
+  expect(pipeline.atOnce(chunk.id, chunkIdToHex(chunk.id))).toBeUndefined();
+  await pipeline.forDevices.get(chunk.id);
+  pipeline.atOnce(chunk.id, chunkIdToHex(chunk.id));
+  expect(pipeline.counts()).toMatchObject({ diskHits: 1, memoryHits: 1, wanFetches: 2 });
   await close();
 });

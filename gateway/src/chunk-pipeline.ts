@@ -1,5 +1,5 @@
 import {
-  Chunk,
+  type Chunk,
   type ChunkId,
   type ChunkStore,
   coalescing,
@@ -60,7 +60,7 @@ export interface ChunkCounts {
 /** What the gateway's parts ask for chunks. Each store answers only for chunks that a mirrored index names. */
 export interface ChunkPipeline {
   isAllowed(id: ChunkId): boolean;
-  /** The frame, without a turn of the event loop, if it lies in memory, or in a file that was verified before. */
+  /** The frame, without a turn of the event loop, if it lies in memory, or in a file that was verified within a minute. */
   atOnce(id: ChunkId, hex: string): Buffer | undefined;
   /** What lies here; nothing is fetched. */
   readonly here: ChunkStore;
@@ -78,7 +78,8 @@ export interface ChunkPipeline {
 }
 
 /**
- * The way of a chunk through the gateway, as stores that wrap stores. Every chunk is verified once: where it comes in.
+ * The way of a chunk through the gateway, as stores that wrap stores. A chunk is verified where it comes in, and where it comes from the
+ * disk into memory: nothing lies in memory that this process hasn't verified.
  *
  *     for devices:   memory → disk → turns → its owner among the site's gateways
  *                                              └ this gateway: peer gateways that hold it → devices → WAN (upstreams in order)
@@ -163,7 +164,6 @@ function ofThisGateway(
     const frame = disk.frame(id, hex);
     if (!frame) return undefined;
     onDiskHit();
-    memory.put(Chunk.fromFrame(id, frame));
     return frame;
   };
   return { here: memoryCache(memory, coalescing(counted(disk, onDiskHit)), onMemoryHit), atOnce };

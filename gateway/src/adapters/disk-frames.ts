@@ -57,8 +57,9 @@ export class DiskFrames implements FrameFiles {
     }
   }
 
-  async write(id: ChunkId, frame: Uint8Array): Promise<string> {
-    await this.#store.put(Chunk.fromFrame(id, frame));
+  async write(id: ChunkId, frame: Uint8Array): Promise<string | undefined> {
+    const isNew = await this.#store.put(Chunk.fromFrame(id, frame));
+    if (!isNew) return undefined;
     return stampOf(await stat(this.#store.pathOf(id), { bigint: true }));
   }
 

@@ -15,8 +15,10 @@ import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/
 import pLimit from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
 
-/** Files that this process has verified and that have not changed since. Others are verified when they are read. */
+/** Files that this process has verified a short while ago, and that have not changed since. Others are verified when they are read. */
 const MAX_VERIFIED = 200_000;
+/** A disk may spoil bytes without a trace in the file's times: devices that ask again a minute later are to get the right ones. */
+const BELIEVED_MS = 60_000;
 /** How long nothing is cached after the disk was full, or rollouts needed all that is cached. */
 const FULL_PAUSE_MS = 10_000;
 /** Eviction frees this share of the cache more than is needed, so that it does not run for every chunk. */
@@ -39,10 +41,10 @@ export interface StoredFrame {
 export interface FrameFiles {
   /** Undefined where there is no file; an empty frame for a file that cannot be read or is too long. */
   read(id: ChunkId): Promise<StoredFrame | undefined>;
-  /** As `read`, without a turn of the event loop: for a file that was read before, so that the page cache has it. */
+  /** As `read`, without a turn of the event loop: for a file that was read a short while ago, so that the page cache has it. */
   readNow(id: ChunkId): StoredFrame | undefined;
-  /** @returns the file's stamp */
-  write(id: ChunkId, frame: Uint8Array): Promise<string>;
+  /** @returns the file's stamp; undefined where there was a file, which stays as it is */
+  write(id: ChunkId, frame: Uint8Array): Promise<string | undefined>;
   remove(id: ChunkId): Promise<void>;
   /** All files with their lengths. A file that vanishes meanwhile is passed over. */
   list(): AsyncIterable<{ id: ChunkId; lengthBytes: number }>;
@@ -61,6 +63,12 @@ interface DiskCacheDeps {
   log: Log;
 }
 
+/** A file that held the right frame. */
+interface Verified {
+  stamp: string;
+  atMs: number;
+}
+
 interface Entry {
   lengthBytes: number;
   usedMs: number;
@@ -68,7 +76,7 @@ interface Entry {
 
 /**
  * Frames on the disk, up to a number of bytes. The least recently used are evicted first, those of rollouts under way never. A frame is
- * verified against its id at its first read in a process, and again whenever its file has changed.
+ * verified against its id at its first read in a process, again whenever its file has changed, and again after a minute.
  *
  * Records: `c:ID` → [length, last use], and `u:LAST USE:ID` → length, to go through them in the order of their use.
  * A file without a record (the process was killed between the two) gets one by `adopt`. A record without a file is
@@ -77,7 +85,7 @@ interface Entry {
 export class DiskCache implements ChunkStore {
   readonly name = 'the disk of this gateway';
   readonly #deps: DiskCacheDeps;
-  readonly #verified = lruCache<string, string>({ max: MAX_VERIFIED });
+  readonly #verified = lruCache<string, Verified>({ max: MAX_VERIFIED });
   readonly #scratch = Buffer.allocUnsafeSlow(MAX_CHUNK_BYTES);
   readonly #turn = pLimit(1);
   #uses = new Map<string, number>();
@@ -119,40 +127,39 @@ export class DiskCache implements ChunkStore {
     return (await this.#deps.records.get(`c:${chunkIdToHex(id)}`)) !== undefined;
   }
 
-  /** The chunk, verified. A damaged file counts as none, and is deleted. */
+  /** The chunk, read and verified. A damaged file counts as none, and is deleted. */
   async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();
-    const frame = await this.#read(id, chunkIdToHex(id));
-    if (!frame) throw chunkNotFound(id, this);
-    return Chunk.fromFrame(id, frame);
-  }
-
-  /**
-   * The frame, without a turn of the event loop, where this process has verified its file and that hasn't changed since: it is in the page
-   * cache as a rule, and waiting for the thread pool would cost several times as much as reading it.
-   */
-  frame(id: ChunkId, hex: string): Buffer | undefined {
-    const stamp = this.#verified.get(hex);
-    const found = stamp === undefined ? undefined : this.#deps.files.readNow(id);
-    if (found === undefined || found.stamp !== stamp) return undefined;
-    this.use(hex);
-    return found.frame;
-  }
-
-  async #read(id: ChunkId, hex: string): Promise<Buffer | undefined> {
-    const known = this.frame(id, hex);
-    if (known) return known;
+    const hex = chunkIdToHex(id);
     const found = await this.#deps.files.read(id);
-    if (!found) return undefined;
+    if (!found) throw chunkNotFound(id, this);
     if (!this.#isRight(id, found.frame)) {
       this.damaged += 1;
       this.#deps.log.warn({ chunk: hex }, 'a cached chunk is damaged; it is deleted');
       await this.#turn(() => this.#drop(id));
-      return undefined;
+      throw chunkNotFound(id, this);
     }
-    this.#verified.set(hex, found.stamp);
+    this.#noteVerified(hex, found.stamp);
+    this.use(hex);
+    return Chunk.fromFrame(id, found.frame);
+  }
+
+  /**
+   * The frame, without a turn of the event loop, where this process has verified its file within a minute and that hasn't changed since:
+   * it is in the page cache as a rule, and waiting for the thread pool would cost several times as much as reading it. It isn't verified
+   * anew, so it is to be sent, not kept.
+   */
+  frame(id: ChunkId, hex: string): Buffer | undefined {
+    const verified = this.#verified.get(hex);
+    if (!verified || Math.abs(this.#deps.now() - verified.atMs) >= BELIEVED_MS) return undefined;
+    const found = this.#deps.files.readNow(id);
+    if (found?.stamp !== verified.stamp) return undefined;
     this.use(hex);
     return found.frame;
+  }
+
+  #noteVerified(hex: string, stamp: string): void {
+    this.#verified.set(hex, { stamp, atMs: this.#deps.now() });
   }
 
   /** Notes that a chunk was used just now. */
@@ -176,7 +183,7 @@ export class DiskCache implements ChunkStore {
           return false;
         }
         const stamp = await this.#deps.files.write(id, frame);
-        this.#verified.set(chunkIdToHex(id), stamp);
+        if (stamp !== undefined) this.#noteVerified(chunkIdToHex(id), stamp);
         await this.#record(id, frame.length);
         return true;
       } catch (error) {
