@@ -33,7 +33,7 @@ export interface ChunkRouteDeps<R extends Requester> {
   readonly asResponse: (error: SitecastError) => Response;
   /** An answer with a status of 500 or more. */
   readonly onFailure?: (error: SitecastError, thrown: unknown) => void;
-  /** Bytes of frames on their way to slow readers. Beyond the bound, the requester that holds the most loses its oldest answer. */
+  /** Bytes of frames on their way to slow readers, each whole though a part is sent. Beyond the bound, the requester that holds the most loses its oldest answer. */
   readonly maxMemoryBytes: number;
 }
 
@@ -102,7 +102,9 @@ function send<R extends Requester>(
   }
   const bodyBytes = range ? range.end + 1 - range.start : lengthBytes;
   const sentBytes = isHead ? 0 : bodyBytes;
-  const lease = memory.lease(requester.owner, sentBytes, () => response.destroy());
+  // A part keeps the whole frame in memory.
+  const heldBytes = isHead ? 0 : lengthBytes;
+  const lease = memory.lease(requester.owner, heldBytes, () => response.destroy());
   if (!lease) {
     const full = 'this server sends all it can hold';
     refuse(deps, asked, new SitecastError('unreachable', 'SITECAST_BUSY', full));
@@ -113,7 +115,7 @@ function send<R extends Requester>(
     if (response.destroyed) return;
     response.writeHead(range ? 206 : 200, fieldsOf(etag, lengthBytes, range));
     if (isHead) response.end();
-    else end(response, range ? [Buffer.concat(frame).subarray(range.start, range.end + 1)] : frame);
+    else end(response, range ? partOf(frame, range) : frame);
     deps.onAnswer(range ? 206 : 200, sentBytes, requester);
   };
   if (isHead || !deps.pace) answer();
@@ -124,6 +126,18 @@ function lengthOf(frame: FramePieces): number {
   let lengthBytes = 0;
   for (const { length } of frame) lengthBytes += length;
   return lengthBytes;
+}
+
+/** @param range its ends, both included */
+function partOf(frame: FramePieces, { start, end }: { start: number; end: number }): FramePieces {
+  const parts: Uint8Array[] = [];
+  let at = 0;
+  for (const piece of frame) {
+    const part = piece.subarray(Math.max(0, start - at), Math.max(0, end + 1 - at));
+    if (part.length > 0) parts.push(part);
+    at += piece.length;
+  }
+  return parts;
 }
 
 function fieldsOf(etag: string, lengthBytes: number, range: ReturnType<typeof rangeOf>): string[] {
