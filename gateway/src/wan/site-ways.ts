@@ -53,6 +53,13 @@ interface DeltaBase {
   encoders: readonly string[];
 }
 
+/** What the devices of the site run, at one time. */
+interface Look {
+  readonly wanted: readonly Wanted[];
+  /** What was asked about since, by the index of the release that the deltas lead to. */
+  readonly bases: Map<string, ReadonlyMap<string, DeltaBase>>;
+}
+
 /** What the devices of one release take for an update, over the WAN. */
 interface BaseCosts {
   /** What tells its recipe apart. */
@@ -77,7 +84,7 @@ export class SiteWays {
   readonly #deps: SiteWaysDeps;
   readonly #decided = new Map<string, SiteWay>();
   readonly #inTurn = pLimit(1);
-  readonly #looks: LruCache<MirrorSet, readonly Wanted[]>;
+  readonly #looks: LruCache<MirrorSet, Look>;
   /** By recipe, what is being found out: those who ask meanwhile get the same, so no more wait than recipes are listed. */
   readonly #pending = new Map<string, Promise<SiteWay>>();
   /** Bytes of recipes that were fetched, by the images that they lead to. */
@@ -139,19 +146,30 @@ export class SiteWays {
     for (const key of this.#fetchedBytes.keys()) if (!listed.has(key)) this.#fetchedBytes.delete(key);
   }
 
-  #wanted(set: MirrorSet): readonly Wanted[] {
+  #look(set: MirrorSet): Look {
     const known = this.#looks.get(set);
     if (known) return known;
-    const wanted = [...wantedUpdates(set, this.#deps)];
-    this.#looks.set(set, wanted);
-    return wanted;
+    const look: Look = { wanted: [...wantedUpdates(set, this.#deps)], bases: new Map() };
+    this.#looks.set(set, look);
+    return look;
   }
 
   /** Of the releases that devices of the site have reported: those from which there is a delta that they leave alone if told so. By recipes. */
-  #bases(set: MirrorSet, { product, to }: Pick<DeltaName, 'product' | 'to'>): Map<string, DeltaBase> {
+  #bases(set: MirrorSet, to: Pick<DeltaName, 'product' | 'to'>): ReadonlyMap<string, DeltaBase> {
+    const { wanted, bases } = this.#look(set);
+    const name = indexTarget(to.product, to.to);
+    const found = bases.get(name) ?? this.#basesOf(wanted, to);
+    bases.set(name, found);
+    return found;
+  }
+
+  #basesOf(
+    all: readonly Wanted[],
+    { product, to }: Pick<DeltaName, 'product' | 'to'>,
+  ): ReadonlyMap<string, DeltaBase> {
     const found = new Map<string, DeltaBase>();
     const taken = new Set<string>();
-    for (const wanted of this.#wanted(set)) {
+    for (const wanted of all) {
       if (wanted.product !== product || wanted.counter !== to) continue;
       for (const base of wanted.bases) {
         const delta = this.#deltaOf(base, { product, to });
