@@ -24,6 +24,7 @@ async function run(...args: string[]) {
       paused: ['1f0c9a5be6d27788'],
       lost: ['releases/door-1.json'],
       omitted: [{ role: 'deltas', count: 3, first: 'deltas//x' }],
+      leftOut: [{ why: 'noRoom' as const, count: 4, first: 'deltas/camera-2-from-1.recipe' }],
       missingKeys: [{ role: 'snapshot' as const, problem: 'keys/snapshot.pem is another key' }],
       laterEntries: 'lost' as const,
       logRestoredTo: { seq: 12, hash: 'a'.repeat(64), at: '2030-01-01T00:00:00.000Z' },

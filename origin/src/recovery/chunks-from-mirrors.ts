@@ -2,6 +2,7 @@ import {
   BATCH_HEAD_BYTES,
   CHUNK_ID_BYTES,
   type ChunkId,
+  chunkIdToHex,
   type ChunkStore,
   eachId,
   failover,
@@ -10,7 +11,7 @@ import {
   writeBatchHead,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import pLimit from 'p-limit';
+import { forEachBounded } from '@sitecast/shared/async';
 import type { ChunkStaging } from '../staging/ports.ts';
 import type { Mirror } from './mirror-copy.ts';
 
@@ -27,25 +28,44 @@ export function chunksOf(mirrors: readonly Mirror[]): ChunkStore {
   );
 }
 
-/** Stages the chunks that are neither published nor staged, as far as a mirror has them. */
-export async function stageChunks(chunks: ChunkStaging, ids: Uint8Array, store: ChunkStore): Promise<void> {
-  const limit = pLimit(CHUNKS_AT_ONCE);
+/**
+ * Stages the chunks that are neither published nor staged, as far as a mirror has them.
+ * @param lengths by id in hexadecimal digits, how long a chunk may be when plain; others may have any length
+ * @throws SITECAST_STAGING_FULL, SITECAST_NO_SPACE (noSpace): a chunk for which there is no room isn't lost
+ */
+export async function stageChunks(
+  chunks: ChunkStaging,
+  ids: Uint8Array,
+  { store, lengths }: { store: ChunkStore; lengths?: ReadonlyMap<string, number> | undefined },
+): Promise<void> {
   for (let at = 0; at < ids.length; at += MAX_MISSING_IDS * CHUNK_ID_BYTES) {
     const missing = await chunks.missing(ids.subarray(at, at + MAX_MISSING_IDS * CHUNK_ID_BYTES));
-    await Promise.all([...eachId(missing)].map(id => limit(() => stageChunk(chunks, id, store))));
+    await forEachBounded(eachId(missing), CHUNKS_AT_ONCE, async id => {
+      const frame = await frameOf(id, store, lengths?.get(chunkIdToHex(id)));
+      if (frame) await stageFrame(chunks, id, frame);
+    });
   }
 }
 
-async function stageChunk(chunks: ChunkStaging, id: ChunkId, store: ChunkStore): Promise<void> {
+async function stageFrame(chunks: ChunkStaging, id: ChunkId, frame: Uint8Array): Promise<void> {
+  const memory = new ArrayBuffer(BATCH_HEAD_BYTES + frame.length);
+  const batch = Buffer.from(memory);
+  writeBatchHead(batch, 0, id, frame.length);
+  batch.set(frame, BATCH_HEAD_BYTES);
+  const { error } = await chunks.stage(memory, batch.length);
+  if (error) throw error;
+}
+
+/** A chunk that no mirror has is found missing afterwards. */
+async function frameOf(
+  id: ChunkId,
+  store: ChunkStore,
+  lengthBytes: number | undefined,
+): Promise<Uint8Array | undefined> {
   try {
-    const frame = (await store.get(id)).frame();
-    const memory = new ArrayBuffer(BATCH_HEAD_BYTES + frame.length);
-    const batch = Buffer.from(memory);
-    writeBatchHead(batch, 0, id, frame.length);
-    batch.set(frame, BATCH_HEAD_BYTES);
-    await chunks.stage(memory, batch.length);
+    return (await store.get(id, lengthBytes === undefined ? {} : { lengthBytes })).frame();
   } catch (error) {
-    // A chunk that no mirror has is found missing afterwards.
     if (!(error instanceof SitecastError)) throw error;
+    return undefined;
   }
 }

@@ -99,3 +99,9 @@ function rootsAfter(from: number, to: number, fetched: ReadonlyMap<string, Uint8
 function incomplete({ name }: Mirror): SitecastError {
   return new SitecastError('untrusted', 'SITECAST_TRUST_INCOMPLETE', `${name} has no whole repository`);
 }
+
+/** The mirror that a copy came from, then the others. */
+export const inOrder = ({ mirror }: MirrorCopy, mirrors: readonly Mirror[]): Mirror[] => [
+  mirror,
+  ...mirrors.filter(other => other !== mirror),
+];

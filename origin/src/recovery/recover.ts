@@ -1,21 +1,18 @@
-import { createHash } from 'node:crypto';
-import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseRollouts, type RolloutsFile, rolloutsTarget, serializeRollouts } from '@sitecast/shared/fleet';
 import { type Omitted, type RoleTarget, roleTargets, targetPath } from '@sitecast/shared/trust';
 import type { Registry } from '../fleet/registry.ts';
-import { errorFields, type Log } from '../log.ts';
+import type { Log } from '../log.ts';
 import type { LackingRelease } from '../repository/check-releases.ts';
 import { readListing } from '../repository/listing.ts';
 import type { OnlineRole } from '@sitecast/shared/signing';
-import { MAX_TARGET_FILE_BYTES } from '../repository/repository-store.ts';
 import type { Repository } from '../repository/repository.ts';
 import { PublishedRollouts } from '../rollouts/published.ts';
 import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
-import { chunksOf, stageChunks } from './chunks-from-mirrors.ts';
-import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
+import { inOrder, type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
 import { fetchTarget } from './restore.ts';
 import { restoreRevocations, type RevocationStore } from './revocations.ts';
+import { type LeftOut, stageCopy } from './stage-copy.ts';
 import { type UnreadMirror, unreadText } from './watched-mirrors.ts';
 import {
   endOf,
@@ -63,6 +60,8 @@ export interface Recovered {
   lost: string[];
   /** What the newest metadata lists and nobody can serve, by role. */
   omitted: Omitted[];
+  /** What `deltas` lists and was not brought back. */
+  leftOut: LeftOut[];
   /** Rollouts that are paused now. */
   paused: string[];
   /**
@@ -142,16 +141,16 @@ async function catchUp(
     rollouts: ReadonlyMap<string, RolloutsFile>;
     rolloutFiles: ReadonlyMap<string, Buffer>;
   },
-): Promise<Pick<Recovered, 'releases' | 'lacking' | 'lost' | 'omitted' | 'paused'>> {
+): Promise<Pick<Recovered, 'releases' | 'lacking' | 'lost' | 'omitted' | 'leftOut' | 'paused'>> {
   const { repository, audit } = deps;
   const { committed } = repository;
-  if (!committed) return { releases: [], lacking: [], lost: [], omitted: [], paused: [] };
+  if (!committed) return { releases: [], lacking: [], lost: [], omitted: [], leftOut: [], paused: [] };
   if (copy) await repository.raiseFloor(copy.versions, copy.issuedMs);
   // Rollouts are paused before anything else: however this ends, none goes on by itself.
   const paused = await pauseAll(deps, rollouts);
   if (!copy) {
     await publishPauses(repository);
-    return { releases: [], lacking: [], lost: [], omitted: [], paused };
+    return { releases: [], lacking: [], lost: [], omitted: [], leftOut: [], paused };
   }
   const releases: Recovered['releases'] = [];
   const before = readListing(committed.targets.signed);
@@ -159,11 +158,11 @@ async function catchUp(
     for (const counter of ofProduct.keys())
       if (!before.releases.get(product)?.has(counter)) releases.push({ product, counter });
   }
-  await stageFiles(deps, copy, mirrors);
+  const leftOut = await stageCopy(deps, copy, mirrors);
   await recordReleases(audit, releases);
   const { lacking, lost } = await repository.adopt({ ...copy, rolloutFiles });
   await publishPauses(repository);
-  return { releases, lacking, lost, omitted: omittedFrom(copy), paused };
+  return { releases, lacking, lost, omitted: omittedFrom(copy), leftOut, paused };
 }
 
 async function newestCopy(
@@ -264,11 +263,6 @@ function withholding({ mirror }: MirrorCopy, name: string, unread: Recovered['un
   );
 }
 
-const inOrder = ({ mirror }: MirrorCopy, mirrors: readonly Mirror[]): Mirror[] => [
-  mirror,
-  ...mirrors.filter(other => other !== mirror),
-];
-
 /** If a key is missing, the pauses are deferred until it is rotated. */
 async function publishPauses(repository: Repository): Promise<void> {
   const canSign = repository.missingKeys.every(({ role }) => role === 'deltas');
@@ -295,41 +289,7 @@ async function pauseAll(
   return paused;
 }
 
-/** Stages what the operators have signed since the backup, as a publication would have done. */
-async function stageFiles(
-  { repository, staged, chunks, log }: RecoverDeps,
-  copy: MirrorCopy,
-  mirrors: readonly Mirror[],
-): Promise<void> {
-  const { committed } = repository;
-  const own = { ...committed?.deltas.signed.targets, ...committed?.targets.signed.targets };
-  const all = inOrder(copy, mirrors);
-  const store = chunksOf(all);
-  const listed = [...listedIn(copy, 'deltas'), ...listedIn(copy, 'targets')];
-  for (const { name, sha256, file } of new Map(listed.map(target => [target.name, target])).values()) {
-    if (own[name]?.hashes.sha256 === sha256 || file.length > MAX_TARGET_FILE_BYTES) continue;
-    log.info({ file: name, lengthBytes: file.length }, 'fetching what the backup lacks');
-    const bytes = await fetchTarget(all, targetPath(name, sha256), { sha256, lengthBytes: file.length });
-    // `adopt` reports what no mirror has.
-    if (!bytes) continue;
-    await stageFile(staged, bytes);
-    const ids = name.endsWith('.caibx') ? idsIn(bytes, name, log) : [];
-    if (ids.length > 0) await stageChunks(chunks, Buffer.concat(ids), store);
-  }
-}
-
-/** Nobody has checked what the role of deltas lists: `adopt` leaves out what is no delta. */
-function idsIn(bytes: Uint8Array, name: string, log: Log): Uint8Array[] {
-  try {
-    return [...ChunkIndex.decode(bytes).places()].map(({ id }) => id);
-  } catch (error) {
-    if (!(error instanceof SitecastError)) throw error;
-    log.warn({ ...errorFields(error), file: name }, 'an index that is signed is none');
-    return [];
-  }
-}
-
-const listedIn = (copy: MirrorCopy, role: 'targets' | 'rollouts' | 'deltas'): RoleTarget[] =>
+const listedIn = (copy: MirrorCopy, role: 'rollouts'): RoleTarget[] =>
   roleTargets(role, copy[role].signed.targets).listed;
 
 /** Whoever signs for a role can err, or have its key stolen: that costs the names, not the recovery. */
@@ -337,16 +297,6 @@ const omittedFrom = (copy: MirrorCopy): Omitted[] =>
   (['rollouts', 'deltas'] as const).flatMap(
     role => roleTargets(role, copy[role].signed.targets).omitted ?? [],
   );
-
-async function stageFile(staged: FileStaging, bytes: Uint8Array): Promise<void> {
-  const receiver = await staged.receive(createHash('sha256').update(bytes).digest('hex'));
-  try {
-    await receiver.write(bytes);
-    await receiver.finish();
-  } finally {
-    await receiver.discard();
-  }
-}
 
 function notInitialised(): SitecastError {
   return new SitecastError(

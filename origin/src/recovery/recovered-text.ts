@@ -4,6 +4,7 @@ import { indexTarget, manifestTarget, parseTargetName, recipeTarget } from '@sit
 import { cutText, plural } from '@sitecast/shared/text';
 import type { Recovered } from './recover.ts';
 import type { RestoredFrom } from './restore.ts';
+import type { LeftOut } from './stage-copy.ts';
 import { unreadText } from './watched-mirrors.ts';
 
 /** What `recover --damaged-only` prints. */
@@ -64,14 +65,14 @@ export function demandWhole({ lost: { files, releases, deltas }, asked, unread }
 
 /** What `recover` prints. */
 export function recoveredText(recovered: Recovered): string {
-  const { from, unread, versions, releases, lacking, lost, omitted, paused, missingKeys, adminTokenPath } =
-    recovered;
+  const { from, unread, versions, releases, lacking, lost, paused, missingKeys, adminTokenPath } = recovered;
   const lines = [
     ...databaseLines(recovered),
     from === undefined ? 'nothing newer was found: the repository stays as it was' : `caught up with ${from}`,
     ...releases.map(release => returnedLine(release, lost)),
     ...lost.map(name => `  nobody has ${name}: ${cureOf(name)}`),
-    ...omitted.map(omittedLine),
+    ...recovered.omitted.map(omittedLine),
+    ...recovered.leftOut.map(leftOutLine),
     ...lacking.map(
       ({ product, version, chunks }) =>
         `  ${plural(chunks, 'chunk')} of ${product} ${version} ${chunks === 1 ? 'is' : 'are'} lost: publish it again, with the same image, once the origin runs`,
@@ -129,6 +130,17 @@ function cureOf(name: string): string {
 function omittedLine({ role, count, first }: Recovered['omitted'][number]): string {
   const names = `${plural(count, 'name')} that ${role} lists, such as ${JSON.stringify(cutText(first, 100))}`;
   return `  left out: ${names}: such a file can't be served. Unless you know why, \`sitecast keys rotate ${role}\``;
+}
+
+const WHY_LEFT_OUT: Record<LeftOut['why'], string> = {
+  noDelta:
+    'no delta between releases that are listed. Unless you know why, `sitecast keys rotate deltas` once the origin runs',
+  tooMuch: 'more than is brought back. The origin makes them again where a rollout needs them',
+  noRoom: 'there was no room for more. The origin makes them again where a rollout needs them',
+};
+
+function leftOutLine({ why, count, first }: LeftOut): string {
+  return `  left out: ${plural(count, 'name')} that deltas lists, such as ${JSON.stringify(cutText(first, 100))}: ${WHY_LEFT_OUT[why]}`;
 }
 
 function logLine({ logRestoredTo, laterEntries }: Recovered): string {

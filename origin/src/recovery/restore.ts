@@ -125,7 +125,7 @@ export async function restoreContent(
     const ids = await survey.chunksIn(index);
     await survey.inspect(ids);
     const lost = await publishedChunks.lacking(ids);
-    if (countIds(lost) > 0) await stageChunks(chunks, lost, store);
+    if (countIds(lost) > 0) await stageChunks(chunks, lost, { store });
   }
   const repaired = await repository.repair();
   await survey.lookAtRoots(committed);

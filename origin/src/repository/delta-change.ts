@@ -11,7 +11,7 @@ import type { OnlineSigner } from './online-signer.ts';
 import type { VersionFloor } from './repository-store.ts';
 
 /** Deltas of the origin that are listed at one time: devices read the whole list. */
-const MAX_LISTED_DELTAS = 2000;
+export const MAX_LISTED_DELTAS = 2000;
 
 /** What changes of the deltas, all of it or nothing. */
 export interface DeltaChange {
