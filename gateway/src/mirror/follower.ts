@@ -52,6 +52,8 @@ export class Follower {
   /** When the last claim of a newer root was followed. */
   #claimedMs = Number.NEGATIVE_INFINITY;
   #interrupt: AbortController | undefined;
+  /** The round that is under way, and the version that it was begun for. */
+  #underWay: { readonly version: number; readonly newer: AbortController } | undefined;
   /** Whether the last attempt at the upstreams has shown that none can be followed. Neighbours may be followed meanwhile. */
   isCutOff = false;
   /** When a round last ended well, milliseconds since 1970; undefined before the first. */
@@ -61,7 +63,10 @@ export class Follower {
     this.#deps = deps;
   }
 
-  /** Another gateway has announced something newer: it ends the wait, and attempts at upstreams that did not answer lately. */
+  /**
+   * Another gateway has announced something newer: it ends the wait, attempts at upstreams that did not answer lately, and a round that waits
+   * for the target files of an older version.
+   */
   wake(news: News): void {
     if (!isNewer(news, this.#news)) return;
     if (news.version === undefined) {
@@ -71,6 +76,9 @@ export class Follower {
     }
     this.#news = news;
     this.#interrupt?.abort(new Error('there is news'));
+    const underWay = this.#underWay;
+    // Only versions count that are rightly signed: so many interruptions there are as publications.
+    if (underWay && (news.version ?? 0) > underWay.version) underWay.newer.abort(new Error('there is news'));
   }
 
   /** Returns when the signal comes. */
@@ -99,7 +107,12 @@ export class Follower {
     const { synchroniser, upstreams } = this.#deps;
     const isUpstreamSilent = this.#upstream === undefined;
     const round = async (either: AbortSignal): Promise<boolean> => {
-      const { source, isNew } = await this.#noting(synchroniser.round(either, news), either);
+      const newer = new AbortController();
+      this.#underWay = { version: news?.version ?? 0, newer };
+      const asking = synchroniser.round(either, news, newer.signal).finally(() => {
+        this.#underWay = undefined;
+      });
+      const { source, isNew } = await this.#noting(asking, either);
       const followed = upstreams.find(({ url }) => url === source.url);
       if (followed !== undefined || news === undefined) {
         this.#upstream = followed;

@@ -19,7 +19,15 @@ import type { TargetFiles } from './target-files.ts';
 export async function rebuildIndexes(
   wanted: readonly FoundTarget[],
   targets: ReadonlyMap<string, FoundTarget>,
-  { files, isRun }: { files: TargetFiles; isRun: (product: string, counter: number) => boolean },
+  {
+    files,
+    isRun,
+    signal,
+  }: {
+    files: TargetFiles;
+    isRun: (product: string, counter: number) => boolean;
+    signal?: AbortSignal;
+  },
 ): Promise<void> {
   for (const target of wanted) {
     const parsed = parseTargetName(target.name);
@@ -29,7 +37,7 @@ export async function rebuildIndexes(
     const [first] = bases.sort((one, other) => other.worth - one.worth);
     if (!first) continue;
     try {
-      const recipe = decodeRecipe(await files.get(first.recipe));
+      const recipe = decodeRecipe(await files.get(first.recipe, signal));
       await files.adopt(target, targetIndexOf(recipe, first.base, target.file.length).encode());
     } catch (error) {
       // The recipe can't be had, or gives no such index.

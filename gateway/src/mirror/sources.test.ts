@@ -20,7 +20,9 @@ it('asks few neighbours for a file, drawn by chance, and none that rests, though
   expect(seen.size).toBe(11);
 
   sources.follow(source('libp2p://7'));
-  expect(asked()[0]).toBe('libp2p://7');
+  expect(asked().slice(0, 2)).toEqual(['http://origin', 'libp2p://7']);
+  sources.failed(sourceAt('http://origin'), new SitecastError('unreachable', 'SITECAST_X', 'x'));
+  expect([asked()[0], asked().at(-1)]).toEqual(['libp2p://7', 'http://origin']);
   sources.failed(
     source('libp2p://7'),
     new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', 'x'),
@@ -46,4 +48,18 @@ it('asks a neighbour that rests where there is no other: it lacked a file a mome
     }
     expect(sources.inOrder().map(({ url }) => url)).toEqual(['libp2p://only']);
   }
+});
+
+it('asks the neighbour that announced something first, and an upstream that answers before its other neighbours', async () => {
+  const neighbours = ['libp2p://1', 'libp2p://2', 'libp2p://3'];
+  const sources = new Sources([sourceAt('http://origin')], { ids: () => neighbours, source: sourceAt });
+  const news = { from: 'libp2p://2', version: 2, files: new Map() };
+  const asked = async (): Promise<string[]> => {
+    const urls: string[] = [];
+    for await (const { url } of sources.forRound(news, new AbortController().signal)) urls.push(url);
+    return urls;
+  };
+  expect(await asked()).toEqual(['libp2p://2', 'http://origin']);
+  sources.failed(sourceAt('http://origin'), new SitecastError('unreachable', 'SITECAST_X', 'x'));
+  expect((await asked()).slice(0, 4)).toEqual(['libp2p://2', 'libp2p://1', 'libp2p://3', 'http://origin']);
 });

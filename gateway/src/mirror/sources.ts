@@ -1,5 +1,6 @@
 import type { SitecastError } from '@sitecast/shared/errors';
 import {
+  isBehind,
   MAX_ASKED,
   NewestSources,
   type RepositorySource,
@@ -15,6 +16,12 @@ const METADATA_WITHIN_MS = 2 * 60_000;
 /** The time that a neighbour has for a target file: that for a short one, and more by its length. */
 const FILE_WITHIN_MS = 30_000;
 const LEAST_FILE_BYTES_PER_MS = 1;
+
+/**
+ * Once so much time is over without an answer, the next source is asked for a target file as well; and where an upstream answers, that one for
+ * metadata that a neighbour has announced.
+ */
+export const NEXT_AFTER_MS = 10_000;
 
 /** An upstream over HTTP, or a gateway of the fleet's network. */
 export type Source = RepositorySource;
@@ -36,14 +43,19 @@ export interface FleetNeighbours<N extends Source = Source> {
   source(id: string): N;
 }
 
+// Sender: any member of the fleet's network, under as many ids as it has certificates. The worst: it announces what is rightly signed first,
+// and drips each file. So target files come from an upstream where one answers, and nobody is waited for alone.
+
 /**
- * Where files come from, in the order in which it is tried. Neighbours are asked where one of them has announced something newer, and where
- * no upstream answers: the origin's line is the one that is measured, and a site's neighbours pay for what they give.
+ * Where files come from, in the order in which it is tried. Neighbours are asked for metadata where one of them has announced something newer;
+ * for all files where no upstream answers.
  */
 export class Sources {
   readonly #upstreams: readonly Source[];
   readonly #neighbours: FleetNeighbours | undefined;
   readonly #newestSources = new NewestSources();
+  /** URLs of upstreams that gave no answer lately, or a wrong one. */
+  readonly #silent = new Set<string>();
   #followed: Source | undefined;
 
   constructor(upstreams: readonly Source[], neighbours: FleetNeighbours | undefined) {
@@ -53,7 +65,11 @@ export class Sources {
 
   /** The sources of one round, one after the other; the next is tried where one has failed. */
   async *forRound(news: News | undefined, signal: AbortSignal): AsyncGenerator<Source> {
-    if (news !== undefined) yield* inTime(this.#announced(news));
+    if (news !== undefined) {
+      const hasUpstream = this.#upstreams.some(({ url }) => !this.#silent.has(url));
+      const announced = [...this.#announced(news)];
+      yield* hasUpstream ? inTime(announced.slice(0, 1), NEXT_AFTER_MS) : inTime(announced);
+    }
     yield* this.#upstreams;
     yield* inTime(await this.#newest(signal));
   }
@@ -63,26 +79,47 @@ export class Sources {
     return { upstreams: this.#upstreams, neighbours: this.#drawn().slice(0, MAX_ASKED) };
   }
 
-  /** For a file of a set that is known: the source that the set comes from, then the upstreams, then three neighbours that are drawn by chance. */
+  /**
+   * For a file of a set that is known: upstreams that answer, the source that the set comes from, three neighbours that are drawn by
+   * chance, the other upstreams. An upstream that the set comes from is the first.
+   */
   inOrder(): Source[] {
     const first = this.#usableFirst();
-    const others = [...this.#upstreams, ...filesInTime(this.#drawn().slice(0, MAX_ASKED))];
-    return first === undefined ? others : [first, ...others.filter(({ url }) => url !== first.url)];
+    const firsts = first === undefined ? [] : [first];
+    const answering = this.#upstreams.filter(({ url }) => !this.#silent.has(url));
+    const neighbours = filesInTime(this.#drawn().slice(0, MAX_ASKED));
+    const rest = [...neighbours, ...this.#upstreams];
+    const order = this.#isUpstream(first)
+      ? [...firsts, ...answering, ...rest]
+      : [...answering, ...firsts, ...rest];
+    const urls = order.map(({ url }) => url);
+    return order.filter(({ url }, at) => urls.indexOf(url) === at);
   }
 
   #usableFirst(): Source | undefined {
     const followed = this.#followed;
-    if (followed === undefined || this.#upstreams.some(({ url }) => url === followed.url)) return followed;
+    if (followed === undefined || this.#isUpstream(followed)) return followed;
     return this.#newestSources.isResting(followed) ? undefined : filesInTime([followed])[0];
   }
 
-  /** From now on this one is asked first. */
-  follow(source: Source): void {
-    this.#followed = source;
+  #isUpstream(source: Source | undefined): boolean {
+    return this.#upstreams.some(({ url }) => url === source?.url);
   }
 
-  /** Notes why a source gave nothing: a neighbour that is out of reach, or gives what is wrong, rests. */
+  /** From now on the set comes from this one. */
+  follow(source: Source): void {
+    this.#followed = source;
+    this.answered(source);
+  }
+
+  /** Notes that a source has given what was asked for, or has said that it hasn't got it. */
+  answered({ url }: Source): void {
+    this.#silent.delete(url);
+  }
+
+  /** Notes why a source gave nothing: a neighbour that is out of reach, or gives what is wrong, rests. An upstream comes after neighbours. */
   failed(source: Source, error: SitecastError): void {
+    if (this.#isUpstream(source) && !isBehind(error)) this.#silent.add(source.url);
     this.#newestSources.failed(source, error);
   }
 
@@ -124,6 +161,6 @@ function filesInTime(neighbours: readonly Source[]): Source[] {
 }
 
 /** Each has its time from when it is asked. */
-function* inTime(neighbours: Iterable<Source>): Generator<Source> {
-  for (const source of neighbours) yield withinTime(source, METADATA_WITHIN_MS);
+function* inTime(neighbours: Iterable<Source>, limitMs = METADATA_WITHIN_MS): Generator<Source> {
+  for (const source of neighbours) yield withinTime(source, limitMs);
 }

@@ -26,6 +26,8 @@ import type { News, Source, Sources } from './sources.ts';
 import type { TargetFiles } from './target-files.ts';
 
 const MAX_LOGGED_NAME_LENGTH = 200;
+/** The time that the target files of a round have in any case, so that a repository that changes often is followed, too. */
+const FILES_AT_LEAST_MS = 10_000;
 
 interface SynchroniserDeps {
   client: TufClient;
@@ -95,15 +97,20 @@ export class Synchroniser {
   /**
    * Asks the sources in turn until one of them gives a whole set.
    * @param news what has been announced: those who have it are asked first
+   * @param interrupt comes when something newer still has been announced: target files aren't waited for any longer
    * @returns the source, and whether another set is served now
-   * @throws the last source's error
+   * @throws the last source's error; the reason of either signal
    */
-  async round(signal: AbortSignal, news?: News): Promise<{ source: Source; isNew: boolean }> {
+  async round(
+    signal: AbortSignal,
+    news?: News,
+    interrupt?: AbortSignal,
+  ): Promise<{ source: Source; isNew: boolean }> {
     const { sources } = this.#deps;
     let last: unknown = nobodyToAsk();
     for await (const source of sources.forRound(news, signal)) {
       try {
-        const isNew = await this.#follow(source, signal);
+        const isNew = await this.#follow(source, signal, interrupt);
         this.#logged.delete(source.url);
         return { source, isNew };
       } catch (error) {
@@ -117,7 +124,7 @@ export class Synchroniser {
     throw last;
   }
 
-  async #follow(source: Source, signal: AbortSignal): Promise<boolean> {
+  async #follow(source: Source, signal: AbortSignal, interrupt: AbortSignal | undefined): Promise<boolean> {
     const { client, switchable, sources, store, mirror, targets, roots, verify, isRun } = this.#deps;
     const fetcher = source.metadata;
     switchable.current = fetcher;
@@ -136,12 +143,13 @@ export class Synchroniser {
     for (const role of mirroredRoles({ targets: topLevel, snapshot }))
       files.set(role, (await client.loadDelegated(role, { signal })).bytes);
     const set = verifySet(root.bytes, files, verify);
+    const stop = interrupt ? AbortSignal.any([signal, notBefore(FILES_AT_LEAST_MS, interrupt)]) : signal;
     // Everything that devices need is here before the first device hears of the set.
-    await targets.ensure(firstNeeds(set.targets));
+    await targets.ensure(firstNeeds(set.targets), stop);
     const rollouts = await readRollouts(set.targets, target => targets.local(target));
     const needed = rolloutNeeds(set.targets, rollouts);
-    await rebuildIndexes(needed, set.targets, { files: targets, isRun });
-    await targets.ensure(needed);
+    await rebuildIndexes(needed, set.targets, { files: targets, isRun, signal: stop });
+    await targets.ensure(needed, stop);
     await store.saveSet(files);
     await this.#swap(set, { isStored: false, from: source.url });
     return true;
@@ -222,6 +230,17 @@ export class Synchroniser {
     }
     this.#logged.set(url, error.code);
   }
+}
+
+/** A signal that comes with another one, and no earlier than after a time. */
+function notBefore(leastMs: number, signal: AbortSignal): AbortSignal {
+  const both = new AbortController();
+  const time = AbortSignal.timeout(leastMs);
+  const look = (): void => {
+    if (time.aborted && signal.aborted) both.abort(signal.reason);
+  };
+  for (const each of [time, signal]) each.addEventListener('abort', look, { once: true });
+  return both.signal;
 }
 
 function nobodyToAsk(): SitecastError {

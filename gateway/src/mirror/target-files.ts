@@ -1,10 +1,12 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { checkTarget, type FoundTarget, targetPath } from '@sitecast/shared/trust';
 import { lruCache } from '@sitecast/shared/bounded';
-import pLimit from 'p-limit';
+import pLimit, { type LimitFunction } from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
+import { type Answer, askInTurn } from '@sitecast/shared/async';
 import type { MirrorStore } from './mirror-store.ts';
-import type { Source, Sources } from './sources.ts';
+import { SharedFetches } from './shared-fetches.ts';
+import { NEXT_AFTER_MS, type Source, type Sources } from './sources.ts';
 
 /** Bound of the target files in memory. */
 const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
@@ -13,6 +15,8 @@ export const MAX_TARGET_BYTES = 64 * 1024 * 1024;
 /** Bound of the files on the disk that devices asked for and no rollout needs. */
 const MAX_ON_DEMAND_BYTES = 256 * 1024 * 1024;
 const MAX_FETCHES = 4;
+/** Beyond `NEXT_AFTER_MS`, the time that a file has before the next source is asked as well: so many bytes are 1 ms. A slow line isn't halved at once. */
+const EXPECTED_BYTES_PER_MS = 16;
 /** How long a file that no upstream gave is not asked for again: twice as long each time, for one may be listed that nobody has. */
 const MIN_RETRY_MS = 5000;
 const MAX_RETRY_MS = 10 * 60_000;
@@ -20,11 +24,13 @@ const MAX_REMEMBERED_FAILURES = 10_000;
 
 interface TargetFilesDeps {
   store: MirrorStore;
-  sources: Pick<Sources, 'inOrder' | 'failed'>;
+  sources: Pick<Sources, 'inOrder' | 'failed' | 'answered'>;
   /** Where files for other gateways are fetched from. */
   origin: readonly Source[];
   log: Log;
   onRefused: (url: string, error: SitecastError) => void;
+  /** The next source is asked as well where a file of so many bytes isn't here by then. */
+  nextAfterMs?: (lengthBytes: number) => number;
 }
 
 interface Failure {
@@ -41,7 +47,7 @@ export class TargetFiles {
     bytesOf: bytes => bytes.length + 1,
   });
   readonly #reading = new Map<string, Promise<Uint8Array | undefined>>();
-  readonly #fetching = new Map<string, Promise<Uint8Array>>();
+  readonly #fetching = new SharedFetches();
   readonly #failed = lruCache<string, Failure>({ max: MAX_REMEMBERED_FAILURES, ttl: 2 * MAX_RETRY_MS });
   readonly #turn = pLimit(MAX_FETCHES);
 
@@ -59,16 +65,10 @@ export class TargetFiles {
 
   /**
    * The file from here or from the first source that has it. It is fetched once, however many requests ask for it.
-   * @throws SITECAST_TARGET_UNAVAILABLE (unreachable), SITECAST_NO_SPACE
+   * @throws SITECAST_TARGET_UNAVAILABLE (unreachable), SITECAST_NO_SPACE; the signal's reason
    */
-  async get(target: FoundTarget): Promise<Uint8Array> {
-    const path = pathOf(target);
-    const found = await this.local(target);
-    if (found) return found;
-    if (performance.now() < (this.#failed.get(path)?.untilMs ?? 0)) throw unavailable(target);
-    return once(this.#fetching, path, () =>
-      this.#turn(() => this.#fetch(path, target, this.#deps.sources.inOrder())),
-    );
+  async get(target: FoundTarget, signal?: AbortSignal): Promise<Uint8Array> {
+    return await this.#get(target, { turn: this.#turn, signal });
   }
 
   /**
@@ -76,23 +76,47 @@ export class TargetFiles {
    * asked for. So no request goes in a circle.
    */
   async getForGateway(target: FoundTarget): Promise<Uint8Array> {
+    const { origin } = this.#deps;
+    return await this.#get(target, { turn: this.#turn, key: 'for a gateway: ', sources: () => origin });
+  }
+
+  /**
+   * Fetches those of the files that are not here yet.
+   * @param signal ends the wait. What is under way goes on for a while
+   * @throws as `get`, for the first that fails
+   */
+  async ensure(targets: readonly FoundTarget[], signal?: AbortSignal): Promise<void> {
+    // A turn of its own: what an interrupted round has left under way holds up nothing.
+    const turn = pLimit(MAX_FETCHES);
+    await Promise.all(
+      targets.map(target => {
+        this.#askAgain(pathOf(target));
+        return this.#get(target, { turn, signal });
+      }),
+    );
+  }
+
+  async #get(
+    target: FoundTarget,
+    {
+      turn,
+      signal,
+      key = '',
+      sources = () => this.#deps.sources.inOrder(),
+    }: {
+      turn: LimitFunction;
+      signal?: AbortSignal | undefined;
+      key?: string;
+      sources?: () => readonly Source[];
+    },
+  ): Promise<Uint8Array> {
     const path = pathOf(target);
     const found = await this.local(target);
     if (found) return found;
     if (performance.now() < (this.#failed.get(path)?.untilMs ?? 0)) throw unavailable(target);
-    return once(this.#fetching, `for a gateway: ${path}`, () =>
-      this.#turn(() => this.#fetch(path, target, this.#deps.origin)),
-    );
-  }
-
-  /** Fetches those of the files that are not here yet. @throws as `get`, for the first that fails */
-  async ensure(targets: readonly FoundTarget[]): Promise<void> {
-    await Promise.all(
-      targets.map(target => {
-        this.#askAgain(pathOf(target));
-        return this.get(target);
-      }),
-    );
+    const make = (stop: AbortSignal): Promise<Uint8Array> =>
+      turn(() => this.#fetch(path, target, { sources: sources(), stop }));
+    return await this.#fetching.get(key + path, make, signal);
   }
 
   /** Keeps a file that was made here. @throws SITECAST_TARGET_MISMATCH and others of `checkTarget` where it isn't that target; SITECAST_NO_SPACE */
@@ -142,34 +166,65 @@ export class TargetFiles {
     this.#memory.set(path, bytes);
   }
 
-  async #fetch(path: string, target: FoundTarget, sources: readonly Source[]): Promise<Uint8Array> {
-    const { log, onRefused, sources: all } = this.#deps;
+  async #fetch(
+    path: string,
+    target: FoundTarget,
+    { sources, stop }: { sources: readonly Source[]; stop: AbortSignal },
+  ): Promise<Uint8Array> {
+    const { sources: all, nextAfterMs = defaultNextAfterMs } = this.#deps;
     const maxBytes = target.file.length;
     if (maxBytes > MAX_TARGET_BYTES) throw unavailable(target);
+    const hedgeAfterMs = nextAfterMs(maxBytes);
     let last: unknown;
-    for (const source of sources) {
-      const { url, targets } = source;
+    const accept = (answer: Answer<Source, Uint8Array>): Uint8Array | undefined => {
       try {
-        const bytes = await targets.fetch(path, { maxBytes });
-        if (bytes === undefined) continue;
-        checkTarget(target, bytes);
-        await this.#keep(path, bytes);
-        return bytes;
+        if ('error' in answer) throw answer.error;
+        if (answer.found !== undefined) checkTarget(target, answer.found);
+        all.answered(answer.source);
+        return answer.found;
       } catch (error) {
-        if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
-        if (error.kind === 'untrusted' || error.kind === 'tooLarge') onRefused(url, error);
-        all.failed(source, error);
-        log.warn(
-          { upstream: url, target: target.name, code: error.code, detail: error.message, hint: error.hint },
-          'an upstream did not give a file',
-        );
+        this.#noteFailure(answer.source, target, error);
         last = error;
+        return undefined;
       }
+    };
+    const answer = await askInTurn(
+      sources,
+      (source, signal) => source.targets.fetch(path, { maxBytes, signal }),
+      { accept, signal: stop, hedgeAfterMs },
+    );
+    for (const source of answer?.overtaken ?? [])
+      this.#noteFailure(source, target, overtaken(source, hedgeAfterMs));
+    if (answer) {
+      await this.#keep(path, answer.accepted);
+      return answer.accepted;
     }
     const retryMs = Math.min(MAX_RETRY_MS, 2 * (this.#failed.get(path)?.retryMs ?? MIN_RETRY_MS / 2));
     this.#failed.set(path, { retryMs, untilMs: performance.now() + retryMs });
     throw unavailable(target, last);
   }
+
+  #noteFailure(source: Source, { name }: FoundTarget, error: unknown): void {
+    const { log, onRefused, sources } = this.#deps;
+    if (!(error instanceof SitecastError)) throw error;
+    const { url } = source;
+    const { kind, code, message: detail, hint } = error;
+    if (kind === 'untrusted' || kind === 'tooLarge') onRefused(url, error);
+    sources.failed(source, error);
+    log.warn({ upstream: url, target: name, code, detail, hint }, 'an upstream did not give a file');
+  }
+}
+
+function defaultNextAfterMs(lengthBytes: number): number {
+  return NEXT_AFTER_MS + Math.ceil(lengthBytes / EXPECTED_BYTES_PER_MS);
+}
+
+function overtaken({ url }: Source, afterMs: number): SitecastError {
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_UPSTREAM_UNREACHABLE',
+    `${url}: a file did not come within ${afterMs} ms, and another source gave it`,
+  );
 }
 
 function pathOf({ name, file }: FoundTarget): string {

@@ -1,4 +1,5 @@
 /** Waiting, retrying and repeating. A serial queue is `pLimit(1)` of p-limit. */
+export { type Answer, askInTurn } from './ask-in-turn.ts';
 export { Backoff, withJitter } from './backoff.ts';
 export { forEachBounded } from './for-each-bounded.ts';
 export { type After, repeat } from './repeat.ts';

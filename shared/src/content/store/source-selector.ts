@@ -1,4 +1,4 @@
-import { sleep as sleepFor } from '../../async/index.ts';
+import { type Answer, askInTurn } from '../../async/index.ts';
 import { lruCache, type LruCache } from '../../bounded/lru-cache.ts';
 import { SitecastError } from '../../errors.ts';
 import type { Chunk } from '../chunk.ts';
@@ -37,8 +37,6 @@ interface Rest {
   /** It answers, but others were faster: an answer doesn't end its rest. */
   readonly isSlow: boolean;
 }
-
-type Answer<T> = { source: ChunkStore } & ({ found: T | undefined } | { error: unknown });
 
 /**
  * Which of several sources is asked for a chunk, and when. They are asked in their order; those that rest come last, those that are
@@ -116,34 +114,20 @@ export class SourceSelector {
     signal: AbortSignal | undefined,
     failures: Map<string, SitecastError>,
   ): Promise<T | undefined> {
-    signal?.throwIfAborted();
-    const done = new AbortController();
-    const isHedged = this.#options.hedgeAfterMs !== undefined;
-    const until = isHedged ? AbortSignal.any([done.signal, ...(signal ? [signal] : [])]) : signal;
-    const asked = new Map<ChunkStore, Promise<Answer<T>>>();
-    const waiting = this.#inOrder();
-    try {
-      for (;;) {
-        const next = waiting.shift();
-        if (next) asked.set(next, answerOf(next, question(next, until)));
-        if (asked.size === 0) return undefined;
-        const answer = await this.#firstOf(asked, waiting.length > 0 ? until : undefined);
-        signal?.throwIfAborted();
-        if (!answer) continue;
-        asked.delete(answer.source);
-        const accepted = this.#accepted(answer, accept, failures);
-        if (accepted === undefined) continue;
-        for (const overtaken of asked.keys()) this.#rest(overtaken, true);
-        return accepted;
-      }
-    } finally {
-      done.abort();
-    }
+    const { hedgeAfterMs, sleep } = this.#options;
+    const answer = await askInTurn(this.#inOrder(), question, {
+      accept: (given: Answer<ChunkStore, T>) => this.#accepted(given, accept, failures),
+      signal,
+      hedgeAfterMs,
+      sleep,
+    });
+    for (const overtaken of answer?.overtaken ?? []) this.#rest(overtaken, true);
+    return answer?.accepted;
   }
 
   /** @returns undefined where the source has failed, or hasn't got it */
   #accepted<T>(
-    answer: Answer<T>,
+    answer: Answer<ChunkStore, T>,
     accept: (found: T) => T,
     failures: Map<string, SitecastError>,
   ): T | undefined {
@@ -156,22 +140,6 @@ export class SourceSelector {
     } catch (error) {
       failures.set(source.name, this.#failed(source, error));
       return undefined;
-    }
-  }
-
-  /** @returns undefined when it is time to ask another source as well, until whose signal that may be */
-  async #firstOf<T>(
-    asked: ReadonlyMap<ChunkStore, Promise<Answer<T>>>,
-    until: AbortSignal | undefined,
-  ): Promise<Answer<T> | undefined> {
-    const { hedgeAfterMs, sleep = sleepFor } = this.#options;
-    if (hedgeAfterMs === undefined || !until) return await Promise.race(asked.values());
-    const over = new AbortController();
-    const slept = sleep(hedgeAfterMs, AbortSignal.any([until, over.signal])).then(() => undefined);
-    try {
-      return await Promise.race([...asked.values(), slept]);
-    } finally {
-      over.abort();
     }
   }
 
@@ -205,15 +173,6 @@ export class SourceSelector {
 /** The source gave something that isn't the chunk: wrong bytes, or a frame longer than any chunk's. */
 export function isWrongBytes({ kind }: SitecastError): boolean {
   return kind === 'untrusted' || kind === 'tooLarge';
-}
-
-/** Never rejects: an answer that isn't waited for any more is no failure. */
-async function answerOf<T>(source: ChunkStore, answer: Promise<T | undefined>): Promise<Answer<T>> {
-  try {
-    return { source, found: await answer };
-  } catch (error) {
-    return { source, error };
-  }
 }
 
 export interface FailoverOptions
