@@ -193,6 +193,22 @@ it('gives other sites what this one leaves of a quarter of the rate, in turns, a
   expect(clock()).toBeLessThan(43_000);
 });
 
+it('gives a new set to other sites as soon as it has fetched it itself, and nothing more in a flood of metadata', async () => {
+  const { limits, runUntil, clock } = limitsInTime(MIN_WAN_BYTES_PER_S);
+  limits.passed(300_000);
+  const beginsMs: number[] = [];
+  const ask = () =>
+    limits.forOthers(4096, 'neighbour', new AbortController().signal).then(() => void beginsMs.push(clock()));
+  const first = ask();
+  await runUntil(1000);
+  await first;
+  limits.passed(10_000_000);
+  const second = ask();
+  await runUntil(60_000);
+  await second;
+  expect(beginsMs).toEqual([0, expect.closeTo(20_000, 0)]);
+});
+
 it('delays nothing where no rate was set', async () => {
   const { limits, clock } = limitsAt({ quietHours }, MONDAY_EVENING);
   await limits.took(1e9);

@@ -14,8 +14,12 @@ const PROMPT_BYTES = 64 * 1024;
 /** What chunks wait for takes this part of the rate at most, over so long a time: so they wait for it for half of that time at most. */
 const PROMPT_PART = 0.5;
 const PROMPT_OVER_MS = 50_000;
-/** There is room for target files, and for other sites, where less than so many milliseconds of that part are ahead of chunks. */
-const ROOM_MS = 10_000;
+/**
+ * There is room for the begin of target files, and for other sites, where less than so many milliseconds of that part are ahead of chunks. Other
+ * sites ask for a new set right after this one has fetched it: 300 kB are 19 seconds at the least rate, and a neighbour waits for 5.
+ */
+const FILE_ROOM_MS = 10_000;
+const OTHERS_ROOM_MS = 30_000;
 /** What this gateway gives to other sites, and passes on for them, takes this part of the rate at most. */
 const OTHERS_PART = 0.25;
 /** It takes turns in such pieces: at the least rate half a second. */
@@ -161,7 +165,7 @@ export class WanLimits {
    */
   async tookOfFile(lengthBytes: number, sumBytes: number, signal?: AbortSignal): Promise<void> {
     if (this.#rate === undefined) return;
-    if (sumBytes <= PROMPT_BYTES && this.#prompt.leftMs < ROOM_MS) this.passed(lengthBytes);
+    if (sumBytes <= PROMPT_BYTES && this.#prompt.leftMs < FILE_ROOM_MS) this.passed(lengthBytes);
     else
       await this.#files.run('', () => this.took(lengthBytes, signal), signal ?? new AbortController().signal);
   }
@@ -214,7 +218,7 @@ export class WanLimits {
   }
 
   async #pass(lengthBytes: number, signal: AbortSignal): Promise<void> {
-    const leftMs = (): number => Math.max(this.#others.leftMs, this.#prompt.leftMs - ROOM_MS);
+    const leftMs = (): number => Math.max(this.#others.leftMs, this.#prompt.leftMs - OTHERS_ROOM_MS);
     for (let waitMs = leftMs(); waitMs > 0; waitMs = leftMs()) await this.#wait(waitMs, signal);
     this.gaveOthers(lengthBytes);
   }
