@@ -47,6 +47,8 @@ interface SynchroniserDeps {
   afterSwap: (set: MirrorSet, about: { isStored: boolean }) => void;
   /** Whether a device of this site is known to run a release. */
   isRun: (product: string, counter: number) => boolean;
+  /** The time that the target files of a round have in any case. */
+  filesAtLeastMs?: number;
 }
 
 /** Passes requests on to the upstream that is being asked. */
@@ -126,6 +128,7 @@ export class Synchroniser {
 
   async #follow(source: Source, signal: AbortSignal, interrupt: AbortSignal | undefined): Promise<boolean> {
     const { client, switchable, sources, store, mirror, targets, roots, verify, isRun } = this.#deps;
+    const { filesAtLeastMs = FILES_AT_LEAST_MS } = this.#deps;
     const fetcher = source.metadata;
     switchable.current = fetcher;
     await client.refresh({ signal });
@@ -143,7 +146,7 @@ export class Synchroniser {
     for (const role of mirroredRoles({ targets: topLevel, snapshot }))
       files.set(role, (await client.loadDelegated(role, { signal })).bytes);
     const set = verifySet(root.bytes, files, verify);
-    const stop = interrupt ? AbortSignal.any([signal, notBefore(FILES_AT_LEAST_MS, interrupt)]) : signal;
+    const stop = interrupt ? AbortSignal.any([signal, notBefore(filesAtLeastMs, interrupt)]) : signal;
     // Everything that devices need is here before the first device hears of the set.
     await targets.ensure(firstNeeds(set.targets), stop);
     const rollouts = await readRollouts(set.targets, target => targets.local(target));
