@@ -1,19 +1,18 @@
-import { join } from 'node:path';
-import { readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { ReportEvent } from '@sitecast/shared/fleet';
-import { z } from 'zod';
 import { type DurableFiles, durableFiles } from './durable-files.ts';
+import {
+  MAX_FAILED_RECIPES,
+  MAX_RECIPES,
+  type Noted,
+  notePath,
+  readNote,
+  withDeath,
+} from './spending-note.ts';
 import type { Status } from './status.ts';
 
-const SPENDING_FILE = 'spending.json';
-const MAX_SPENDING_BYTES = 64 * 1024;
-/** Recipes that may fail for one image. After that it comes by chunks alone. */
-export const MAX_FAILED_RECIPES = 2;
 /** Times in a row that the agent may end in the middle of patches of one recipe, with nothing made of them, before it has failed. */
 export const MAX_DEATHS = 2;
-/** Recipes that are fetched for one image. After that no new one is: each costs bytes, whether it is of use or not. */
-const MAX_RECIPES = 8;
 /** The note is written ahead of what is spent: by that part of the bound, and at most that many bytes. */
 const STEPS_OF_BOUND = 64;
 const STEP_BYTES = 4 * 1024 * 1024;
@@ -21,41 +20,6 @@ const MIN_STEP_BYTES = 64 * 1024;
 /** Likewise for the time of patches, milliseconds: by a part of the bound, and at most that much. */
 const STEPS_OF_APPLYING = 8;
 const MAX_STEP_APPLY_MS = 5000;
-
-const hexId = z.string().regex(/^[0-9a-f]{64}$/);
-const count = z.int().min(0);
-const spendingSchema = z.looseObject({
-  format: z.literal('sitecast-spending-1'),
-  /** SHA-256 of the image's index: what the rest is about. */
-  indexSha256: hexId,
-  /** Of the release. */
-  counter: count.optional(),
-  version: z.string().optional(),
-  /** Bytes that came from gateways for it, at most so many: the note goes ahead of them. */
-  spentBytes: count,
-  /** Bytes that had been counted when the note was written. Absent in notes of earlier versions. */
-  countedBytes: count.optional(),
-  /** CPU time of applied patches, milliseconds. */
-  applyMs: count,
-  /** By the plan that its download began with, what was spent by then among them. */
-  plannedBytes: count.optional(),
-  /** The plan knew no lengths of frames: it takes at most that. */
-  isPlanAtMost: z.boolean().optional(),
-  failedRecipes: z.array(hexId).max(MAX_FAILED_RECIPES),
-  /** SHA-256 of those that were fetched for it. */
-  recipes: z.array(hexId).max(MAX_RECIPES).optional(),
-  /** The recipe whose patches were applied last. */
-  trial: z
-    .looseObject({
-      recipe: hexId,
-      /** How often in a row an agent has ended in the middle of its patches, with nothing made of them. */
-      deaths: count,
-      /** Patches are being applied. Where a start of the agent reads that, the one before has ended in the middle. */
-      isOpen: z.boolean(),
-    })
-    .optional(),
-});
-type Noted = z.infer<typeof spendingSchema>;
 
 /** Undefined: no bound. */
 interface SpendingBounds {
@@ -81,6 +45,8 @@ export class Spending {
   readonly #maxBytes: number;
   readonly #stepApplyMs: number;
   #noted: Noted | undefined;
+  /** The file, where this process has written it. */
+  #durable: string | undefined;
   /** What was counted. In memory: exact for this process. */
   #spentBytes: number;
   /** What may have come besides when an earlier process was killed. It counts against the bound. */
@@ -111,8 +77,8 @@ export class Spending {
     directory: string,
     { files = durableFiles, ...bounds }: SpendingBounds & { files?: Pick<DurableFiles, 'replace'> },
   ): Promise<Spending> {
-    const path = join(directory, SPENDING_FILE);
-    return new Spending(path, files, { ...bounds, noted: await read(path) });
+    const path = notePath(directory);
+    return new Spending(path, files, { ...bounds, noted: await readNote(path) });
   }
 
   /** As far as they were counted. */
@@ -192,11 +158,17 @@ export class Spending {
 
   /**
    * Does work for which a server sends at most so many bytes. That they may be spent is noted durably beforehand; what it then says that
-   * was sent is spent, whether the work succeeds or not.
-   * @throws OverBound where they would exceed the bound; what the work throws
+   * was sent is spent, whether the work succeeds or not. Where they exceed the bound together with what other work may still be sent,
+   * it waits until that has come for less.
+   * @param signal ends the waiting
+   * @throws OverBound where they would exceed the bound; the reason of `signal`; what the work throws
    */
-  async pay<T>(lengthBytes: number, work: (onSent: (lengthBytes: number) => void) => Promise<T>): Promise<T> {
-    await this.#admit(lengthBytes);
+  async pay<T>(
+    lengthBytes: number,
+    work: (onSent: (lengthBytes: number) => void) => Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    await this.#admit(lengthBytes, signal);
     let sentBytes = 0;
     try {
       return await work(sent => {
@@ -204,25 +176,42 @@ export class Spending {
       });
     } finally {
       this.#spentBytes += sentBytes;
-      this.#inFlightBytes -= lengthBytes;
-      for (const resolve of this.#settled.splice(0)) resolve();
+      this.#settle(lengthBytes);
     }
   }
 
-  /** Waits until so many bytes may be asked for. @throws OverBound where they would exceed the bound */
-  async #admit(lengthBytes: number): Promise<void> {
+  /** Waits until so many bytes may be asked for. @throws OverBound where they would exceed the bound; the reason of `signal` */
+  async #admit(lengthBytes: number, signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted();
     while (this.#reservedBytes + lengthBytes > this.#maxBytes) {
       if (this.#inFlightBytes === 0) throw new OverBound(`${this.#spentBytes} bytes are spent`);
-      await new Promise<void>(resolve => this.#settled.push(resolve));
+      await this.#nextSettled(signal);
     }
     this.#inFlightBytes += lengthBytes;
     try {
-      await this.#cover(this.#reservedBytes);
+      await this.#cover();
+      signal?.throwIfAborted();
     } catch (error) {
-      this.#inFlightBytes -= lengthBytes;
-      for (const resolve of this.#settled.splice(0)) resolve();
+      this.#settle(lengthBytes);
       throw error;
     }
+  }
+
+  /** Work is over that so many bytes were admitted for. */
+  #settle(lengthBytes: number): void {
+    this.#inFlightBytes -= lengthBytes;
+    for (const resolve of this.#settled.splice(0)) resolve();
+  }
+
+  /** Waits until other work is over. @throws the reason of `signal` */
+  async #nextSettled(signal: AbortSignal | undefined): Promise<void> {
+    const over = new AbortController();
+    await new Promise<void>(resolve => {
+      this.#settled.push(resolve);
+      signal?.addEventListener('abort', () => resolve(), { signal: over.signal });
+    });
+    over.abort();
+    signal?.throwIfAborted();
   }
 
   /** Spent, and what may be by now. */
@@ -310,24 +299,25 @@ export class Spending {
 
   /** @param runningMs of the work that goes on */
   async #coverApplying(runningMs: number): Promise<void> {
-    const isCovered = () => (this.#noted?.applyMs ?? 0) >= this.#applyMs + runningMs + this.#stepApplyMs / 2;
-    if (isCovered()) return;
-    await this.#write(() =>
-      isCovered() ? undefined : { applyMs: Math.ceil(this.#applyMs + runningMs + this.#stepApplyMs) },
-    );
+    await this.#write(() => {
+      const neededMs = this.#applyMs + runningMs;
+      const isCovered = (this.#noted?.applyMs ?? 0) >= neededMs + this.#stepApplyMs / 2;
+      return isCovered ? undefined : { applyMs: Math.ceil(neededMs + this.#stepApplyMs) };
+    });
   }
 
-  async #cover(spentBytes: number): Promise<void> {
-    const covers = () => (this.#noted?.spentBytes ?? 0) >= spentBytes;
-    while (this.#noted && !covers()) {
+  /**
+   * Makes a note durable that is ahead of what may be spent by now. What was reserved a moment ago isn't asked for: other work may have
+   * come for less since.
+   */
+  async #cover(): Promise<void> {
+    await this.#write(() => {
+      const needed = this.#reservedBytes;
+      if ((this.#noted?.spentBytes ?? 0) >= needed) return undefined;
       const step = Math.max(MIN_STEP_BYTES, Math.min(STEP_BYTES, this.#maxBytes / STEPS_OF_BOUND));
-      await this.#write(() => {
-        const needed = this.#reservedBytes;
-        if (covers()) return undefined;
-        const spentBytes = Math.ceil(Math.max(needed, Math.min(needed + step, this.#maxBytes)));
-        return { spentBytes, countedBytes: this.#spentBytes };
-      });
-    }
+      const spentBytes = Math.ceil(Math.max(needed, Math.min(needed + step, this.#maxBytes)));
+      return { spentBytes, countedBytes: this.#spentBytes };
+    });
   }
 
   #change(changes: Partial<Noted>): Promise<void> {
@@ -339,36 +329,26 @@ export class Spending {
     }));
   }
 
-  /** One at a time. */
+  /**
+   * One at a time; what is durable already isn't written again.
+   * @param changesOf is called when all earlier writes are over, so that none of them takes back what it counts on. Undefined: none
+   */
   #write(changesOf: () => Partial<Noted> | undefined): Promise<void> {
     const done = this.#writing.then(async () => {
       const changes = changesOf();
       if (!this.#noted || !changes) return;
-      const written = { ...this.#noted, ...changes };
-      await this.#files.replace(this.#path, `${JSON.stringify(written)}\n`, 0o600);
+      const text = `${JSON.stringify({ ...this.#noted, ...changes })}\n`;
+      if (text !== this.#durable) {
+        // One that fails may have replaced the file all the same.
+        this.#durable = undefined;
+        await this.#files.replace(this.#path, text, 0o600);
+        this.#durable = text;
+      }
       this.#noted = { ...this.#noted, ...changes };
     });
     this.#writing = done.catch(() => {
       // The caller has got the error.
     });
     return done;
-  }
-}
-
-/** A trial that is open was cut short by the end of the process that had begun it. */
-function withDeath({ trial, ...noted }: Noted): Noted {
-  if (!trial) return noted;
-  return { ...noted, trial: trial.isOpen ? { ...trial, deaths: trial.deaths + 1, isOpen: false } : trial };
-}
-
-async function read(path: string): Promise<Noted | undefined> {
-  try {
-    const bytes = await readFileBounded(path, MAX_SPENDING_BYTES);
-    return spendingSchema.parse(JSON.parse(bytes.toString('utf8')));
-  } catch (error) {
-    // None yet, or damaged: nothing says what was spent.
-    if (isSystemError(error) || error instanceof SitecastError) return undefined;
-    if (error instanceof SyntaxError || error instanceof z.ZodError) return undefined;
-    throw error;
   }
 }

@@ -145,13 +145,17 @@ export class ChunkFetcher {
       get: async (id, request = {}) => {
         const longestBytes = longestFrameBytes(request.lengthBytes ?? MAX_CHUNK_BYTES);
         try {
-          return await spending.pay(longestBytes, onSent => {
-            const both = (lengthBytes: number): void => {
-              onSent(lengthBytes);
-              request.onSent?.(lengthBytes);
-            };
-            return gateway.get(id, { ...request, onSent: both });
-          });
+          return await spending.pay(
+            longestBytes,
+            onSent => {
+              const both = (lengthBytes: number): void => {
+                onSent(lengthBytes);
+                request.onSent?.(lengthBytes);
+              };
+              return gateway.get(id, { ...request, onSent: both });
+            },
+            request.signal,
+          );
         } catch (error) {
           if (error instanceof OverBound) over.abort(allSpent(spending));
           over.signal.throwIfAborted();

@@ -83,6 +83,56 @@ describe('a bound that the chunks would exceed, and their frames do not', () => 
   });
 });
 
+// Frames are much shorter than they may be, so a lot comes back each time that one is here.
+it('a bound with room for the frames and for one chunk more, while eight are fetched at once, is kept and is enough', async () => {
+  const longBytes = 200_000;
+  const chunks = 24;
+  const image = Buffer.concat(
+    Array.from({ length: chunks }, () =>
+      Buffer.concat([randomBytes(longBytes / 8), Buffer.alloc(longBytes * 0.875)]),
+    ),
+  );
+  harness.fleet.addRelease({ counter: 2, image, chunkBytes: longBytes });
+  harness.fleet.addRollout(2);
+  await harness.fleet.publishAll();
+  await harness.device.close();
+  const maxBytes = (chunks / 8 + 1.5) * longBytes;
+  await harness.device.open({ settings: { maxBytes, concurrency: 8 } });
+  harness.gateway.served.length = 0;
+  expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  expect(servedBytes()).toBeLessThanOrEqual(maxBytes);
+  expect(image.equals(await harness.device.slot('A'))).toBe(true);
+});
+
+it('wrong indexes that gateways sent use up the bound: the device waits and says so, and the next one is not asked', async () => {
+  const site = await AgentHarness.open({ images: [randomBytes(CHUNK_BYTES)], hasOther: true });
+  try {
+    await site.device.cycle();
+    site.fleet.addRelease({ counter: 2, image: compressible(), chunkBytes: CHUNK_BYTES });
+    site.fleet.addRollout(2);
+    await site.fleet.publishAll();
+    const [, index] = [...site.fleet.files].findLast(([path]) => path.endsWith('.caibx')) ?? [];
+    if (!(index instanceof Uint8Array)) throw new Error('no index is published');
+    const wrong = Buffer.alloc(index.length, 1);
+    for (const gateway of [site.gateway, site.other])
+      gateway.misbehave = path => (path.endsWith('.caibx') ? wrong : undefined);
+    await site.device.close();
+    const isIndex = ({ path }: { path: string }) => path.endsWith('.caibx');
+    for (const { served } of [site.gateway, site.other]) served.length = 0;
+    await site.device.open({ settings: { maxBytes: Math.ceil(1.5 * wrong.length), deltas: 'off' } });
+    expect(await site.device.cycle()).toMatchObject({
+      state: 'waiting',
+      waitingFor: 'approval',
+      reason: { code: 'SITECAST_PLAN_TOO_LARGE', message: expect.stringContaining('--max-bytes') },
+    });
+    expect([...site.gateway.served, ...site.other.served].filter(isIndex)).toEqual([
+      { path: expect.any(String), lengthBytes: wrong.length },
+    ]);
+  } finally {
+    await site.close();
+  }
+});
+
 it('a bound that the frames surely exceed is waited at, before anything is fetched or the slot is touched', async () => {
   const image = randomBytes(plainBytes);
   await order(image, plainBytes / 3);

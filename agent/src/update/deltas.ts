@@ -18,7 +18,8 @@ import {
   type ReleaseManifest,
 } from '@sitecast/shared/release';
 import type { Gateway, Log, SlotName } from '../ports.ts';
-import { MAX_FAILED_RECIPES, type Spending } from '../state/spending.ts';
+import type { Spending } from '../state/spending.ts';
+import { MAX_FAILED_RECIPES } from '../state/spending-note.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { Trust } from '../upstream/trust.ts';
 import type { SlotContent, SlotContents } from './slot-contents.ts';

@@ -71,11 +71,12 @@ export class Releases {
   ): Promise<Release> {
     const { counter, version } = order.release;
     const target = indexTarget(this.#product, counter);
-    const { leftBytes } = spending;
     const indexBytes =
       known?.encode() ??
-      (await this.#trust.document(target, signal, { maxBytes: leftBytes, payer: spending }));
-    if (!indexBytes && manifest.index.lengthBytes > leftBytes) throw indexTooLarge(manifest, leftBytes);
+      (await this.#trust.document(target, signal, { maxBytes: spending.leftBytes, payer: spending }));
+    // By what is left now: gateways that sent something else have spent some of it.
+    if (!indexBytes && manifest.index.lengthBytes > spending.leftBytes)
+      throw indexTooLarge(manifest, spending.leftBytes);
     if (!indexBytes || sha256(indexBytes) !== manifest.index.sha256)
       throw unusable(`the index of ${version} is not the one that its manifest names`);
     const index = known ?? ChunkIndex.decode(indexBytes);

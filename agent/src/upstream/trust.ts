@@ -16,7 +16,7 @@ import {
 } from '@sitecast/shared/trust';
 import pLimit from 'p-limit';
 import type { Gateway } from '../ports.ts';
-import type { Spending } from '../state/spending.ts';
+import { OverBound, type Spending } from '../state/spending.ts';
 import { DocumentFiles } from './document-files.ts';
 import { type Gateways, noGateway } from './gateways.ts';
 import { KeptRoots } from './kept-roots.ts';
@@ -37,7 +37,7 @@ interface DocumentOptions {
   isTopLevel?: boolean;
   /** A longer one isn't fetched: then there is none. */
   maxBytes?: number;
-  /** Who pays for what comes over the network. */
+  /** Who pays for what comes over the network. One that may not pay so much, after sources that failed, counts as `maxBytes` does. */
   payer?: Pick<Spending, 'pay'> | undefined;
 }
 
@@ -207,9 +207,10 @@ export class Trust {
     const fetch = (onSent?: (lengthBytes: number) => void) =>
       this.#client.fetchTarget(found, { signal, onSent });
     const bytes = await this.#fromSources(
-      isNearby => (payer && !isNearby ? payer.pay(found.file.length, fetch) : fetch()),
+      isNearby => (payer && !isNearby ? paid(payer, found.file.length, fetch, signal) : fetch()),
       signal,
     );
+    if (!bytes) return undefined;
     await this.#documents.write(found.file.hashes.sha256, bytes, this.#listedDigests());
     return bytes;
   }
@@ -273,6 +274,21 @@ export class Trust {
     const { issuedMs, state } = this.clock();
     // By a clock that is behind, no metadata looks old. Only another gateway can show that there is newer metadata.
     return state === 'behind' || (issuedMs !== undefined && this.#now() - issuedMs > STALE_MS);
+  }
+}
+
+/** @returns undefined where no more may be spent: it isn't asked for */
+async function paid<T>(
+  payer: Pick<Spending, 'pay'>,
+  lengthBytes: number,
+  work: (onSent: (lengthBytes: number) => void) => Promise<T>,
+  signal: AbortSignal | undefined,
+): Promise<T | undefined> {
+  try {
+    return await payer.pay(lengthBytes, work, signal);
+  } catch (error) {
+    if (error instanceof OverBound) return undefined;
+    throw error;
   }
 }
 
