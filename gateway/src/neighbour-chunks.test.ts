@@ -1,6 +1,6 @@
 import { chunkPath } from '@sitecast/shared/content';
 import { HttpClient, readBounded } from '@sitecast/shared/outbound';
-import { connectionsToPeer, urlOfPeer } from '@sitecast/shared/swarm';
+import { announcementOf, connectionsToPeer, urlOfPeer } from '@sitecast/shared/swarm';
 import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { ASSIGNMENT_HEADER } from '@sitecast/shared/fleet';
@@ -108,6 +108,29 @@ it('asks no neighbour while the origin answers, not even for a chunk that the or
   expect(problemOf(await gateway.get(pathOf(lost)))).toEqual([503, 'SITECAST_CHUNK_UNAVAILABLE']);
   // What it says for itself; the chunks would be 60 kB.
   expect((await given(giver)) - before).toBeLessThan(5000);
+});
+
+it('goes on where its only neighbour lacked a file for a moment', async () => {
+  const origin = await harness.published(image);
+  let isBehind = false;
+  const only = await harness.member(path =>
+    isBehind && path.startsWith('/targets/') ? undefined : origin.repository.files.get(path.slice(1)),
+  );
+  const gateway = await harness.cutOff(origin, [only.address]);
+  await follows(gateway, origin);
+  const before = only.asked.length;
+  isBehind = true;
+  await newRelease(origin);
+  const { repository } = origin;
+  const files = ['snapshot', 'rollouts'].map(
+    role => [repository.pathOf(role).slice('metadata/'.length), repository.bytesOf(role)] as const,
+  );
+  await only.node.gossip.announce(
+    announcementOf(repository.root.version, repository.bytesOf('timestamp'), new Map(files)),
+  );
+  await until(() => only.asked.slice(before).some(path => path.startsWith('/targets/')), 'it lacks a file');
+  isBehind = false;
+  await follows(gateway, origin);
 });
 
 describe('a gateway gives chunks', () => {
