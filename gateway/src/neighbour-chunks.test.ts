@@ -113,9 +113,10 @@ it('asks no neighbour while the origin answers, not even for a chunk that the or
 it('goes on where its only neighbour lacked a file for a moment', async () => {
   const origin = await harness.published(image);
   let isBehind = false;
-  const only = await harness.member(path =>
-    isBehind && path.startsWith('/targets/') ? undefined : origin.repository.files.get(path.slice(1)),
-  );
+  const only = await harness.member(path => {
+    const file = origin.repository.files.get(path.slice(1));
+    return file instanceof Uint8Array && !(isBehind && path.startsWith('/targets/')) ? file : undefined;
+  });
   const gateway = await harness.cutOff(origin, [only.address]);
   await follows(gateway, origin);
   const before = only.asked.length;
