@@ -129,9 +129,12 @@ it('goes on where its only neighbour lacked a file for a moment', async () => {
   await only.node.gossip.announce(
     announcementOf(repository.root.version, repository.bytesOf('timestamp'), new Map(files)),
   );
-  await until(() => only.asked.slice(before).some(path => path.startsWith('/targets/')), 'it lacks a file');
+  const lacked = () => only.asked.slice(before).filter(path => path.startsWith('/targets/'));
+  await until(() => lacked().length > 0, 'it lacks a file');
   isBehind = false;
   await follows(gateway, origin);
+  // It has asked again.
+  expect(lacked().length).toBeGreaterThan(1);
 });
 
 describe('a gateway gives chunks', () => {
