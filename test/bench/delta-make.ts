@@ -15,6 +15,7 @@ import { decodeRecipe } from '@sitecast/shared/delta';
 
 const [basePath = '', targetPath = '', mode] = process.argv.slice(2);
 
+const files: FileHandle[] = [];
 const base = await imageAt(basePath, 'base.caibx');
 const target = await imageAt(targetPath, 'target.caibx');
 // What a process takes that only has the indexes: an origin runs anyway.
@@ -46,6 +47,7 @@ const figures: DeltaFigures = {
   windows: windows.length,
   unmade,
 };
+await Promise.all(files.map(file => file.close()));
 process.stdout.write(JSON.stringify(figures));
 
 /** What a device fetches, in bytes: patches and chunks as zstd frames. */
@@ -61,6 +63,7 @@ export interface DeltaFigures {
 
 async function imageAt(path: string, indexPath: string): Promise<ImageSource> {
   const file = await open(path);
+  files.push(file);
   return {
     index: ChunkIndex.decode(await readFile(indexPath)),
     read: (offset, lengthBytes) => read(file, offset, lengthBytes),

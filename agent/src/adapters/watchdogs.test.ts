@@ -95,6 +95,7 @@ it("the machine's watchdog isn't fed while the agent isn't well, and is again af
   await until('it is fed', async () => (await textOf('watchdog')).length > 1);
   stop.abort();
   await feeding;
+  await watchdog?.close();
   expect(fedWhileUnwell).toBe('');
   expect(logged).toEqual(["the disk of --data doesn't answer: no watchdog is fed until it does"]);
 });
