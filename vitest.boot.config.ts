@@ -1,17 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import trials from './vitest.trials.config.ts';
 
-/** `npm run test:boot`: real boot loaders, in QEMU by software emulation: what takes too long, and too many programs, for each change. */
-const LIMIT_MS = 1_800_000;
-
-export default defineConfig({
-  resolve: { conditions: ['sitecast-source'] },
-  ssr: { resolve: { conditions: ['sitecast-source'] } },
-  test: {
-    include: ['test/boot/**/*.test.ts'],
-    environment: 'node',
-    // One after the other: each takes the machine.
-    fileParallelism: false,
-    testTimeout: LIMIT_MS,
-    hookTimeout: LIMIT_MS,
-  },
-});
+/** `npm run test:boot`: real boot loaders, in QEMU by software emulation. What takes too long, and too many programs, for each change. */
+export default defineConfig({ ...trials, test: { ...trials.test, include: ['test/boot/**/*.test.ts'] } });

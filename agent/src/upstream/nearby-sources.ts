@@ -3,7 +3,7 @@ import { MAX_ASKED, NewestSources, type RepositorySource, withinTime } from '@si
 import type { Log } from '../ports.ts';
 
 // Any machine on the LAN can answer here. The worst it does: it gives old or false files, or hangs. What it gives goes through the TUF client.
-// Three are asked at once, of which at most one is a machine that only multicast DNS has named; one that fails rests for five minutes.
+// Three are asked at once, of which at most one is a machine that only multicast DNS has named; one that fails rests for five minutes, unless all do.
 
 /** The time that a machine of the LAN has for all metadata of one attempt; most of it is a few hundred KiB. */
 const METADATA_WITHIN_MS = 30_000;

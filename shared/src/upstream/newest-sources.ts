@@ -16,8 +16,9 @@ export interface RepositorySource {
 
 /** Neighbours that are asked at one time for the newest timestamp. */
 export const MAX_ASKED = 3;
-/** How long a neighbour isn't asked that gave nothing, or something wrong; one that lacks a file may have it a second later. */
+/** How long a neighbour isn't asked that gave nothing, or something wrong. */
 const REST_MS = 5 * 60_000;
+/** One that lacks a file may have it a second later. */
 const LACKS_REST_MS = 5000;
 const MAX_RESTING = 1000;
 const MAX_TIMESTAMP_BYTES = 16 * 1024;
