@@ -1,3 +1,4 @@
+import { mkdirSync, mkdtempSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -72,8 +73,14 @@ describe('gateway', () => {
     Promise.reject(new SitecastError('untrusted', 'SITECAST_TLS_AUTHORITY_UNKNOWN', 'who is that'));
   /** A gateway that answers health checks as told; nothing else is asked of it. */
   const gateway = (getJson: Answer): Pick<Gateway, 'getJson'> => ({ getJson });
-  const checkOf = (answer: Answer, interfaces = 2) =>
-    check({ isGatewayChecked: true }, { gateways: [gateway(answer)], interfaces: async () => interfaces });
+  /** As /sys/class/net has them. */
+  const withInterfaces = (...names: string[]): string => {
+    const path = mkdtempSync(join(data, 'net-'));
+    for (const name of names) mkdirSync(join(path, name));
+    return path;
+  };
+  const checkOf = (answer: Answer, interfaces = withInterfaces('lo', 'eth0', 'eth1')) =>
+    check({ isGatewayChecked: true }, { gateways: [gateway(answer)], interfaces });
   const BEFORE = { isGatewayReached: true, interfaces: 2 };
 
   it('notes before the update whether one answers, whatever it says', async () => {
@@ -118,10 +125,14 @@ describe('gateway', () => {
   });
 
   it('fails where the network interface is gone', async () => {
-    const gone = checkOf(failsWith('ENETUNREACH', 'no'), 0);
+    const gone = checkOf(failsWith('ENETUNREACH', 'no'), withInterfaces('lo'));
     expect(await ask(gone, BEFORE)).toBe(
       'this machine has no network interface, and had one before the update',
     );
     expect(await ask(gone, { ...BEFORE, interfaces: 0 })).toBeUndefined();
+    // A system that doesn't tell how many there are hasn't lost one.
+    const untold = checkOf(failsWith('ENETUNREACH', 'no'), join(data, 'no-sysfs'));
+    expect(await ask(untold, BEFORE)).toBeUndefined();
+    expect(await untold.note?.(AbortSignal.timeout(300))).toEqual({ isGatewayReached: false });
   });
 });

@@ -27,7 +27,8 @@ interface CheckPlaces {
   run: RunCommand;
   /** Default: those of the machine. */
   freeMemory?: () => number;
-  interfaces?: () => Promise<number>;
+  /** A directory with one entry for each network interface. */
+  interfaces?: string;
 }
 
 /** The built-in health checks that the settings ask for. */
@@ -86,11 +87,12 @@ function unitCheck(unit: string, run: RunCommand): HealthCheck {
  * Whether a gateway answers as before the update. Only what the new image alone can cause speaks against it: no network interface where
  * there was one, a packet filter, an authority that it doesn't know. A gateway that is down, or a site that is offline, does not.
  */
-function gatewayCheck({ gateways, interfaces = countInterfaces }: CheckPlaces): HealthCheck {
-  const note: HealthCheck['note'] = async signal => ({
-    isGatewayReached: (await reach(gateways, signal)) === 'answers',
-    interfaces: await interfaces(),
-  });
+function gatewayCheck({ gateways, interfaces = INTERFACES }: CheckPlaces): HealthCheck {
+  const note: HealthCheck['note'] = async signal => {
+    const isGatewayReached = (await reach(gateways, signal)) === 'answers';
+    const count = await countInterfaces(interfaces);
+    return { isGatewayReached, ...(count !== undefined && { interfaces: count }) };
+  };
   const check: HealthCheck['check'] = async (notes, signal) => {
     if (notes.isGatewayReached !== true) return undefined;
     let found = await reach(gateways, signal);
@@ -101,7 +103,7 @@ function gatewayCheck({ gateways, interfaces = countInterfaces }: CheckPlaces): 
       if (!signal.aborted) found = again;
     }
     if (found === 'answers') return undefined;
-    if ((notes.interfaces ?? 0) > 0 && (await interfaces()) === 0)
+    if ((notes.interfaces ?? 0) > 0 && (await countInterfaces(interfaces)) === 0)
       return 'this machine has no network interface, and had one before the update';
     return found === undefined ? undefined : `no gateway can be reached, as before the update: ${found}`;
   };
@@ -128,8 +130,13 @@ function ownFault(error: unknown): string | undefined {
   return OWN_ERRORS.has(systemCodeOf(bottomErrorOf(error))) ? error.message : undefined;
 }
 
-/** Network interfaces but for loopback. */
-async function countInterfaces(): Promise<number> {
-  const names = await readdir(INTERFACES).catch(() => []);
-  return names.filter(name => name !== 'lo').length;
+/** Network interfaces but for loopback. @returns undefined where the system doesn't tell: then they speak against no image */
+async function countInterfaces(directory: string): Promise<number | undefined> {
+  try {
+    const names = await readdir(directory);
+    return names.filter(name => name !== 'lo').length;
+  } catch (error) {
+    if (isSystemError(error)) return undefined;
+    throw error;
+  }
 }
