@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
+import './vitest.temporary.ts';
 
 /** No test depends on how fast the machine is: whatever waits gives up by itself when nothing goes on (shared/src/testing). */
 const SAFETY_MS = 600_000;

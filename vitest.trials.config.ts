@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import './vitest.temporary.ts';
 
 /** `npm run test:trials`: what takes too long for each change, and is run before a release. */
 const LIMIT_MS = 1_800_000;

@@ -1,0 +1,11 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+/**
+ * What tests and the processes that they start make in the directory for temporary files, they make in one of this run, which goes with it.
+ * Its name is short: the path of a socket has 107 bytes at most.
+ */
+const directory = mkdtempSync(join(tmpdir(), 'sc-'));
+process.env.TMPDIR = directory;
+process.on('exit', () => rmSync(directory, { recursive: true, force: true, maxRetries: 3 }));
