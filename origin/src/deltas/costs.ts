@@ -12,9 +12,9 @@ import { PublishedImage } from './published-image.ts';
 import { type DeviceGroup, type RunningRelease, runningReleases, usesDeltas } from './running.ts';
 import { bitsOf, type Need, sitesCost } from './site-costs.ts';
 
-/** Chunks whose frames are looked at to estimate how well those compress that a release lacks. */
+/** How many chunks' frames are measured to estimate how well the missing chunks of a release compress. */
 const SAMPLES = 32;
-/** Releases whose costs are told, those that most devices run first. */
+/** Releases whose costs are computed: those that most devices run. */
 const MAX_RELEASES = 50;
 
 interface CostDeps {
@@ -32,14 +32,14 @@ interface CostTarget {
 
 type OtherCost = NonNullable<UpdateCost['from'][number]['others']>[number];
 
-/** What a device fetches, how, and why it isn't the least that a device can fetch. */
+/** What a device fetches, how, and (`why`) what keeps it from fetching less. */
 interface Way extends Pick<OtherCost, 'why' | 'lacks'> {
   by: 'delta' | 'chunks';
   bytes: number;
   need: Need;
 }
 
-/** What an update costs the devices that can do the same. */
+/** What an update costs those devices that have the same abilities. */
 interface GroupCost extends Way {
   group: DeviceGroup;
 }
@@ -54,9 +54,9 @@ interface CostedDelta {
 }
 
 /**
- * What an update costs a device from each release that runs, and what it costs sites. Where a delta is published, its bytes are known;
- * otherwise they are estimated from the chunks that the running release lacks. What devices hold besides isn't known here, so a device
- * may fetch less.
+ * What an update to a release costs: a device from each release that is running, and each site. Where a delta is published, its bytes are
+ * known; otherwise they are estimated from the chunks that the running release lacks. What else a device holds isn't known here, so it may
+ * fetch less.
  */
 export async function updateCost(
   { repository, published, registry }: CostDeps,
@@ -96,7 +96,8 @@ export async function updateCost(
 
 /**
  * What the devices of each site need.
- * @param rest releases whose costs aren't told: of their devices, and of those that have not said what they run, the whole image is assumed
+ * @param rest releases whose costs aren't computed: for their devices, and for those that have not said what they run, the whole image is
+ * assumed
  */
 function needsBySite(
   groups: readonly GroupCost[],
@@ -118,7 +119,7 @@ function needsOf(bySite: Map<string, Set<Need | 'image'>>, site: string): Set<Ne
   return needs;
 }
 
-/** The cheapest way, and the devices for which it is another one. */
+/** The cheapest way, and the devices that take another one. */
 function costFrom(
   { counter, version, devices }: RunningRelease,
   groups: readonly GroupCost[],
@@ -144,7 +145,7 @@ function costFrom(
   };
 }
 
-/** @returns undefined where the recipe is lost: it is made again */
+/** @returns undefined where the recipe is lost: it will be made again */
 async function readDelta({ content }: Repository, delta: ListedDelta): Promise<CostedDelta | undefined> {
   const bytes = await content.read(delta.recipe);
   if (!bytes) return undefined;
@@ -161,7 +162,7 @@ class WaysFrom {
   readonly #delta: CostedDelta | undefined;
   readonly #deltaNeed: Need['delta'];
   readonly #byChunks: Way;
-  /** Alike for devices that lack the same. */
+  /** By the encoders that a device lacks. */
   readonly #byDelta = new Map<string, Way>();
 
   constructor(
@@ -193,7 +194,7 @@ class WaysFrom {
     return known;
   }
 
-  /** Frames of patches are as long as the patches, which can't be compressed, but for some bytes a chunk. */
+  /** Patches can't be compressed, so their frames are as long as the patches, plus a few bytes per chunk. */
   #wayBy({ recipe, recipeBytes, patchIndexBytes }: CostedDelta, lacks: readonly string[]): Way {
     const { windows, encoders, restFrameBytes } = recipe;
     const has = encoders.filter(name => !lacks.includes(name));
@@ -223,18 +224,18 @@ class WaysFrom {
   }
 }
 
-/** Why devices use no delta of a kind that there is. */
+/** Why these devices don't use a delta that exists. */
 function whyNone(ability: DeltaAbility | undefined): (typeof WHY_MORE)[number] {
   if (!ability) return 'noDeltas';
   return usesDeltas(ability, true) ? 'signedOnly' : 'otherFormat';
 }
 
-/** An image that is updated to by chunks. */
+/** The target image, and what its chunks cost. */
 class CostedImage {
   readonly #image: PublishedImage;
   readonly #release: ListedRelease;
   readonly #isZero: Uint8Array;
-  /** Lengths of frames that were looked at, by the numbers of their chunks. */
+  /** Lengths of frames that were measured, by the numbers of their chunks. */
   readonly #frames = new Map<number, number>();
 
   constructor(image: PublishedImage, release: ListedRelease) {
@@ -247,7 +248,7 @@ class CostedImage {
     return this.#image.index.count;
   }
 
-  /** Numbers of the chunks that a device lacks that holds `base`. One that the image has several times is named once. */
+  /** Numbers of the chunks that a device with `base` lacks. A chunk that the image has several times is listed once. */
   lacking(base: ChunkIndex | undefined): number[] {
     const { index } = this.#image;
     const lacking: number[] = [];
@@ -258,14 +259,14 @@ class CostedImage {
     return lacking;
   }
 
-  /** About what a device fetches that lacks these chunks: the index, and their frames. */
+  /** About how many bytes a device fetches that lacks these chunks: the index, and their frames. */
   async bytesOf(lacking: readonly number[]): Promise<number> {
     const { index } = this.#image;
     const plainBytes = lacking.reduce((sum, at) => sum + index.lengthOf(at), 0);
     return this.#release.index.lengthBytes + Math.round(plainBytes * (await this.#ratio(lacking)));
   }
 
-  /** What sites fetch of it. */
+  /** What sites fetch for this image. */
   async costs(imageBytes: number): Promise<Parameters<typeof sitesCost>[1]> {
     const { index } = this.#image;
     const ratio = await this.#ratio(this.lacking(undefined));
@@ -274,7 +275,7 @@ class CostedImage {
     return { chunkCount: index.count, frameBytesOf, indexBytes, imageBytes };
   }
 
-  /** Bytes of frames for each plain byte, by some of the chunks. */
+  /** Bytes of a frame for each plain byte, measured on some of the chunks. */
   async #ratio(chunks: readonly number[]): Promise<number> {
     const step = Math.max(1, chunks.length / SAMPLES);
     let [plain, frames] = [0, 0];
@@ -289,7 +290,7 @@ class CostedImage {
   }
 }
 
-/** @returns undefined where it isn't published, or lost: its devices fetch the whole image, as far as this origin can tell */
+/** @returns undefined where the index isn't published or is lost: then it's assumed that devices fetch the whole image */
 async function indexOf(
   { content }: Repository,
   release: ListedRelease | undefined,

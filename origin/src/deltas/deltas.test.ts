@@ -18,7 +18,7 @@ import type { WindowPlace } from './maker-port.ts';
 
 let harness: FleetHarness;
 let second: TestImage;
-/** What the maker does before each window, and which windows it left out. */
+/** Called before the maker makes a window. */
 let onWindow: (place: WindowPlace) => Promise<void>;
 let skipped: number[];
 let freeBytes: number;
@@ -56,7 +56,7 @@ const listed = () => {
 const stateOf = (from: number, to: number) =>
   harness.origin.deltas.job({ product: 'camera', from, to })?.state;
 
-/** A device that says which release it runs, and what it can do with deltas. */
+/** Adds a device with the release that it runs and what it can do with deltas. */
 async function running(counter: number, site = 'north', ability = 'recipe-1'): Promise<TestMember> {
   const device = await harness.device(site);
   const release = { counter, version: `${counter}.0.0` };
@@ -68,7 +68,7 @@ async function running(counter: number, site = 'north', ability = 'recipe-1'): P
 it('makes deltas from the releases that devices run when a rollout starts, and tells what they cost', async () => {
   await running(1);
   await running(1, 'south');
-  // Nobody publishes a delta from a release that isn't listed.
+  // A delta from a release that isn't listed can't be made.
   await running(7);
   await harness.device('north');
   const started = await harness.startRollout({ counter: 2, allowDowngrade: true });
@@ -98,16 +98,16 @@ it('makes deltas from the releases that devices run when a rollout starts, and t
     cost: { from: [{ by: 'delta', devices: 2, isEstimate: false }, { isEstimate: true }] },
   });
   expectPatchesToMake(second);
-  // What is finished needs no windows any more.
+  // A finished delta needs no windows any more.
   expect(readdirSync(join(harness.path, 'deltas'))).toEqual(['jobs.json']);
-  // Nobody waits any more, from the moment on at which nothing is to come.
+  // Devices stop waiting as soon as no delta is to come.
   await until('the order', async () => (await orders())[0]?.deltasBy === undefined);
   expect(await orders()).toMatchObject([{ id: file?.id, state: 'active', attempt: 1 }]);
   await origin.deltas.tend();
   expect(origin.repository.versions()).toMatchObject({ deltas: 2 });
 });
 
-it("lets nobody wait for what is made beforehand, doesn't pay, failed, or could be used by no device", async () => {
+it("lets no device wait for a delta that was made beforehand, doesn't pay, failed, or could be used by no device", async () => {
   const { origin } = harness;
   await running(1);
   origin.deltas.start();
@@ -118,7 +118,7 @@ it("lets nobody wait for what is made beforehand, doesn't pay, failed, or could 
   expect((await orders())[0]).not.toHaveProperty('deltasBy');
   await harness.call('POST', `/api/v1/rollouts/${String(started.id)}/complete`, { acknowledge: true });
 
-  // Nothing of the third release is smaller as a patch: its devices wait until that is known.
+  // No patch to the third release is smaller than its chunks. Devices wait until that is known.
   await harness.operator.publishOk('camera', imageOf(...second.chunks.slice(0, 2)));
   await harness.startRollout({ counter: 3, allowDowngrade: true });
   expect((await orders())[1]).toHaveProperty('deltasBy');
@@ -128,9 +128,9 @@ it("lets nobody wait for what is made beforehand, doesn't pay, failed, or could 
   expect(origin.deltas.isAwaited('camera', 3, harness.clock.nowMs)).toBe(false);
 });
 
-it('makes no delta that no device could use, and waits for none', async () => {
+it('makes no delta that no device could use, and lets no device wait for one', async () => {
   const { origin } = harness;
-  // An earlier agent, one that takes signed recipes alone, and one of a later version.
+  // An earlier agent, one that takes only signed recipes, and one of a later version.
   for (const ability of ['', 'recipe-1 signed-only zstd-1.5.5-wasm', 'recipe-9'])
     await running(1, 'north', ability);
   await harness.startRollout({ counter: 2 });
@@ -143,7 +143,7 @@ it('makes no delta that no device could use, and waits for none', async () => {
   await until('the delta', () => stateOf(1, 2) === 'published');
 });
 
-it('opens images with the encoders that enough devices of the base have', async () => {
+it('opens images with the encoders that enough devices with the base have', async () => {
   const { origin } = harness;
   for (const ability of ['recipe-1 zstd pako', 'recipe-1 zstd', 'recipe-1', 'recipe-1', ''])
     await running(1, 'north', ability);
@@ -153,7 +153,7 @@ it('opens images with the encoders that enough devices of the base have', async 
   expect(encoders).toEqual([['zstd']]);
 });
 
-it('signs an order anew only once its keys are there', async () => {
+it("signs the order again only when the origin's keys are there", async () => {
   await running(1);
   await harness.startRollout({ counter: 2 });
   const { origin } = harness;
@@ -173,7 +173,7 @@ it('signs an order anew only once its keys are there', async () => {
   await until('the order', async () => (await orders())[0]?.deltasBy === undefined);
 });
 
-it('takes deltas away when the rollout is aborted, or is no longer the one that latecomers follow', async () => {
+it('removes deltas when the rollout is aborted, or is no longer the one that latecomers follow', async () => {
   await running(1);
   const first = await harness.startRollout({ counter: 2 });
   harness.origin.deltas.start();
@@ -194,7 +194,7 @@ it('takes deltas away when the rollout is aborted, or is no longer the one that 
   expect(harness.origin.deltas.list().map(({ to }) => to)).toEqual([2]);
 });
 
-it('goes on after the last finished window when its process was killed', async () => {
+it('continues after the last finished window when its process was killed', async () => {
   await running(1);
   await harness.startRollout({ counter: 2 });
   let isDead = false;
@@ -219,7 +219,7 @@ it('goes on after the last finished window when its process was killed', async (
   expectPatchesToMake(second);
 });
 
-it('tries again after a failure, ever later, gives up at last, and begins anew when an operator asks', async () => {
+it('tries again after a failure, after ever longer waits, gives up in the end, and begins anew when an operator asks', async () => {
   onWindow = async () => {
     throw new Error('the maker is broken');
   };
@@ -249,10 +249,10 @@ it('tries again after a failure, ever later, gives up at last, and begins anew w
   ]);
 });
 
-it('counts a start that ends in the midst of making as a try, unless a window was finished, and gives up at last', async () => {
+it('counts a start that ends while a delta is made as a try, unless a window was finished, and gives up in the end', async () => {
   const ask = () => harness.origin.deltas.request([{ product: 'camera', from: 1, to: 2 }], 'test');
   const job = () => harness.origin.deltas.job({ product: 'camera', from: 1, to: 2 });
-  /** The process dies while it makes this window. */
+  /** Ends the process while it makes this window. */
   const dieAt = async (chunk: number) => {
     let isReached = false;
     onWindow = ({ firstChunk }) => {
@@ -281,7 +281,7 @@ it('counts a start that ends in the midst of making as a try, unless a window wa
   expectPatchesToMake(second);
 });
 
-it('fails clearly where the disk is full, keeps what is finished, and goes on once there is room', async () => {
+it('fails clearly where the disk is full, keeps what is finished, and continues when there is room', async () => {
   onWindow = async ({ firstChunk }) => {
     if (firstChunk === 2) freeBytes = 0;
   };
@@ -294,7 +294,7 @@ it('fails clearly where the disk is full, keeps what is finished, and goes on on
   expect(await deltas()).toMatchObject({
     deltas: [{ state: 'waiting', patches: 1, reason: { code: 'SITECAST_NO_SPACE' } }],
   });
-  // Everything else goes on.
+  // The origin's other services work.
   expect(await harness.call('GET', '/api/v1/repository')).toMatchObject({ httpStatus: 200 });
   freeBytes = 2 ** 40;
   onWindow = async () => undefined;
@@ -320,7 +320,7 @@ it('makes one delta at a time', async () => {
   expect(most).toBe(1);
 });
 
-it('makes a delta again that was damaged, and one that the next process has forgotten is not lost', async () => {
+it('makes a damaged delta again, and keeps one that the next process has no job for', async () => {
   await running(1);
   await harness.startRollout({ counter: 2 });
   harness.origin.deltas.start();
@@ -336,7 +336,7 @@ it('makes a delta again that was damaged, and one that the next process has forg
   expect(await deltas()).toMatchObject({ deltas: [{ state: 'published', from: 1, to: 2 }] });
 });
 
-it('refuses what is no delta, and operators whose role is too low', async () => {
+it('refuses a request that names no delta, and operators whose role is too low', async () => {
   const ask = (body: unknown) => harness.call('POST', '/api/v1/products/camera/deltas', body);
   expect(await ask({ to: { counter: 2 }, from: [{ counter: 2 }] })).toMatchObject({ httpStatus: 400 });
   expect(await ask({ to: { counter: 9 } })).toMatchObject({
@@ -372,7 +372,7 @@ it('publishes a delta in the end, wherever the process dies and whatever the pow
     breaker.lose((['nothing', 'contents', 'everything'] as const)[dieAt % 3] ?? 'nothing');
     let laterMs = 0;
     const next = await openTestOrigin({ ...testDisk(path), now: () => now() + laterMs });
-    // A start that ended in the midst of making counts as a failed try.
+    // A start that ended while a delta was made counts as a failed try.
     laterMs = 120_000;
     ends[next.deltas.job(name) ? 'kept' : 'lost'] += 1;
     await next.deltas.request([name], 'test');
@@ -402,7 +402,7 @@ async function orders(): Promise<Record<string, unknown>[]> {
   return JSON.parse(bytes.toString()).rollouts;
 }
 
-/** Applies what was published, as a device would. */
+/** Applies the published patches, as a device would. */
 function expectPatchesToMake(image: TestImage, path = harness.path): void {
   const folder = join(path, 'repository/targets/deltas');
   const read = (ending: string) =>

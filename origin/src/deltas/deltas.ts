@@ -44,11 +44,11 @@ interface DeltasDeps extends MakeDeps {
  * after the other, in the background.
  */
 export class Deltas {
-  /** Those that operators have signed: no job of this origin. */
+  /** Deltas that operators have signed. The origin has no jobs for them. */
   readonly signed: SignedDeltas;
   readonly #deps: DeltasDeps;
   readonly #jobs = new JobList();
-  /** What changes the list of jobs runs one after the other. */
+  /** Changes of the job list run one after the other. */
   readonly #serial = pLimit(1);
   #making: { delta: DeltaName; abort: AbortController } | undefined;
   #isStopped = false;
@@ -75,7 +75,7 @@ export class Deltas {
     return after;
   }
 
-  /** Those of a product, or all; in the order in which they were asked for. */
+  /** The jobs of a product, or of all products, in the order in which they were requested. */
   list(product?: string): DeltaJob[] {
     return this.#jobs.list(product);
   }
@@ -85,8 +85,8 @@ export class Deltas {
   }
 
   /**
-   * Whether a delta to a release is still to come: one that is being made or waits for its turn, or that devices need and that isn't begun.
-   * One that is made, that doesn't pay or that was given up is not, nor one that was removed since the rollout began.
+   * Whether devices should wait for a delta to a release: one is being made or waits for its turn, or rollouts need one that isn't begun
+   * yet. A delta that is published, that doesn't pay, that was given up, or that was removed since the rollout began is not awaited.
    * @param sinceMs when the rollout to the release was started
    */
   isAwaited(product: string, to: number, sinceMs: number): boolean {
@@ -98,18 +98,18 @@ export class Deltas {
     return deltasTo(product, to, listing, registry).some(delta => this.#isToBegin(delta, sinceMs));
   }
 
-  /** Whether a delta that is needed since then isn't begun. */
+  /** Whether a delta that has been needed since then isn't begun yet. */
   #isToBegin(delta: DeltaName, sinceMs: number): boolean {
     const job = this.job(delta);
     return job === undefined || isRemovedBefore(job, sinceMs);
   }
 
-  /** From now on, until `stop`. */
+  /** Makes deltas from now on, until `stop`. */
   start(): void {
     this.#underWay = this.#run();
   }
 
-  /** Ends what is being made; it goes on after the next start. */
+  /** Interrupts the delta that is being made. It is continued after the next start. */
   async stop(): Promise<void> {
     this.#isStopped = true;
     this.#making?.abort.abort();
@@ -119,8 +119,7 @@ export class Deltas {
   }
 
   /**
-   * Has deltas made. Those that are made or under way, or that operators have signed, stay as they are; one that failed or was removed is
-   * begun anew.
+   * Requests deltas. Those that are made, being made or signed by operators stay as they are; one that failed or was removed is begun anew.
    * @param by name of the operator
    * @throws SITECAST_TOO_MANY_DELTAS (conflict)
    */
@@ -151,10 +150,10 @@ export class Deltas {
   }
 
   /**
-   * Ends what is being made, and takes away what is published, of those that the origin makes. A rollout that is started later has them made
-   * again. Where the origin can't sign, they are no longer listed as soon as it can.
+   * Ends and removes deltas that the origin makes or has published. A rollout that is started later requests them again. Where the origin
+   * can't sign at the moment, it removes them from the list as soon as it can.
    * @param by name of the operator
-   * @returns those that were there
+   * @returns the deltas that were there
    */
   remove(deltas: readonly DeltaName[], by: string): Promise<DeltaJob[]> {
     return this.#serial(async () => {
@@ -178,7 +177,7 @@ export class Deltas {
     });
   }
 
-  /** Takes away what nobody needs any more, and begins what rollouts need. To be called regularly. */
+  /** Removes deltas that are no longer needed, and requests those that rollouts need. To be called regularly. */
   tend(): Promise<void> {
     return this.#serial(async () => {
       const { repository, rollouts, registry, makesForRollouts, now } = this.#deps;
@@ -203,8 +202,8 @@ export class Deltas {
   }
 
   /**
-   * Forgets deltas that nobody needs any more. Of one that an operator asked for it stays visible why it has ended.
-   * @returns those that must not be listed
+   * Forgets deltas that are no longer needed. If an operator asked for one, its job stays visible, with the reason of its end.
+   * @returns those that must not be listed any more
    */
   #endUseless(
     listing: Listing,
@@ -214,7 +213,7 @@ export class Deltas {
     const gone = new Map<string, DeltaName>();
     for (const delta of [...this.list(), ...listed]) {
       const job = this.job(delta);
-      // Clients take what operators have signed, so one of the origin with the same name is of no use.
+      // Clients prefer the delta that operators have signed, so the origin's own of the same name is useless.
       const isReplaced = listing.deltas.has(deltaKey(delta));
       const reason = job?.state === 'removed' ? job.reason : whyUseless(job ?? delta, listing, records);
       if (!isReplaced && !reason) continue;
@@ -225,7 +224,10 @@ export class Deltas {
     return [...gone.values()];
   }
 
-  /** A published delta that isn't listed was damaged: it is made again. One that is listed is published, whatever is remembered of it. */
+  /**
+   * Brings jobs in line with the list of published deltas. A job that says `published` without being listed was damaged: it is made again.
+   * A listed delta without a job gets one.
+   */
   async #followListed(): Promise<void> {
     const { repository, now } = this.#deps;
     const listed = new Map(
@@ -237,7 +239,7 @@ export class Deltas {
       const { product, from, to, recipe, patchIndex } = delta;
       if (this.job(delta)) continue;
       const bytes = await repository.content.read(recipe);
-      // A lost one is taken out of the list, and made again.
+      // Its recipe is lost: it is removed from the list, and made again.
       if (!bytes) continue;
       const { windows, restFrameBytes: restBytes } = decodeRecipe(bytes);
       const headBytes = recipe.lengthBytes + patchIndex.lengthBytes;
@@ -259,7 +261,7 @@ export class Deltas {
     }
   }
 
-  /** Why none is made at the moment, whatever waits: what is made couldn't be published. */
+  /** Why no delta is made at the moment, whichever jobs wait: none could be published. */
   whyNone(): string | undefined {
     const { leadership, repository } = this.#deps;
     const { missingKeys, clockDoubt } = repository;
@@ -276,7 +278,7 @@ export class Deltas {
     return nextJob(this.list(), job => isNeeded(job, records), now());
   }
 
-  /** A delta that no rollout under way needs makes way for one that is needed, and goes on later: what is finished of it is kept. */
+  /** Interrupts a delta that no rollout needs for one that a rollout needs. Its finished windows are kept, and it is continued later. */
   #letNeededGoFirst(): void {
     const making = this.#making && this.job(this.#making.delta);
     if (!making) return;
@@ -298,7 +300,7 @@ export class Deltas {
       const windowsBefore = (await work.windows(job)).length;
       const begun: DeltaJob = { ...job, state: 'making', windowsBefore };
       this.#put(begun);
-      // Whatever ends this process from now on counts as a try: see `interruptedJob`.
+      // If the process ends from now on, that counts as a try: see `interruptedJob`.
       await this.#serial(() => this.#save());
       const made = await makeOne(this.#deps, job, {
         signal: abort.signal,
@@ -312,7 +314,7 @@ export class Deltas {
       const tookS = Math.round((performance.now() - begunMs) / 1000);
       log.info({ ...fields, state: made.state, patchBytes: made.patchBytes, tookS }, 'a delta is finished');
     } catch (error) {
-      // As far as it got: that much isn't made again.
+      // Keeps its progress: finished windows aren't made again.
       const { doneBasisPoints, patches, patchBytes } = this.job(job) ?? job;
       const current = { ...job, doneBasisPoints, patches, patchBytes };
       if (abort.signal.aborted) {
@@ -328,10 +330,10 @@ export class Deltas {
     await this.#end(after);
   }
 
-  /** Whatever became of it, the next one isn't held up. */
+  /** Notes how a job has ended. An error here doesn't stop the next job. */
   async #end(after: DeltaJob): Promise<void> {
     await this.#serial(async () => {
-      // It was taken away meanwhile; what was published nevertheless goes with the next round of `tend`.
+      // It was removed meanwhile. If it was published nevertheless, the next `tend` removes it from the list.
       if (this.#jobs.isGone(after)) return;
       this.#jobs.put(after);
       try {
@@ -345,7 +347,7 @@ export class Deltas {
   }
 
   #begin(delta: DeltaName, by: string): void {
-    // It goes to the end of the list.
+    // Forgotten first, so that it goes to the end of the list.
     this.#jobs.forget(delta);
     this.#jobs.put(newJob(delta, by, this.#deps.now()));
   }
@@ -365,7 +367,7 @@ export class Deltas {
   }
 
   #put(job: DeltaJob): void {
-    // One that was taken away while it was made isn't put back.
+    // A job that was removed while it was made isn't put back.
     if (job.state === 'making' && this.#jobs.isGone(job)) return;
     this.#jobs.put(job);
   }

@@ -16,7 +16,7 @@ afterEach(async () => {
   await harness?.close();
 });
 
-/** Has the delta to an image made of which nothing is smaller as a patch. */
+/** Requests the delta to an image for which no patch is smaller than the chunks. */
 async function made(chunks: number, changed: number) {
   harness = await FleetHarness.open(path => ({
     ...testDisk(path),
@@ -34,7 +34,7 @@ async function made(chunks: number, changed: number) {
   return { base, target, path, job: origin.deltas.job(name) };
 }
 
-it('publishes a recipe without patches where the index as a difference saves enough', async () => {
+it('publishes a recipe without patches where describing the index as a difference saves enough', async () => {
   const { base, target, path, job } = await made(300, 20);
   expect(job).toMatchObject({ state: 'published', patches: 0, patchBytes: 0 });
   const folder = join(path, 'repository/targets/deltas');
@@ -48,6 +48,6 @@ it('publishes a recipe without patches where the index as a difference saves eno
   expect(job?.chunkBytes).toBe(target.index.length + (job?.restBytes ?? 0));
 });
 
-it('publishes none where that saves too little', async () => {
+it('publishes no recipe where that saves too little', async () => {
   expect((await made(60, 20)).job).toMatchObject({ state: 'notWorth' });
 });

@@ -3,14 +3,14 @@ import type { DeltaName } from '@sitecast/shared/release';
 import { deltaKey } from '../repository/listing.ts';
 import type { DeltaJob } from './job.ts';
 
-/** Deltas that are known at one time, made or not; removed ones make way. */
+/** The most jobs that are kept. Removed ones are forgotten first. */
 const MAX_JOBS = 2000;
 
-/** The deltas that an origin makes or has made, in the order in which they were asked for. */
+/** The jobs of an origin, in the order in which they were requested. */
 export class JobList {
   readonly #jobs = new Map<string, DeltaJob>();
 
-  /** Those of a product, or all. */
+  /** The jobs of a product, or of all products. */
   list(product?: string): DeltaJob[] {
     return [...this.#jobs.values()].filter(job => product === undefined || job.product === product);
   }
@@ -19,7 +19,7 @@ export class JobList {
     return this.#jobs.get(deltaKey(delta));
   }
 
-  /** In the place of the one of its name. */
+  /** Adds a job, or replaces the one of the same delta. */
   put(job: DeltaJob): void {
     this.#jobs.set(deltaKey(job), job);
   }
@@ -28,18 +28,18 @@ export class JobList {
     this.#jobs.delete(deltaKey(delta));
   }
 
-  /** Whether it isn't known, or was removed. */
+  /** Whether there is no job for this delta, or it was removed. */
   isGone(delta: DeltaName): boolean {
     const job = this.get(delta);
     return job === undefined || job.state === 'removed';
   }
 
-  /** Whether so many more may come. */
+  /** Whether this many jobs can be added. */
   hasRoom(count: number): boolean {
     return this.list().filter(({ state }) => state !== 'removed').length + count <= MAX_JOBS;
   }
 
-  /** Forgets removed ones, the oldest first, as far as others need their place. @returns false if that isn't enough */
+  /** Forgets removed jobs, the oldest first, until this many can be added. @returns false if that isn't enough */
   makeRoom(count: number): boolean {
     if (!this.hasRoom(count)) return false;
     const removed = this.list().filter(({ state }) => state === 'removed');
@@ -51,7 +51,7 @@ export class JobList {
     return true;
   }
 
-  /** As `makeRoom`. @throws SITECAST_TOO_MANY_DELTAS (conflict) */
+  /** Like `makeRoom`. @throws SITECAST_TOO_MANY_DELTAS (conflict) */
   demandRoom(count: number): void {
     if (this.makeRoom(count)) return;
     throw new SitecastError('conflict', 'SITECAST_TOO_MANY_DELTAS', `${MAX_JOBS} deltas are known already`, {

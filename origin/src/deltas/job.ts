@@ -3,16 +3,14 @@ import { DELTA_STATES } from '@sitecast/shared/api';
 import { z } from 'zod';
 
 /**
- * Its states:
+ * A delta that is being made, or was. Its states:
  *
- * - `waiting`: its turn comes; after a failure, not before `notBefore`
+ * - `waiting`: it waits for its turn; after a failure at least until `notBefore`
  * - `making`: windows are being made
  * - `published`: devices can use it
- * - `notWorth`: chunks cost no more
+ * - `notWorth`: it isn't published, because fetching chunks costs no more
  * - `failed`: given up after MAX_TRIES
- * - `removed`: an operator removed it, or nobody needs it any more; `reason` says which. It isn't listed, and its work is deleted
- *
- * It is a delta that is being made, or was.
+ * - `removed`: an operator removed it, or it is no longer needed; `reason` says which. It isn't listed, and its windows are deleted
  */
 export const deltaJobSchema = z.object({
   product: nameSchema,
@@ -24,11 +22,11 @@ export const deltaJobSchema = z.object({
   requestedAt: z.string(),
   /** How often making it has failed. */
   tries: z.int().min(0),
-  /** While it is made: windows that were finished when that began. */
+  /** While it is being made: how many windows were finished when that began. */
   windowsBefore: z.int().min(0).exactOptional(),
   notBefore: z.string().exactOptional(),
   reason: z.object({ code: z.string(), message: z.string() }).exactOptional(),
-  /** How much of the target image has been gone through, in ten thousandths. */
+  /** How much of the target image is done, in ten-thousandths. */
   doneBasisPoints: z.int().min(0).max(10_000),
   /** Windows that have a patch, and the bytes of their patches. */
   patches: z.int().min(0),
@@ -36,14 +34,14 @@ export const deltaJobSchema = z.object({
   /** Once it is published: bytes of recipe and patch index, and of the frames that neither base nor patches give. */
   headBytes: z.int().min(0).exactOptional(),
   restBytes: z.int().min(0).exactOptional(),
-  /** What a device fetches without it, once that is known: the index and the frames that the base lacks. */
+  /** What a device fetches without the delta, once that is known: the index and the frames that the base lacks. Bytes. */
   chunkBytes: z.int().min(0).exactOptional(),
-  /** When it was published, or found not to pay, or given up, or removed. */
+  /** When it was published, given up or removed, or when it turned out not to pay. */
   endedAt: z.string().exactOptional(),
 });
 export type DeltaJob = z.infer<typeof deltaJobSchema>;
 
-/** How often making a delta may fail, and how long it rests after the first time; each further rest is twice as long. */
+/** How often making a delta may fail, and how long to wait after the first failure. Each further wait is twice as long. */
 const MAX_TRIES = 4;
 const FIRST_REST_MS = 60_000;
 /** How long a removed delta is shown. */
@@ -56,9 +54,9 @@ export function newJob({ product, from, to }: DeltaName, by: string, nowMs: numb
 }
 
 /**
- * A job that was being made when its process died. That counts as a try, unless a window was finished meanwhile: a delta of many windows
- * isn't given up for many restarts.
- * @param windows that are finished
+ * A job that was being made when its process died. That counts as a try, unless a window was finished meanwhile: otherwise a delta of many
+ * windows would be given up just because of many restarts.
+ * @param windows how many are finished
  */
 export function interruptedJob(
   { windowsBefore = 0, ...job }: DeltaJob,
@@ -74,12 +72,12 @@ export function isUnfinished({ state }: DeltaJob): boolean {
   return state === 'waiting' || state === 'making';
 }
 
-/** Bytes that a device fetches by this delta, if it holds nothing else; undefined before it is published. */
+/** Bytes that a device fetches with this delta, if it holds only the base; undefined before it is published. */
 export function costOf({ state, headBytes = 0, restBytes = 0, patchBytes }: DeltaJob): number | undefined {
   return state === 'published' ? headBytes + restBytes + patchBytes : undefined;
 }
 
-/** What its bytes would be if the rest of the image were as what is made; undefined before anything is. */
+/** Its cost if the rest of the image is like the part that is done; undefined before any part is done. */
 export function estimatedCostOf({ doneBasisPoints, patchBytes, ...job }: DeltaJob): number | undefined {
   if (!isUnfinished({ doneBasisPoints, patchBytes, ...job }) || doneBasisPoints === 0) return undefined;
   return Math.round((10_000 * patchBytes) / doneBasisPoints);
@@ -99,14 +97,14 @@ export function failedJob(job: DeltaJob, reason: DeltaJob['reason'], nowMs: numb
   };
 }
 
-/** What is left of a delta that is removed: that it was there, and why it isn't any more. */
+/** A removed delta's job: what it was, and why it was removed. */
 export function removedJob(
   { product, from, to, by, requestedAt, state, reason: failure }: DeltaJob,
   { code, message }: NonNullable<DeltaJob['reason']>,
   nowMs: number,
 ): DeltaJob {
   const endedAt = new Date(nowMs).toISOString();
-  // One that succeeded in the end still knows why it failed before.
+  // A job that succeeded in the end still has the reason of an earlier failure.
   const isUnmade = failure && state !== 'published' && state !== 'notWorth';
   const reason = {
     code,
@@ -115,7 +113,7 @@ export function removedJob(
   return { ...newJob({ product, from, to }, by, nowMs), state: 'removed', requestedAt, reason, endedAt };
 }
 
-/** Whether it was removed before a time, so that what is wanted since then is made nevertheless. */
+/** Whether it was removed before that time. A delta that is needed since then is made again. */
 export function isRemovedBefore({ state, endedAt = '' }: DeltaJob, ms: number): boolean {
   return state === 'removed' && Date.parse(endedAt) < ms;
 }
@@ -126,8 +124,8 @@ export function isForgettable(job: DeltaJob, nowMs: number): boolean {
 }
 
 /**
- * The one whose turn it is, of those that are due: what rollouts under way need comes first, then what was asked for first.
- * @param isNeeded by a rollout under way
+ * The due job whose turn it is: first those that rollouts under way need, then by the order of requests.
+ * @param isNeeded whether a rollout under way needs it
  */
 export function nextJob(
   jobs: readonly DeltaJob[],

@@ -21,12 +21,12 @@ import {
 import { patchFrames } from './patch-frames.ts';
 import { PublishedImage } from './published-image.ts';
 
-/** How long one delta may take, and one window of it; what isn't made then is sent as chunks. */
+/** How long one delta may take, and one window of it. For windows that aren't made in that time, devices fetch chunks. */
 const DELTA_DEADLINE_MS = 6 * 3_600_000;
 const WINDOW_DEADLINE_MS = 10 * 60_000;
-/** Windows of deltas that were begun and failed, or were interrupted: they take at most so much of the disk besides. */
+/** The most bytes on disk for windows of other deltas: those that failed or were interrupted. */
 const MAX_OTHER_BYTES = 256 * 1024 * 1024;
-/** Bytes of one batch that goes to staging. */
+/** Bytes of one batch that is staged. */
 const BATCH_BYTES = MAX_BATCH_BYTES / 2;
 
 export interface MakeDeps {
@@ -46,20 +46,20 @@ interface Images {
   to: ListedRelease;
 }
 
-/** What is known of a delta while it is made. */
+/** What is known of a delta while it is being made. */
 type Progress = Pick<DeltaJob, 'doneBasisPoints' | 'patches' | 'patchBytes'>;
 
 interface MakeOptions {
-  /** Ends it; what is finished stays. */
+  /** Interrupts making it. Finished windows are kept. */
   signal: AbortSignal;
-  /** Names of the encoders that windows may need; undefined: all. */
+  /** Names of the encoders that windows may need; undefined: any. */
   encoders: readonly string[] | undefined;
   onProgress: (progress: Progress) => void;
 }
 
 /**
- * Makes a delta and publishes it. Each window that is finished is kept, so that a later call goes on after it.
- * @returns what the job says then
+ * Makes a delta and publishes it. Each finished window is kept, so that a later call continues after it.
+ * @returns the new fields of the job
  * @throws SITECAST_RELEASE_UNKNOWN, SITECAST_CHUNKS_LOST, SITECAST_FILES_LOST, SITECAST_NO_SPACE, SITECAST_WORKER_FAILED, and as
  *   `Repository.changeDeltas`
  */
@@ -80,7 +80,7 @@ export async function makeOne(
   const composed = await deps.maker.composeDelta(head, indexes, windows, at => images.target.frameBytes(at));
   const patchIndex = Buffer.from(composed.patchIndex.encode());
   const { recipe } = composed;
-  // Also without a window it saves something: what the index as a difference to the base's is shorter.
+  // Even a recipe without windows can save bytes: the index as a difference is shorter than the index.
   const { pays, chunkBytes, headBytes, restBytes } = deltaCosts(
     composed,
     windows,
@@ -146,7 +146,7 @@ async function finishWindows(
     frameBytes: chunk => target.frameBytes(chunk),
     isMade: place => {
       const window = kept.get(place.firstChunk);
-      // Another version of this program may have cut the image into other windows.
+      // Another version of this program may have cut the image into windows differently.
       if (!window || !isSamePlace(window, place)) return false;
       use(window);
       return true;
@@ -169,7 +169,7 @@ async function finishWindows(
     }
   } catch (error) {
     signal.throwIfAborted();
-    // What is finished is published; the rest is sent as chunks.
+    // After the deadline, the finished windows are published; devices fetch chunks for the rest.
     if (!deadline.aborted) throw error;
   }
   return patched.sort((one, other) => one.firstChunk - other.firstChunk);
@@ -196,7 +196,7 @@ function isSamePlace(one: WindowPlace, other: WindowPlace): boolean {
   return fields.every(field => one[field] === other[field]);
 }
 
-/** @returns bytes of their frames */
+/** Stages the patches. @returns bytes of their frames */
 async function stagePatches(
   staging: Pick<ChunkStaging, 'stage'>,
   { chunks }: Pick<ComposedDelta, 'chunks'>,
@@ -204,7 +204,7 @@ async function stagePatches(
   let [frameBytes, count] = [0, 0];
   const entries = patchFrames(chunks(), () => (count += 1));
   for await (const batch of batchesOf(entries, BATCH_BYTES)) {
-    // Its memory is handed over: afterwards it has no length.
+    // Counted before `stage`, which transfers the batch: afterwards it has no length.
     frameBytes += batch.length;
     const { error } = await staging.stage(batch.buffer, batch.length);
     if (error) throw error;

@@ -17,11 +17,11 @@ afterEach(async () => {
   await harness?.close();
 });
 
-it('makes a delta with the real maker, in a process of its own, that a device can apply', async () => {
+it('makes a delta with the real maker, in its process, that a device can apply', async () => {
   const maker = { makeDelta, composeDelta };
   harness = await FleetHarness.open(path => ({ ...testDisk(path), deltaMaker: maker }));
   const old = Array.from({ length: 12 }, () => randomBytes(20_000));
-  // Two chunks are changed in a few places, and shifted; one is new.
+  // Two chunks have a few changes and are moved; one is new.
   const changed = old.map((chunk, at) => {
     if (at !== 4 && at !== 5) return chunk;
     const edited = Buffer.concat([randomBytes(7), chunk]);

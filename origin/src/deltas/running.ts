@@ -3,33 +3,33 @@ import { DELTA_INVENTORY, type DeltaAbility, readDeltaAbility, usesRecipes } fro
 import type { Registry } from '../fleet/registry.ts';
 
 /**
- * Pieces of images are opened with an encoder that at least this share of the devices has. Measured on squashfs, an opened delta saves
- * about two and a half times as many bytes as a closed one, so from two fifths on more bytes are saved together (decision 0117).
+ * Pieces of images are opened only with an encoder that at least this share of the devices has. Measured on squashfs, an opened delta saves
+ * about two and a half times as many bytes as a closed one, so from two fifths on the whole fleet saves more (decision 0117).
  */
 const MIN_ENCODER_SHARE = 0.4;
 
-/** Devices that run the same release and can do the same with deltas. */
+/** Devices that run the same release and have the same delta abilities. */
 export interface DeviceGroup {
-  /** Undefined: they say nothing, so they are of an earlier version or use none. */
+  /** Undefined: the devices are of an earlier version, or use no deltas. */
   ability: DeltaAbility | undefined;
   devices: number;
-  /** By site; those without one are under ''. */
+  /** How many devices at each site; those without a site are under ''. */
   bySite: Map<string, number>;
 }
 
 /** How many devices run a release. */
 export interface RunningRelease {
   counter: number;
-  /** As the devices say. */
+  /** As the devices report it. */
   version: string;
   devices: number;
-  /** Those of them that can use what the origin makes. */
+  /** How many of them can use the origin's deltas. */
   users: number;
-  /** By what they say that they can do with deltas. */
+  /** By the devices' own statement of their delta abilities. */
   groups: ReadonlyMap<string, DeviceGroup>;
 }
 
-/** The releases that devices of a product run by their last reports, most devices first. Those that say none are left out. */
+/** The releases that devices of a product run by their latest reports, most devices first. Devices that report no release are left out. */
 export function runningReleases(product: string, registry: Registry): RunningRelease[] {
   const found = new Map<number, RunningRelease & { groups: Map<string, DeviceGroup> }>();
   for (const member of registry.members()) {
@@ -54,15 +54,15 @@ export function runningReleases(product: string, registry: Registry): RunningRel
   return [...found.values()].sort((one, other) => other.devices - one.devices || other.counter - one.counter);
 }
 
-/** Whether a device uses the recipes that the origin makes and signs; with `isTopLevel` those that operators have signed. */
+/** Whether a device uses the recipes that the origin makes and signs; with `isTopLevel`, those that operators have signed. */
 export function usesDeltas(ability: DeltaAbility | undefined, isTopLevel = false): ability is DeltaAbility {
   return usesRecipes(ability, { format: RECIPE_FORMAT, isTopLevel });
 }
 
 /**
- * The encoders that a delta from a release may need: those by which the devices that run it save most bytes together. A device that lacks
- * one takes the chunks of those windows.
- * @returns undefined where no device runs it: all
+ * The encoders that a delta from a release may use: those with which the devices that run it save most bytes together. A device that lacks
+ * one fetches chunks for the windows that need it.
+ * @returns undefined where no device runs the release: all encoders
  */
 export function encodersFor(product: string, from: number, registry: Registry): string[] | undefined {
   const release = runningReleases(product, registry).find(({ counter }) => counter === from);

@@ -8,20 +8,20 @@ import type { Repository } from '../repository/repository.ts';
 import type { RolloutRecord } from '../rollouts/record.ts';
 import { isOver } from './wanted.ts';
 
-/** Recipes whose figures are remembered. */
+/** How many recipes' figures are cached. */
 const MAX_REMEMBERED = 1000;
-/** Who has asked for a delta that operators have signed: `by` of a view. */
+/** Shown in the place of a requester (`by`) for deltas that operators have signed. */
 const SIGNERS = 'release keys';
 
 type Figures = Pick<DeltaView, 'patches' | 'patchBytes'> & Required<Pick<DeltaView, 'bytes'>>;
-/** A delta that operators have signed, and what a device fetches by it. */
+/** A delta that operators have signed, with what a device fetches for it. */
 export type SignedDelta = DeltaView & { product: string; signed: true };
 
-/** Shows the deltas that operators have signed with offline keys. The origin neither makes them nor takes them away. */
+/** Shows the deltas that operators have signed with offline keys. The origin neither makes nor removes them. */
 export class SignedDeltas {
   readonly #repository: Repository;
   readonly #rollouts: () => readonly RolloutRecord[];
-  /** By the hash of the recipe. */
+  /** By the recipe's SHA-256. */
   readonly #figures: LruCache<string, Figures> = lruCache({ max: MAX_REMEMBERED });
 
   /** @param rollouts newest first */
@@ -30,7 +30,7 @@ export class SignedDeltas {
     this.#rollouts = rollouts;
   }
 
-  /** Those of a product, in the order of the metadata. One whose recipe is lost or of a later format has no figures. */
+  /** The signed deltas of a product, in the order of the metadata. One whose recipe is lost, or of a later format, has no figures. */
   async list(product: string): Promise<SignedDelta[]> {
     const { committed } = this.#repository;
     if (!committed) return [];
@@ -65,7 +65,7 @@ export class SignedDeltas {
 function figuresIn(recipe: Buffer, headBytes: number): Figures | undefined {
   try {
     const { windows, restFrameBytes } = decodeRecipe(recipe);
-    // Patches are compressed, so their frames are about as long as they are.
+    // Patches are compressed, so their frames are about as long as the patches.
     const patchBytes = windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
     return { patches: windows.length, patchBytes, bytes: headBytes + restFrameBytes + patchBytes };
   } catch (error) {

@@ -1,10 +1,13 @@
 import type { UpdateCost } from '@sitecast/shared/api';
 import type { RecipeWindow } from '@sitecast/shared/delta';
 
-/** Chunks that are looked at to tell what plans share; beyond it a site's plans are added up, which is never too little. */
+/**
+ * How many chunks are compared to find what plans share. Beyond that, the costs of a site's plans are added up, which never gives too
+ * little.
+ */
 const MAX_LOOKED_AT = 2 ** 24;
 
-/** Numbers of chunks or windows: a bit for each. */
+/** A set of numbers of chunks or windows: one bit for each. */
 export type Bits = Uint8Array;
 
 export function bitsOf(count: number, numbers: Iterable<number>): Bits {
@@ -16,31 +19,31 @@ export function bitsOf(count: number, numbers: Iterable<number>): Bits {
 const hasBit = (bits: Bits, number: number): boolean =>
   ((bits[number >> 3] ?? 0) & (1 << (number & 7))) !== 0;
 
-/** What devices that are alike fetch for an update. */
+/** What devices with the same plan fetch for an update. */
 export interface Need {
-  /** What it costs a site where all devices are alike. */
+  /** The cost for a site where all devices have this plan. */
   bytes: number;
   isEstimate: boolean;
-  /** Numbers of chunks of the target. */
+  /** Numbers of the chunks of the target that are fetched. */
   chunks: Bits;
-  /** Undefined: all come as chunks, and the target's index with them. */
+  /** Undefined: everything is fetched as chunks, with the target's index. */
   delta: { recipeBytes: number; patchIndexBytes: number; windows: readonly RecipeWindow[] } | undefined;
-  /** Those of the delta's windows whose patches are fetched. */
+  /** Numbers of the delta's windows whose patches are fetched. */
   windows: Bits;
 }
 
 interface TargetCosts {
   chunkCount: number;
-  /** About the bytes of a chunk's frame. */
+  /** The estimated bytes of a chunk's frame. */
   frameBytesOf: (chunk: number) => number;
   indexBytes: number;
-  /** About what the whole image costs: a site never fetches more. */
+  /** About what the whole image costs. A site never fetches more. */
   imageBytes: number;
 }
 
 /**
- * What crosses the WAN of sites: what the plans of a site share crosses it once, and no site fetches more than the image.
- * @param bySite what the devices of each site need; `image` where some have not said which release they run
+ * What crosses the WAN to all sites. What the plans of a site share crosses it once, and no site fetches more than the image.
+ * @param bySite what the devices of each site need; `image`: some have not said which release they run
  */
 export function sitesCost(
   bySite: ReadonlyMap<string, ReadonlySet<Need | 'image'>>,
@@ -78,7 +81,7 @@ export function sitesCost(
   };
 }
 
-/** About what the plans of a site cost together: each chunk, patch, recipe and index once. */
+/** About what the plans of a site cost together: each chunk, patch, recipe and index counts once. */
 function togetherBytes(
   plans: readonly Need[],
   { chunkCount, frameBytesOf, indexBytes }: TargetCosts,

@@ -9,12 +9,12 @@ import { FleetHarness } from '../testing/fleet-harness.ts';
 import { imageOf } from '../testing/operator.ts';
 import { randomChunks } from '../testing/setup.ts';
 
-// Whose delta comes first, how one ends, and what stays visible of it (decision 0121).
+// Which delta is made first, how a delta ends, and what stays visible of it (decision 0121).
 
 let harness: FleetHarness;
 /** What the maker does before each window. */
 let onWindow: () => Promise<void>;
-/** How many chunks the images have that deltas were begun to, in this order. */
+/** The number of chunks of the target images of deltas that were begun, in this order. */
 let begun: number[];
 
 beforeEach(async () => {
@@ -51,7 +51,7 @@ const remove = (body: unknown) => harness.call('POST', '/api/v1/products/camera/
 const act = (id: unknown, verb: string) =>
   harness.call('POST', `/api/v1/rollouts/${String(id)}/${verb}`, { acknowledge: true });
 
-/** The maker waits in its first window until the promise ends. @returns ends it */
+/** Makes the maker wait in its first window until `release` is called. */
 function holdMaker(): { isHeld: () => boolean; release: () => void } {
   let isHeld = false;
   let end: () => void = () => undefined;
@@ -71,7 +71,7 @@ function holdMaker(): { isHeld: () => boolean; release: () => void } {
   };
 }
 
-it('what a rollout needs goes before what was asked for, also where that is being made already', async () => {
+it('makes what a rollout needs before what an operator requested, even if that is being made already', async () => {
   const { deltas } = harness.origin;
   const maker = holdMaker();
   deltas.start();
@@ -84,11 +84,11 @@ it('what a rollout needs goes before what was asked for, also where that is bein
   maker.release();
   await until('both', () => [2, 3].every(counter => jobOf(counter)?.state === 'published'));
   expect(listed()).toEqual(['1 → 2', '1 → 3']);
-  // Release 2 has four chunks, release 3 five.
+  // Release 2 has four chunks, release 3 has five.
   expect(begun).toEqual([5, 4, 5]);
 });
 
-it('one that was asked for once the rollouts to its release were over is made, and stays', async () => {
+it('makes and keeps a delta that was requested after the rollouts to its release were over', async () => {
   const { deltas } = harness.origin;
   const { id } = await harness.startRollout({ counter: 2 });
   await act(id, 'abort');
@@ -101,7 +101,7 @@ it('one that was asked for once the rollouts to its release were over is made, a
   expect(jobOf(2)).toMatchObject({ state: 'published', by: 'anna' });
   expect(listed()).toEqual(['1 → 2']);
 
-  // The next rollout is the one that it was for.
+  // The rollout that it was requested for.
   harness.clock.passHours(1);
   const next = await harness.startRollout({ counter: 2 });
   harness.clock.passHours(1);
@@ -122,7 +122,7 @@ it('one that was asked for once the rollouts to its release were over is made, a
   expect(jobOf(2)).toBeUndefined();
 });
 
-it('of one that failed and then went, both reasons stay visible', async () => {
+it('shows both reasons for a delta that failed and was then removed', async () => {
   const { deltas } = harness.origin;
   const { id } = await harness.startRollout({ counter: 3, match: { sites: ['north'] } });
   onWindow = async () => {
@@ -143,7 +143,7 @@ it('of one that failed and then went, both reasons stay visible', async () => {
   });
 });
 
-it('where the origin can publish nothing, it says why none is made', async () => {
+it('says why none is made where the origin can publish nothing', async () => {
   expect(await harness.call('GET', '/api/v1/products/camera/deltas')).not.toHaveProperty('held');
   const key = join(harness.path, 'keys', 'deltas.pem');
   const bytes = readFileSync(key);
@@ -162,7 +162,7 @@ it('where the origin can publish nothing, it says why none is made', async () =>
   await until('the delta', () => jobOf(3)?.state === 'published');
 });
 
-it('one that the origin began by itself is forgotten with its rollout, as ever', async () => {
+it('forgets a delta that the origin began by itself together with its rollout', async () => {
   const { deltas } = harness.origin;
   const { id } = await harness.startRollout({ counter: 2 });
   await deltas.tend();
@@ -172,7 +172,7 @@ it('one that the origin began by itself is forgotten with its rollout, as ever',
   expect(deltas.list()).toEqual([]);
 });
 
-it('one from or to a release that is withdrawn goes with it, and says so', async () => {
+it('ends a delta when its base or target release is withdrawn, and says so', async () => {
   const { deltas } = harness.origin;
   deltas.start();
   await ask(2);
@@ -194,7 +194,7 @@ it('one from or to a release that is withdrawn goes with it, and says so', async
   });
 });
 
-it('an operator ends the making of one: it is not begun again for this rollout, nobody waits, and the next rollout has it made', async () => {
+it('lets an operator end a delta: it is not begun again for this rollout, no device waits, and the next rollout requests it again', async () => {
   const { deltas } = harness.origin;
   const maker = holdMaker();
   const { id } = await harness.startRollout({ counter: 2 });
@@ -222,7 +222,7 @@ it('an operator ends the making of one: it is not begun again for this rollout, 
   await until('the delta', () => jobOf(2)?.state === 'published');
 });
 
-it('an operator takes published ones out of the list, at once and for good; what is not there is refused', async () => {
+it('lets an operator remove published deltas, at once and for good; refuses deltas that are not there', async () => {
   const { deltas } = harness.origin;
   deltas.start();
   await ask(2);
@@ -239,12 +239,12 @@ it('an operator takes published ones out of the list, at once and for good; what
   await deltas.tend();
   expect(listed()).toEqual(['1 → 3']);
   expect(await remove({ to: { counter: 2 } })).toMatchObject({ httpStatus: 404 });
-  // Whoever wants it after all asks again.
+  // It must be requested again.
   await ask(2);
   await until('it again', () => jobOf(2)?.state === 'published');
 });
 
-it('a product that nobody has published is no empty list', async () => {
+it('answers with an error, not an empty list, for a product without releases', async () => {
   expect(await harness.call('GET', '/api/v1/products/camrea/deltas')).toMatchObject({
     httpStatus: 404,
     code: 'SITECAST_PRODUCT_UNKNOWN',

@@ -6,7 +6,7 @@ import { deltasTo } from './wanted.ts';
 
 type Said = { counter: number; deltas?: string };
 
-/** A fleet in which device number n says this. */
+/** A fleet in which device number n reports `devices[n]`. */
 function fleetOf(devices: readonly Said[]): Registry {
   const fleet = {
     members: () =>
@@ -16,7 +16,7 @@ function fleetOf(devices: readonly Said[]): Registry {
       return { last: { booted: { release: { counter, version: `${counter}` } }, ...(deltas && { deltas }) } };
     },
   };
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- all of it that the functions under test ask
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- has all methods that the functions under test call
   return fleet as unknown as Registry;
 }
 
@@ -33,7 +33,7 @@ it('wants at most eight deltas in a fleet of thousands of versions: those that m
   const devices: Said[] = versions.map(counter => ({ counter, deltas: 'recipe-1' }));
   for (let counter = 100; counter < 110; counter += 1)
     for (let more = 0; more < counter - 95; more += 1) devices.push({ counter, deltas: 'recipe-1' });
-  // Most of all run version 7, but with an earlier agent.
+  // Version 7 is the most frequent one, but on earlier agents.
   for (let at = 0; at < 500; at += 1) devices.push({ counter: 7 });
   const registry = fleetOf(devices);
   const wanted = deltasTo('camera', 5000, listingOf(versions), registry);
@@ -41,7 +41,7 @@ it('wants at most eight deltas in a fleet of thousands of versions: those that m
   expect(runningReleases('camera', registry)[0]).toMatchObject({ counter: 7, devices: 501, users: 1 });
 });
 
-it('takes the encoders that two fifths of those have who can use the delta', () => {
+it('uses the encoders that two fifths of the devices have which can use the delta', () => {
   const say = (count: number, deltas?: string): Said[] =>
     Array.from({ length: count }, () => ({ counter: 1, ...(deltas && { deltas }) }));
   const registry = fleetOf([

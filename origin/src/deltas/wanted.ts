@@ -6,12 +6,12 @@ import { isUnderWay, type RolloutRecord } from '../rollouts/record.ts';
 import type { DeltaJob } from './job.ts';
 import { runningReleases } from './running.ts';
 
-/** Deltas that are made for one rollout: from the releases of which most devices can use one. */
+/** How many deltas are made for one rollout: from the releases with the most devices that can use deltas. */
 const MAX_DELTAS_A_ROLLOUT = 8;
 
 /** A delta that a rollout under way needs. */
 export interface WantedDelta extends DeltaName {
-  /** When the newest rollout that needs it was started; milliseconds since 1970. */
+  /** When the newest rollout that needs it was started, in ms since 1970. */
   sinceMs: number;
 }
 
@@ -36,8 +36,8 @@ export function wantedDeltas(
 }
 
 /**
- * The deltas to a release that pay most: none to a release that isn't listed, none that no device could use, and none that operators have
- * signed, because clients take theirs.
+ * The most useful deltas to a release. Left out: those from a release that isn't listed, those that no device could use, and those that
+ * operators have signed, which clients prefer.
  */
 export function deltasTo(
   product: string,
@@ -67,9 +67,9 @@ export function isNeeded({ product, to }: DeltaName, records: readonly RolloutRe
 }
 
 /**
- * Whether the rollouts to a delta's release are over, so that nobody needs it: none is under way, and it isn't the one that latecomers
- * follow. Before its first rollout a delta isn't over: an operator had it made beforehand. Nor is one that an operator asked for after they
- * were over: it is for a rollout that is to come.
+ * Whether the rollouts to a delta's release are over, so that the delta is no longer needed: none of them is under way, and none is the one
+ * that latecomers follow. A delta that an operator requested before the first rollout, or after they were over, isn't over: it is for a
+ * rollout to come.
  * @param records newest first
  */
 export function isOver(
@@ -91,8 +91,8 @@ export function isOver(
 type Reason = NonNullable<DeltaJob['reason']>;
 
 /**
- * Why nobody needs a delta any more; undefined while somebody does.
- * @param delta with `by` and `requestedAt` where it is known who asked for it, and when
+ * Why a delta is no longer needed; undefined while it is.
+ * @param delta with `by` and `requestedAt` where it is known who requested it, and when
  * @param records newest first
  */
 export function whyUseless(

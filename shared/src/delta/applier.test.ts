@@ -15,7 +15,7 @@ import { encodePatch } from './patch.ts';
 
 const MIB = 1024 * 1024;
 const FOREVER = { maxMs: Number.POSITIVE_INFINITY };
-/** About 4 MiB of blocks that give a byte each: seconds of work. */
+/** A patch that takes seconds to apply: about 4 MiB of bzip2 blocks, each of which gives one byte. */
 const BLOCKS = 160_000;
 
 async function withApplier(use: (applier: PatchApplier) => Promise<void>): Promise<void> {
@@ -27,7 +27,7 @@ async function withApplier(use: (applier: PatchApplier) => Promise<void>): Promi
   }
 }
 
-it('applies one patch after the other, from its own memory or from any other', () =>
+it('applies one patch after the other, with the base in its own memory or in any other', () =>
   withApplier(async applier => {
     for (const length of [100_000, 300_000, 200_000]) {
       const { base, streams, target } = changedPieces(400_000, length);

@@ -13,24 +13,24 @@ import {
 import { sharedPages } from './pages.ts';
 import { cpuMsOf } from './thread-cpu.ts';
 
-/** JavaScript's own memory of the thread: what it works on lies outside. */
+/** Bounds of the thread's JavaScript heap. Base, patch and target lie outside of it. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 24, maxYoungGenerationSizeMb: 2, stackSizeMb: 2 };
 
-/** How often it is looked at how much CPU time a patch has taken. */
+/** How often the CPU time of the running patch is checked. */
 const CHECK_MS = 100;
 
-/** Names of the encoders that a recipe may ask for and that are installed here. */
+/** Names of the encoders that recipes may ask for and that are installed here. */
 export function applicableEncoders(): string[] {
   return PIECE_CODECS.filter(codec => codec.isInstalled()).map(({ name }) => name);
 }
 
 interface Application {
-  /** Best read into `patchMemory`, which isn't copied. */
+  /** The patch's bytes. Bytes in `patchMemory` aren't copied; others are. */
   readonly patch: Uint8Array;
-  /** The window's whole base range: best read into `baseMemory`, any part of which isn't copied. Other bytes may be there afterwards. */
+  /** The window's whole base range. Any part of `baseMemory` isn't copied; other bytes are. It may be overwritten. */
   readonly base: Uint8Array;
   readonly targetLength: number;
-  /** CPU time that it may take, in milliseconds; looked at each 0.1 seconds. */
+  /** The CPU time that the patch may take, in milliseconds; checked every 0.1 seconds. */
   readonly maxMs: number;
   readonly signal?: AbortSignal;
 }
@@ -41,35 +41,36 @@ interface Applied {
   readonly cpuMs: number;
 }
 
-/** The patch that is being applied. */
+/** The patch that is being applied, and who waits for it. */
 interface Run {
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
 
 /**
- * Applies patches in a worker thread that is ended where a patch takes too long or too much memory, one after the other. Base, patch and
- * target lie in memory that both threads see, 19 MiB in all, which the system gives only as far as it's used.
+ * Applies patches in a worker thread, one after the other. The thread is ended where a patch takes too much time or memory. Base, patch and
+ * target lie in memory that both threads share: 19 MiB in all, of which the system provides only the pages that are touched.
  *
- * Both are there from the first patch on until `close`, but for a thread whose codecs wear it: it is ended after the patch.
+ * Thread and memory stay from the first patch until `close`. A thread whose codecs leak memory (`PieceCodec.wearsThread`) is ended after
+ * its patch.
  */
 export class PatchApplier {
   /** Names of the encoders that windows may need here. */
   readonly encoders: readonly string[] = applicableEncoders();
   #sharedMemory: ApplyBuffers | undefined;
   #thread: ApplyThread | undefined;
-  /** What threads have compiled: neither time nor memory is spent on it for each window. */
+  /** Modules that an earlier thread has compiled, so that the next one needn't. */
   #compiled: object | undefined;
 
   /**
-   * Memory for a base range: what is read into it needs not be copied.
+   * Memory for a base range. What is read into it isn't copied again.
    * @param lengthBytes MAX_BASE_MEMORY_BYTES at the most, so that the whole chunks in which the range lies fit
    */
   baseMemory(lengthBytes: number): Uint8Array {
     return new Uint8Array(this.#shared.base, 0, lengthBytes);
   }
 
-  /** Memory for a patch: what is read into it needs not be copied. */
+  /** Memory for a patch. What is read into it isn't copied again. */
   patchMemory(lengthBytes: number): Uint8Array {
     return new Uint8Array(this.#shared.patch, 0, lengthBytes);
   }
@@ -84,9 +85,9 @@ export class PatchApplier {
   }
 
   /**
-   * Makes the bytes of one window. Not to be called again before it has settled.
-   * @throws SITECAST_PATCH_TIME where it takes longer than `maxMs`; SITECAST_PATCH_WORKER where the thread dies, as of too much memory;
-   * what `applyPatch` throws. All of them have `data.cpuMs`. @throws the signal's reason
+   * Makes the bytes of one window. The caller waits for the answer before the next call.
+   * @throws SITECAST_PATCH_TIME where it takes longer than `maxMs`; SITECAST_PATCH_WORKER where the thread dies, for example because it
+   * needs too much memory; what `applyPatch` throws. All of them have `data.cpuMs`. @throws the signal's reason
    */
   async apply({ patch, base, targetLength, maxMs, signal }: Application): Promise<Applied> {
     signal?.throwIfAborted();
@@ -108,12 +109,12 @@ export class PatchApplier {
     } finally {
       clearInterval(timer);
       signal?.removeEventListener('abort', abort);
-      // Nothing writes into the memory any more once the thread has ended.
+      // The memory may be used again only after the thread has ended: until then it could still write there.
       if (thread.isWorn) await this.#endThread();
     }
   }
 
-  /** Ends the thread, and lets go of the memory; the next patch starts another. */
+  /** Ends the thread and releases the memory. The next patch starts another thread. */
   async close(): Promise<void> {
     await this.#endThread();
     this.#sharedMemory = undefined;
@@ -152,12 +153,12 @@ export class PatchApplier {
 
 /** The worker thread. */
 class ApplyThread {
-  /** True where it's to be ended: it has failed, or holds memory that isn't used any more. */
+  /** True where the thread must be ended: it has failed, or holds memory that it can't release. */
   isWorn = false;
-  /** What the next one needs not compile again. */
+  /** Modules that this thread has compiled, for the next thread. */
   compiled: object | undefined;
   readonly #worker: Worker;
-  /** Where its CPU time is counted: undefined until it says so, empty where the system has no such file. */
+  /** The file that counts the thread's CPU time: undefined until the thread has named it, empty on a system without such a file. */
   #cpuFile: string | undefined;
   #cpuMs = 0;
   #run: Run | undefined;
@@ -178,7 +179,10 @@ class ApplyThread {
     return this.#run !== undefined;
   }
 
-  /** CPU time that the thread has taken since its start, in milliseconds; that of its event loop where the system doesn't count it. */
+  /**
+   * CPU time that the thread has taken since its start, in milliseconds. Where the system doesn't count it: the time that its event loop
+   * was busy.
+   */
   cpuMs(): number {
     if (this.#cpuFile === undefined) return 0;
     const counted =
@@ -194,7 +198,7 @@ class ApplyThread {
     });
   }
 
-  /** Ends what it works on with this error; the thread isn't used any more. */
+  /** Ends the running patch with this error. The thread isn't used again. */
   fail(error: unknown): void {
     this.isWorn = true;
     this.#run?.reject(error);

@@ -3,28 +3,28 @@ import { MAX_CONTROL_BYTES, MAX_OPENED_TARGET_BYTES, MAX_TRIPLES } from './limit
 import { TRIPLE_NUMBERS } from './patch.ts';
 import { HEAP, type ViewMemory } from './views.ts';
 
-/** So much that isn't used any more may gather. */
+/** Garbage is collected as soon as more than this has gathered. */
 const MAX_GARBAGE_BYTES = 3 * 1024 * 1024;
 
-/** What streams are decoded into beside the target: the control columns, and then diff or extra, whichever is shorter. */
+/** Bytes beside the target into which streams are decoded: first the control columns, then the shorter one of diff and extra. */
 export const BESIDE_BYTES = Math.max(MAX_CONTROL_BYTES, MAX_OPENED_TARGET_BYTES / 2);
 const TRIPLES_BYTES = MAX_TRIPLES * TRIPLE_NUMBERS * Int32Array.BYTES_PER_ELEMENT;
 
-/** Where the bytes lie that applying a patch needs besides base, patch and target. */
+/** Where the working memory of a patch comes from (besides base, patch and target). */
 export interface ApplyMemory extends ViewMemory {
-  /** The same bytes at each call. */
+  /** Bytes for a stream. Each call gives the same ones. */
   bytes(length: number): Uint8Array;
-  /** The same numbers at each call. */
+  /** Numbers for the control triples. Each call gives the same ones. */
   triples(length: number): Int32Array;
-  /** For the decoder of bzip2; undefined where it takes what it needs. */
+  /** For the decoder of bzip2; undefined: the decoder allocates its own. */
   readonly blocks: Uint32Array | undefined;
-  /** What the streams of a patch needed isn't used any more. */
+  /** Called when the decoded streams of a patch aren't needed any more. */
   forgetStreams(): void;
-  /** Frees what nothing refers to any more. */
+  /** Collects garbage. */
   release(): void;
 }
 
-/** V8's, for a caller who applies one patch. */
+/** Plain allocation, for a caller who applies one patch. */
 export const HEAP_MEMORY: ApplyMemory = {
   ...HEAP,
   bytes: length => new Uint8Array(length),
@@ -34,9 +34,9 @@ export const HEAP_MEMORY: ApplyMemory = {
 };
 
 /**
- * Memory for one patch after the other, in a thread. What streams need is as long as it can be at once, and used again: the system gives
- * only as much as is touched. What is opened and closed is fresh for each step, and given back after it, since what is live at one time
- * is half of all that a patch needs.
+ * Memory for one patch after the other, in a thread. The memory for streams is as long as streams can be, and is used for each patch: the
+ * system provides only the pages that are touched. Opened and closed pieces get fresh memory in each step, which is released after the
+ * step: so at any time only half of what a patch needs is allocated.
  */
 export class ReusedMemory implements ApplyMemory {
   readonly #take: (lengthBytes: number) => Uint8Array;
@@ -46,7 +46,7 @@ export class ReusedMemory implements ApplyMemory {
   #blocks: Uint32Array | undefined;
   #garbageBytes = 0;
 
-  /** @param take gives zeroed memory. @param collect frees what nothing refers to */
+  /** @param take returns zeroed memory @param collect collects garbage */
   constructor(take: (lengthBytes: number) => Uint8Array, collect: () => void) {
     this.#take = take;
     this.#collect = collect;

@@ -1,20 +1,20 @@
 import type { ErrorCode, ErrorKind } from '../errors.ts';
 
-/** Memory that both threads see. */
+/** Memory that both threads share. */
 export interface ApplyBuffers {
   readonly base: SharedArrayBuffer;
   readonly patch: SharedArrayBuffer;
-  /** Longer than a target: what streams need lies here before it. */
+  /** Longer than the longest target: streams are decoded into its beginning. */
   readonly target: SharedArrayBuffer;
 }
 
-/** What a worker thread gets at its start. */
+/** What a worker thread is started with. */
 export interface ApplyThreadData extends ApplyBuffers {
-  /** What an earlier thread has compiled. */
+  /** Modules that an earlier thread has compiled. */
   readonly compiled: object | undefined;
 }
 
-/** One patch to apply: how much of each memory is used, from its beginning but for the base. */
+/** One patch to apply: how many bytes of each memory are used, from its beginning (of the base: from `baseOffset`). */
 export interface ApplyTask {
   readonly baseOffset: number;
   readonly baseLength: number;
@@ -29,10 +29,10 @@ export interface ApplyFailure {
   readonly message: string;
 }
 
-/** What the thread says: once where its CPU time is counted, then one answer to each task. */
+/** What the thread sends: first the file that counts its CPU time, then one answer to each task. */
 export type ApplyMessage =
   | { readonly cpuFile: string | undefined }
-  /** `isWorn`: the thread is to be ended; `compiled` is for the next one. */
+  /** `isWorn`: the thread must be ended; `compiled`: modules for the next one. */
   | {
       readonly failure: ApplyFailure | undefined;
       readonly isWorn: boolean;

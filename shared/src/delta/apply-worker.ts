@@ -1,4 +1,4 @@
-// Entry of the worker thread that applies patches. It reads and writes the memory that it was given, and opens no file but the encoders'.
+// Entry of the worker thread that applies patches. It works on the shared memory, and opens no file but those of the encoders.
 import { setFlagsFromString } from 'node:v8';
 import { parentPort, workerData } from 'node:worker_threads';
 import { SitecastError } from '../errors.ts';
@@ -20,7 +20,7 @@ import { ownCpuFile } from './thread-cpu.ts';
 import { readViews } from './views.ts';
 
 const shared: ApplyThreadData = workerData;
-// The optimizing compiler takes some MiB for each function of zstd that it works on: one at a time.
+// The optimizing compiler takes some MiB for each function of zstd that it compiles: one function at a time.
 setFlagsFromString('--wasm-num-compilation-tasks=1');
 const memory = new ReusedMemory(ownPages, garbageCollector());
 
@@ -34,7 +34,7 @@ takeCompiledZstd(shared.compiled);
 tell({ cpuFile: ownCpuFile() });
 
 parentPort?.on('message', (task: ApplyTask) => {
-  // What opening and closing leaves in the C library's heap is freed with the thread alone; the rest at once.
+  // Memory that codecs leave in the C library's heap is freed only with the thread. Other memory is freed at once.
   let isWorn = true;
   let failure: ApplyFailure | undefined;
   try {
@@ -54,7 +54,7 @@ function release(): void {
   memory.release();
 }
 
-/** @returns the codecs of the pieces that the patch opened */
+/** Applies one patch. @returns the codecs of the pieces that the patch opened */
 function apply({ baseOffset, baseLength, patchLength, targetLength }: ApplyTask): PieceCodec[] {
   const patch = new Uint8Array(shared.patch, 0, patchLength);
   applyPatch({
@@ -62,9 +62,9 @@ function apply({ baseOffset, baseLength, patchLength, targetLength }: ApplyTask)
     base: new Uint8Array(shared.base, baseOffset, baseLength),
     targetLength,
     into: new Uint8Array(shared.target, 0, targetLength),
-    // It's where the target goes in the end.
+    // The memory of the result, which isn't written before pieces are closed.
     beside: new Uint8Array(shared.target),
-    // The next patch has another base.
+    // The memory of the base, which isn't read again after it was opened.
     spare: new Uint8Array(shared.base, 0, MAX_OPENED_TARGET_BYTES),
     memory,
   });

@@ -13,20 +13,21 @@ export interface ApplyRequest {
   readonly base: Uint8Array;
   /** How many bytes the window's chunks have. */
   readonly targetLength: number;
-  /** Where the result goes, if there is memory for it: `targetLength` bytes. */
+  /** Where the result goes: `targetLength` bytes. Default: new memory. */
   readonly into?: Uint8Array;
-  /** Memory that may be written until pieces are closed, such as that of the result: BESIDE_BYTES. */
+  /** Memory that may be overwritten until pieces are closed, such as that of the result: BESIDE_BYTES. */
   readonly beside?: Uint8Array;
-  /** Memory that may be written once the base was opened, such as the base's own: MAX_OPENED_TARGET_BYTES. */
+  /** Memory that may be overwritten as soon as the base is opened, such as that of the base: MAX_OPENED_TARGET_BYTES. */
   readonly spare?: Uint8Array;
-  /** Of a caller who applies many patches. */
+  /** Memory that a caller who applies many patches keeps between them. */
   readonly memory?: ApplyMemory;
 }
 
 /**
  * Makes the bytes of one window: bsdiff's loop over three decoded streams and the base. Memory: the target's length for the result, half of
- * it for the streams, at most 7 MiB for the control triples, and 4 MiB for bzip2. Where pieces are opened, at most 35 MiB: opened base and
- * target with the streams, or what is closed with its encoder. Time grows with the lengths of base, patch and target, whatever the patch says.
+ * it for the streams, at most 7 MiB for the control triples, and 4 MiB for bzip2. Where compressed pieces are opened, at most 35 MiB:
+ * either the opened base and target with the streams, or the closed pieces with their encoder. Time is bounded by the lengths of base,
+ * patch and target.
  *
  * A wrong base gives wrong bytes without an error: the caller compares each chunk with the signed index.
  * @returns exactly `targetLength` bytes
@@ -49,8 +50,8 @@ export function applyPatch(request: ApplyRequest): Uint8Array {
 }
 
 /**
- * The same where compressed pieces of the base are opened first, and those of the target closed in the end. What a step needs is let go
- * before the next one: each is a function of its own, so that nothing refers to it after it.
+ * Like `applyPatch`, for a patch with views: opens compressed pieces of the base, applies the streams, and closes the pieces of the target.
+ * Each step is a function of its own, so that no variable keeps its memory during the next step.
  */
 function applyOpened(patch: Patch, views: Views, request: ApplyRequest, memory: ApplyMemory): Uint8Array {
   const { targetLength, into, spare } = request;
@@ -62,7 +63,10 @@ function applyOpened(patch: Patch, views: Views, request: ApplyRequest, memory: 
   return target;
 }
 
-/** The target before its pieces are closed: where the base was, if it's closed in one step, since of two the other one's result goes there. */
+/**
+ * The target before its pieces are closed. It goes into the memory of the base, but for a target of two layers: closing the outer one
+ * needs that memory.
+ */
 function openedTarget(
   patch: Patch,
   views: Views,
@@ -70,7 +74,7 @@ function openedTarget(
   memory: ApplyMemory,
 ): HeldBytes {
   const opened = openBase(base, views.base, { memory });
-  // What lies between two layers.
+  // The result of the outer layer isn't needed any more.
   if (views.base.length > 1) memory.release();
   const isSpare = spare !== undefined && views.base.length > 0 && views.target.length < 2;
   const target = isSpare ? spare.subarray(0, patch.targetLength) : memory.fresh(patch.targetLength);
@@ -80,8 +84,8 @@ function openedTarget(
 }
 
 /**
- * Fills `target` from the base and the patch's streams. The longer one of diff and extra is decoded to the end of `target` itself, before
- * which what is made never gets: as many bytes are still to be taken from the other one as lie between.
+ * Fills `target` from the base and the patch's streams. The longer one of diff and extra is decoded into the end of `target` itself. The
+ * loop never overwrites bytes of it that aren't used yet: between the two places lie as many bytes as the shorter stream still has to give.
  * @throws SITECAST_PATCH_…
  */
 function applyStreams(

@@ -6,8 +6,8 @@ const MAX_VARINT_BYTES = 8;
 const FIRST_BYTES = 1024;
 
 /**
- * Reads little-endian base-128 numbers (LEB128), bytes and short text in order. Every number has one encoding only: a longer one is
- * refused, as is a number over 2^53 - 1.
+ * Reads little-endian base-128 numbers (LEB128), bytes and short text in order. Every number has exactly one valid encoding: a longer one
+ * is refused, as is a number over 2^53 - 1.
  */
 export class ByteReader {
   readonly #bytes: Uint8Array;
@@ -15,7 +15,7 @@ export class ByteReader {
   readonly #codes: { readonly truncated: ErrorCode; readonly invalid: ErrorCode };
   #at = 0;
 
-  /** @param codes of the errors that are thrown where the bytes end too early, and where a value can't be */
+  /** @param codes of the errors: `truncated` where bytes are missing, `invalid` for an impossible value */
   constructor(
     bytes: Uint8Array,
     what: string,

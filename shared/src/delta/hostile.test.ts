@@ -3,7 +3,7 @@ import { needsProgram } from '../content/fixtures.ts';
 import { fuzzDeltas, SYSTEM_ENCODERS } from './testing/index.ts';
 
 // `npm run test:trials` tries 120,000 (test/trials/deltas.test.ts).
-it('gives what it was asked for or an error with a code, whatever a recipe or patch says', async context => {
+it('gives the result or an error with a code, whatever a recipe or patch says', async context => {
   needsProgram(context, 'bzip2', '--help');
   needsProgram(context, 'xz', '--version');
   const { outcomes, inThread } = await fuzzDeltas({
@@ -14,7 +14,7 @@ it('gives what it was asked for or an error with a code, whatever a recipe or pa
   });
   expect([...outcomes.values()].reduce((sum, count) => sum + count, 0)).toBe(4_000);
   expect(inThread).toBeGreaterThan(100);
-  // The mutations get as far as each kind of refusal, and some recipes and patches stay right.
+  // The mutations reach each kind of refusal, and some recipes and patches stay valid.
   const codes = ['FORMAT', 'INVALID', 'TRUNCATED'].flatMap(code => [`RECIPE_${code}`, `PATCH_${code}`]);
   const own = [
     'RECIPE_INDEX',

@@ -15,16 +15,16 @@ import { type ByteReader, ByteWriter } from './bytes.ts';
 //            int number of the base's first chunk, less the chunk after the run before
 //   lengths  for each new chunk: int length, less that of the base's chunk at the same place of the run (0 beyond the base's end)
 //   ids      for each new chunk: 32 bytes
-// A run of new chunks names chunks of the base only to guess its lengths: most cut points are where they were.
+// Runs of new chunks refer to chunks of the base too, but only to guess lengths: most cut points are where they were.
 
-/** What an index has for each chunk: its end and its id. */
+/** Bytes of one chunk in an index: its end and its id. */
 const CHUNK_ITEM_BYTES = 8 + CHUNK_ID_BYTES;
 
 /** A run of the target's chunks: copied from the base's index, or new. */
 interface IndexRun {
   readonly chunkCount: number;
   readonly isNew: boolean;
-  /** Number of the base's chunk that the first one is, or whose length it is compared with. */
+  /** Number of the base's chunk that the first one is copied from or compared with. */
   readonly baseChunk: number;
 }
 
@@ -38,11 +38,14 @@ export interface IndexDifference {
   readonly ids: Uint8Array;
 }
 
-/** How far from the expected chunk of the base a better one is searched, and for how many chunks it must do better. */
+/** How many chunks around the expected one of the base are searched for a better one, and for how many chunks that one must fit better. */
 const SEARCH_CHUNKS = 8;
 const COMPARED_CHUNKS = 4;
 
-/** The difference, so that a device with the base's index needs not fetch the target's; undefined where it can't be told so. */
+/**
+ * The difference, with which a device that has the base's index needn't fetch the target's. Undefined for an index that this format can't
+ * describe.
+ */
 export function encodeIndexDifference(base: ChunkIndex, target: ChunkIndex): Buffer | undefined {
   const runs = runsOf(base, target);
   const writer = new ByteWriter();
@@ -56,11 +59,11 @@ export function encodeIndexDifference(base: ChunkIndex, target: ChunkIndex): Buf
   }
   for (const [at, baseChunk] of newChunks(runs)) writer.int(target.lengthOf(at) - lengthIn(base, baseChunk));
   for (const [at] of newChunks(runs)) writer.add(target.idAt(at));
-  // An index that another program wrote may have a header that ours never has.
+  // An index that another program wrote may have header fields that ours never has.
   return rebuild(base, runs, target).encode().equals(target.encode()) ? writer.finish() : undefined;
 }
 
-/** Builds the index again from the target itself, to see whether its bytes come back. */
+/** Rebuilds the index from its difference to the target, to see whether its bytes come back. */
 function rebuild(base: ChunkIndex, runs: readonly IndexRun[], target: ChunkIndex): ChunkIndex {
   const builder = new ChunkIndexBuilder(target.sizes);
   let at = 0;
@@ -70,7 +73,7 @@ function rebuild(base: ChunkIndex, runs: readonly IndexRun[], target: ChunkIndex
   return builder.finish();
 }
 
-/** Number of each new chunk in the target, and of the base's chunk that it is compared with. */
+/** The number of each new chunk in the target, and of the base's chunk that it is compared with. */
 function* newChunks(runs: readonly IndexRun[]): Generator<[number, number]> {
   let at = 0;
   for (const { chunkCount, isNew, baseChunk } of runs) {
@@ -98,7 +101,7 @@ function runsOf(base: ChunkIndex, target: ChunkIndex): IndexRun[] {
   return runs;
 }
 
-/** The chunk of the base that this one is, the expected one where there are several. */
+/** Finds this chunk in the base; of several, the expected one. */
 function copyOf(base: ChunkIndex, target: ChunkIndex, at: number, expected: number): number | undefined {
   const isSame = (chunk: number) =>
     chunk < base.count &&
@@ -109,7 +112,7 @@ function copyOf(base: ChunkIndex, target: ChunkIndex, at: number, expected: numb
   return found !== undefined && isSame(found) ? found : undefined;
 }
 
-/** The chunk of the base near the expected one whose length, and those of the next ones, fit best. */
+/** The chunk of the base near the expected one whose length, with the lengths of the next ones, fits best. */
 function nearest(base: ChunkIndex, target: ChunkIndex, at: number, expected: number): number {
   const cost = (chunk: number) => {
     let bytes = chunk === expected ? 0 : 3;
@@ -157,7 +160,7 @@ export function readIndexDifference(reader: ByteReader): IndexDifference {
     return run;
   });
   if (count > MAX_INDEX_CHUNKS) throw reader.invalid(`its index lists ${count} chunks`);
-  // Each new chunk takes 33 bytes at least: nothing is allocated for a number that only claims to be one.
+  // Each new chunk takes at least 33 bytes: nothing is allocated for a count without as many bytes.
   if (newCount * (CHUNK_ID_BYTES + 1) > reader.left) throw reader.invalid('its new chunks are cut off');
   const lengthSteps = Int32Array.from({ length: newCount }, () =>
     reader.int("a new chunk's length", MAX_CHUNK_BYTES),
@@ -171,8 +174,8 @@ export function readIndexDifference(reader: ByteReader): IndexDifference {
 }
 
 /**
- * The index that the difference gives.
- * @throws SITECAST_RECIPE_INDEX, SITECAST_INDEX_… where none comes out
+ * Rebuilds the target's index.
+ * @throws SITECAST_RECIPE_INDEX, SITECAST_INDEX_… where the result isn't an index
  */
 export function rebuiltIndex(
   { sizes, runs, lengthSteps, ids }: IndexDifference,

@@ -3,9 +3,9 @@ import './encoders/web-assembly.ts';
 const PAGE_BYTES = 65_536;
 
 /**
- * Zeroed memory that the system gives only as far as it's used, and gets back as soon as nothing refers to it any more and the garbage is
- * collected. It's a WebAssembly memory of its own, since those are mapped: an `ArrayBuffer` comes from the C library's heap, which keeps
- * what was freed for the next one, and clears it at once. Falls back to one where so much address space isn't to be had.
+ * Zeroed memory of which the system provides only the touched pages, and gets them back when the garbage is collected. It's a WebAssembly
+ * memory, since each of those is mapped on its own: an `ArrayBuffer` comes from the C library's heap, which keeps freed memory for later
+ * use, and writes zeros to all of it at once. Falls back to an `ArrayBuffer` where there isn't enough address space.
  */
 export function ownPages(lengthBytes: number): Uint8Array {
   const memory = mapped(lengthBytes, false);

@@ -18,8 +18,8 @@ export function patchChunksOf(
 }
 
 /**
- * Bytes of the chunks that patches lie in, each chunk once. Patches share chunks, so this may be more than the patches have: a hostile recipe
- * puts each short patch into a chunk of its own, and fills that with a patch which nobody can apply.
+ * Bytes of the chunks that hold patches, each chunk counted once. Patches share chunks, so the chunks may be longer than the patches: a
+ * hostile recipe can put each short patch into a chunk of its own, filled up with a patch that no device can apply.
  * @returns infinite where a patch lies beyond the end
  */
 export function patchChunkBytes(index: ChunkIndex, windows: readonly PatchPlace[]): number {
@@ -33,8 +33,8 @@ export function patchChunkBytes(index: ChunkIndex, windows: readonly PatchPlace[
 }
 
 /**
- * Whether chunks of patches are worth their bytes. Small patches share chunks, so the chunks may be longer than the patches; but then what they
- * give must be longer still, or the difference small.
+ * Whether it is worth fetching these chunks of patches. Small patches share chunks, so the chunks may be longer than the patches in them.
+ * In that case the plain bytes that the patches give must be longer than the chunks, or the difference small.
  * @param bytes of the chunks; @param patchBytes of the patches in them that are needed; @param givenBytes plain bytes that these give
  */
 export function isWorthFetching({

@@ -20,7 +20,7 @@ it('adds to the base, inserts, and skips to and fro', async () => {
   expect(applyPatch({ patch, base: BASE, targetLength: TARGET.length, into })).toBe(into);
 });
 
-it('leaves out triples that make nothing, but for a first skip', async () => {
+it('leaves out triples that add and insert nothing, but for a first skip', async () => {
   expect(readPatch(await encodePatch(STREAMS, [])).tripleCount).toBe(3);
 });
 
@@ -55,7 +55,7 @@ it('refuses a patch that is cut off anywhere, and one of an unknown format', asy
   expect(apply(other)).toBe('SITECAST_PATCH_FORMAT');
 });
 
-it('codes each stream by what makes it smallest, without what the decoder does not need', async context => {
+it('codes each stream with the codec that makes it smallest, without bytes that the decoder does not need', async context => {
   needsProgram(context, 'bzip2', '--help');
   needsProgram(context, 'xz', '--version');
   const { base, streams, target } = changedPieces(200_000, 200_000);
@@ -67,7 +67,7 @@ it('codes each stream by what makes it smallest, without what the decoder does n
   expect(read.diff.bytes.length).toBeLessThanOrEqual(Math.min(...whole) - 8);
 });
 
-it('does not take what its own decoder does not read back', async () => {
+it('does not use an encoding that its own decoder does not read back', async () => {
   const broken: StreamEncoder = { codec: 'lzma', encode: () => Buffer.alloc(20, 3) };
   await expect(encodePatch(changedPieces(200_000, 200_000).streams, [broken])).rejects.toMatchObject({
     code: 'SITECAST_PATCH_STREAM',

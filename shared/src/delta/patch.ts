@@ -6,7 +6,7 @@ import { MAX_CONTROL_BYTES, MAX_OPENED_TARGET_BYTES, MAX_PATCH_BYTES, MAX_TRIPLE
 
 // The patch of one window. All numbers are LEB128 varints.
 //   magic    byte 0xdc, byte format
-//   coding   byte: bits 0-1 codec of the control stream, 2-3 of diff, 4-5 of extra (STREAM_CODECS), bit 6: views follow the lengths
+// coding   byte: bits 0-1 codec of the control stream, 2-3 of diff, 4-5 of extra (STREAM_CODECS), bit 6: views follow the lengths
 //   lengths  uint target length, uint triples, uint plain and coded length of control, uint coded length of diff;
 //            those of diff and extra follow from the triples; extra's coded bytes are all that is left
 //   views    where bit 6 is set: uint length, bytes (views.ts)
@@ -25,8 +25,8 @@ export const TRIPLE_NUMBERS = 3;
 /** bsdiff's three streams, as `BSDIFF40` has them. */
 export interface PatchStreams {
   /**
-   * Three numbers a triple: `add`, how many bytes of `diff` are added to bytes of the base, from where it stands; `insert`, how many
-   * bytes of `extra` follow; `skip`, by how much the place in the base then moves, besides the bytes added.
+   * Three numbers a triple: `add`, how many bytes of `diff` are added to bytes of the base at its current place; `insert`, how many bytes
+   * of `extra` follow; `skip`, how far the place in the base then moves, besides the bytes added.
    */
   readonly control: Int32Array;
   readonly diff: Uint8Array;
@@ -45,19 +45,19 @@ export interface StreamEncoder {
   encode(plain: Uint8Array): CodedOrNone | Promise<CodedOrNone>;
 }
 
-/** None where it would be longer than what the other encoders make. */
+/** Undefined where the result would be longer than that of another encoder. */
 type CodedOrNone = Uint8Array | undefined;
 
-/** A patch as it was read: nothing is decoded, streams are views into the bytes. */
+/** A patch as it was read. Nothing is decoded; streams are views into the bytes. */
 export interface Patch {
-  /** Length of what it makes (of the opened target, where there are views), in bytes. */
+  /** Length of the result in bytes; with views, of the opened target. */
   readonly targetLength: number;
   readonly tripleCount: number;
   readonly controlLength: number;
   readonly control: CodedStream;
   readonly diff: CodedStream;
   readonly extra: CodedStream;
-  /** How base and target are opened; undefined where they're taken as they are. */
+  /** How pieces of base and target are opened (views.ts); undefined: none are. */
   readonly views: Uint8Array | undefined;
 }
 
@@ -67,10 +67,11 @@ interface CodedStream {
 }
 
 /**
- * Writes the patch of one window, each stream coded by whichever is smallest of stored and `encoders`. What is chosen is decoded
- * again and compared, so that what comes out can be applied.
- * @param views the bytes of the opened views (views.ts), for the windows that have such
- * @throws SITECAST_PATCH_TOO_LARGE where it would be longer than a patch may be, or has too many triples: the window isn't worth a patch
+ * Writes the patch of one window. Each stream is stored, or coded by the one of `encoders` that makes it smallest. Its coded bytes are
+ * decoded again and compared, so every written patch can be applied.
+ * @param views the bytes of the opened views (views.ts), for windows that have some
+ * @throws SITECAST_PATCH_TOO_LARGE where the patch would be longer than a patch may be, or has too many triples: the window isn't worth a
+ * patch
  */
 export async function encodePatch(
   streams: PatchStreams,
@@ -115,7 +116,10 @@ function tooLarge(what: string): SitecastError {
   );
 }
 
-/** bsdiff's triples without those that make nothing: their skips join the one before. The last skip leads nowhere. */
+/**
+ * bsdiff's triples without those that add and insert nothing: their skips are added to the one before. The last skip is dropped, as it has
+ * no effect.
+ */
 function normalized(control: Int32Array): Int32Array {
   const out = new Int32Array(control.length);
   let used = 0;
@@ -154,18 +158,18 @@ async function smallest(plain: Uint8Array, encoders: readonly StreamEncoder[]): 
   return best.codec === 'stored' ? best : { ...best, bytes: trimmed(best.codec, best.bytes, plain) };
 }
 
-/** What the decoders don't want: `BZh`, and the 0 that begins each LZMA stream. */
+/** Removes what decoders don't expect: `BZh`, and the 0 that begins each LZMA stream. */
 function withoutHead(codec: StreamCodec, coded: Uint8Array): Uint8Array {
   if (codec === 'bzip2') return coded.subarray(3);
   return Buffer.concat([coded.subarray(0, 1), coded.subarray(2)]);
 }
 
-/** How many bytes before the last one that the decoder looked at are tried without. */
+/** How many of the last bytes that the decoder read may be left out. */
 const MAX_TRIMMED_BYTES = 5;
-/** A longer stream is not decoded again and again to be shorter by some bytes. */
+/** Shortening means decoding again and again, so a longer stream isn't shortened. */
 const LONGEST_TRIMMED_BYTES = 16 * 1024;
 
-/** The beginning of a coded stream that the decoder needs; of a short one, the shortest that still decodes to the same bytes. */
+/** The beginning of a coded stream that the decoder needs; for a short stream, the shortest beginning that still decodes to the same bytes. */
 function trimmed(codec: StreamCodec, coded: Uint8Array, plain: Uint8Array): Uint8Array {
   const decoded = new Uint8Array(plain.length);
   const used = decodeStream(codec, coded, decoded);

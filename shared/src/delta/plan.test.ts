@@ -7,7 +7,7 @@ import { zeroChunks } from './zero-chunks.ts';
 const MAX = 64;
 const sizes = { minBytes: 1, avgBytes: MAX, maxBytes: MAX };
 
-/** Content number n has `1 + n % 60` bytes; number 0 is zeros, and so is each content that is negative. */
+/** Content number n has `1 + n % 60` bytes. Number 0 and negative numbers are zeros. */
 function plainOf(content: number): Buffer {
   return content <= 0 ? Buffer.alloc(1 - content) : Buffer.alloc(1 + (content % 60), content);
 }
@@ -37,7 +37,7 @@ const cases = contents.chain(target =>
 
 type Case = typeof cases extends fc.Arbitrary<infer T> ? T : never;
 
-/** The same by the plainest possible code. */
+/** The expected way of a chunk, computed by the plainest possible code. */
 function wayExpected(
   input: Case,
   { at, content, isKnown, isUsed }: { at: number; content: number; isKnown: boolean; isUsed: boolean },
@@ -72,7 +72,7 @@ function planned({ target, inPlace, booted, other, cuts, patchLengths }: Case) {
 }
 
 describe('a plan', () => {
-  it('gives each chunk the way that costs least, and only ways that exist', () => {
+  it('gives each chunk the cheapest way, and only ways that exist', () => {
     fc.assert(
       fc.property(cases, input => {
         const { index, windows, plan } = planned(input);
@@ -97,7 +97,7 @@ describe('a plan', () => {
     );
   });
 
-  it('uses a window only where it is cheaper, so it never costs more than chunks alone', () => {
+  it('uses a window only where it is cheaper, so a recipe never costs more than chunks alone', () => {
     fc.assert(
       fc.property(cases, input => {
         const { windows, plan, chunksOnly } = planned(input);
@@ -112,7 +112,7 @@ describe('a plan', () => {
     );
   });
 
-  it('uses no window for a claim that its chunks would cost more than frames can be long', () => {
+  it('uses no window that claims a frame length which its chunks cannot have', () => {
     const target = indexOf([10, 20]);
     const plan = (patchLength: number) =>
       planUpdate({
@@ -125,19 +125,19 @@ describe('a plan', () => {
     expect(plan(longest).windows).toEqual([]);
   });
 
-  it('estimates frames by what the recipe says of windows and of the rest', () => {
+  it('estimates frames by the lengths that the recipe gives for windows and for the rest', () => {
     const target = indexOf([1, 2, 3, 4]);
     const windows = [{ firstChunk: 0, chunkCount: 2, patchLength: 1000, frameBytes: 3 }];
     const isInPlace = (at: number) => at === 2;
     const all = planUpdate({ target, isInPlace: () => false, windows, restFrameBytes: 4 });
     expect(all.bytes).toMatchObject({ patched: 0, frames: 7 });
     const half = planUpdate({ target, isInPlace, windows, restFrameBytes: 4 });
-    // Of the chunks of 4 and 5 bytes that the rest is about, the second is missing.
+    // The rest is the chunks of 4 and 5 bytes. The second one is missing.
     expect(half.bytes.frames).toBe(Math.ceil(3 + (4 * 5) / 9));
   });
 });
 
-it('knows chunks of zeros of any length by their ids', () => {
+it('recognizes chunks of zeros of any length by their ids', () => {
   const lengths = [0, -1, -2, -63, 5, 0, -62];
   expect([...zeroChunks(indexOf(lengths))]).toEqual([1, 1, 1, 1, 0, 1, 1]);
 });

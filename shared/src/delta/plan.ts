@@ -2,41 +2,41 @@ import { type ChunkIndex, FRAME_OVERHEAD_BYTES } from '../content/index.ts';
 import { zeroChunks } from './zero-chunks.ts';
 
 /**
- * How a chunk of the target comes to its place. `inPlace`: it is there. `repeat`: it comes with an earlier place of the same chunk.
- * `zero`: it holds zeros only. `booted`, `other`: it is copied from the slot that runs, or within the slot that is written. `window`: a
- * patch gives it. `fetch`: it comes as a frame.
+ * How a chunk of the target gets to its place. `inPlace`: it is there. `repeat`: it is written together with an earlier place of the same
+ * chunk. `zero`: it holds zeros only. `booted`, `other`: it is copied from the slot that runs, or within the slot that is written.
+ * `window`: a patch gives it. `fetch`: it is fetched as a frame.
  */
 export const CHUNK_WAYS = ['inPlace', 'repeat', 'zero', 'booted', 'other', 'window', 'fetch'] as const;
 export type ChunkWay = (typeof CHUNK_WAYS)[number];
 
-/** What a plan has to know of a window: `[firstChunk, firstChunk + chunkCount)` of the target's chunks. */
+/** What a plan needs to know of a window: chunks `[firstChunk, firstChunk + chunkCount)` of the target, and costs in bytes. */
 export interface WindowCosts {
   readonly firstChunk: number;
   readonly chunkCount: number;
   readonly patchLength: number;
-  /** Of its patch, what this device has fetched already. Default: nothing. */
+  /** How many bytes of its patch this device has fetched already. Default: 0. */
   readonly keptBytes?: number;
-  /** What its chunks would cost as frames. */
+  /** What fetching its chunks as frames would cost. */
   readonly frameBytes: number;
 }
 
 export interface PlanInput {
   target: ChunkIndex;
-  /** Whether chunk number `at` is right in its place already. */
+  /** Whether chunk number `at` is in its place already, with the right content. */
   isInPlace: (at: number) => boolean;
-  /** What the slot that runs holds, as far as known. Only reading shows whether it still does. */
+  /** Chunks that the running slot is said to hold. Reading shows whether it still does. */
   booted?: ChunkIndex | undefined;
-  /** What the slot that is written held before. */
+  /** Chunks that the slot which is written held before. */
   other?: ChunkIndex | undefined;
-  /** Windows of the recipe, in the target's order, without overlap; empty: no recipe. */
+  /** The recipe's windows, in the target's order, without overlap; empty: no recipe. */
   windows?: readonly WindowCosts[];
-  /** Whether this device can apply that window of the list; undefined: all of them. */
+  /** Whether this device can apply the window at that place of the list; undefined: all of them. */
   canApply?: (window: number) => boolean;
-  /** Frames of all chunks that neither base nor windows give, bytes; undefined: no recipe says it. */
+  /** Bytes of the frames of all chunks that neither base nor windows give; undefined: there is no recipe. */
   restFrameBytes?: number | undefined;
 }
 
-/** Lengths in bytes of the target, by how they come to their place; and what comes over the network for them. */
+/** Lengths in bytes: of the target's chunks, by how they get to their place; and of what is fetched for them. */
 export interface PlanBytes {
   image: number;
   inPlace: number;
@@ -45,22 +45,22 @@ export interface PlanBytes {
   other: number;
   patched: number;
   fetched: number;
-  /** Of the windows that are used; what of them is here already isn't counted. */
+  /** Bytes of patches to fetch: of the windows that are used, less what this device has fetched already. */
   patches: number;
-  /** Of the chunks that are fetched: estimated from what the recipe says, at most their plain length where there is none. */
+  /** Bytes of chunks to fetch: estimated from the recipe; without one, their plain length as an upper bound. */
   frames: number;
 }
 
 export interface Plan {
   readonly bytes: PlanBytes;
-  /** Places in `windows` of those that are used, in order. */
+  /** Places in `windows` of the windows that are used, in order. */
   readonly windows: readonly number[];
   wayOf(at: number): ChunkWay;
 }
 
 /**
- * Pure: the cheapest way of each chunk to its place. What the slots hold costs nothing; a window is used only where its patch costs less
- * than the frames of the chunks that are still missing in it.
+ * Finds the cheapest way for each chunk (a pure function). What the slots hold costs nothing. A window is used only where its patch costs
+ * less than the frames of those chunks of it that are still missing.
  */
 export function planUpdate(input: PlanInput): Plan {
   const ways = waysWithoutWindows(input);
@@ -83,7 +83,7 @@ function waysWithoutWindows({ target, isInPlace, booted, other }: PlanInput): Ui
   const ways = new Uint8Array(target.count);
   const isZero = zeroChunks(target);
   for (let first = 0; first < target.count; first += 1) {
-    // Each chunk once, with all its places.
+    // Each chunk is handled once, together with all of its places.
     if (target.find(target.idAt(first)) !== first) continue;
     let way: ChunkWay = 'fetch';
     let hasPlace = false;
@@ -103,7 +103,7 @@ function waysWithoutWindows({ target, isInPlace, booted, other }: PlanInput): Ui
   return ways;
 }
 
-/** The same id with another length would be a lie of one of the signers. */
+/** Whether the source has the chunk with the same length. Another length for the same id would mean that one signer lies. */
 function holds(source: ChunkIndex | undefined, target: ChunkIndex, at: number): boolean {
   const found = source?.find(target.idAt(at));
   return source !== undefined && found !== undefined && source.lengthOf(found) === target.lengthOf(at);
@@ -117,7 +117,7 @@ function useWindow(window: WindowCosts, { target }: PlanInput, ways: Uint8Array)
     allBytes += target.lengthOf(at);
     if (ways[at] === FETCH) missingBytes += target.lengthOf(at);
   }
-  // A recipe that claims more than frames can have would pass off patches as cheap that are not.
+  // A recipe that claims more than frames can have would make expensive patches look cheap.
   const longestBytes = Math.min(frameBytes, allBytes + chunkCount * FRAME_OVERHEAD_BYTES);
   const costBytes = allBytes === 0 ? 0 : (longestBytes * missingBytes) / allBytes;
   if (missingBytes === 0 || patchBytes(window) >= costBytes) return false;
@@ -147,7 +147,7 @@ function bytesOf(input: PlanInput, ways: Uint8Array): PlanBytes {
 function frameBytes({ target, windows = [], restFrameBytes, booted }: PlanInput, ways: Uint8Array): number {
   let bytes = 0;
   let at = 0;
-  /** Of the chunks that the recipe's rest is about: all and those to be fetched. */
+  /** Plain lengths of the chunks that are the recipe's rest: of all, and of those to be fetched. */
   let [restBytes, restFetched] = [0, 0];
   const rest = (until: number): void => {
     for (; at < until; at += 1) {

@@ -16,23 +16,23 @@ const MAX_CHUNKS = 2 ** 24;
 /** 16 TiB, as an image may be at the most. */
 const MAX_OFFSET = 2 ** 44;
 
-/** A run of consecutive chunks of the target, which a patch makes from a range of the base. */
+/** A run of consecutive chunks of the target that a patch makes from a range of the base. */
 export interface RecipeWindow {
   /** Number of its first chunk in the target's index. */
   readonly firstChunk: number;
   readonly chunkCount: number;
-  /** The range of the base image that the patch reads, in bytes: all of it is needed, at most MAX_WINDOW_BASE_BYTES. */
+  /** The range of the base image that the patch reads, in bytes; at most MAX_WINDOW_BASE_BYTES. The device needs all of it. */
   readonly baseOffset: number;
   readonly baseLength: number;
   /** Length of its patch, in bytes. */
   readonly patchLength: number;
-  /** Bytes of the frames of its chunks: what they would cost without the patch. */
+  /** Bytes of the frames of its chunks: the cost without the patch. */
   readonly frameBytes: number;
   /** Bit n is set where encoder n of the recipe's list is needed. */
   readonly encoderBits: number;
 }
 
-/** A window with its place in the images and in the patches, once it's checked against both indexes. */
+/** A window with its places in the images and in the patches, checked against both indexes. */
 export interface PlacedWindow extends RecipeWindow {
   /** Where its chunks lie in the target image, in bytes. */
   readonly targetOffset: number;
@@ -43,7 +43,7 @@ export interface PlacedWindow extends RecipeWindow {
 
 /**
  * Which windows a device can apply: those that need no encoder but its own.
- * @param recipeEncoders the recipe's list, which the windows' bits are about
+ * @param recipeEncoders the recipe's list, to which the windows' bits refer
  * @param encoders those that the device has
  */
 export function applicableWith(

@@ -64,7 +64,7 @@ const WINDOWS: RecipeWindow[] = [
 const encoded = () =>
   encodeRecipe(headOf(BASE, TARGET, ['zstd-1', 'gzip-1']), WINDOWS, { base: BASE, target: TARGET });
 
-it('gives back what was written, and the target index of the base index', () => {
+it('gives back what was written, and rebuilds the target index with the base index', () => {
   const recipe = decodeRecipe(encoded());
   expect(recipe).toMatchObject({ ...headOf(BASE, TARGET, ['zstd-1', 'gzip-1']), windows: WINDOWS });
   expect(targetIndexOf(recipe, BASE).encode()).toEqual(TARGET.encode());
@@ -74,7 +74,7 @@ it('gives back what was written, and the target index of the base index', () => 
   ]);
 });
 
-it('writes 33 to 36 bytes for a new chunk, next to nothing for the others', () => {
+it('writes 33 to 36 bytes for a new chunk, and hardly any for the others', () => {
   const lengths = Array.from({ length: 700 }, (_, at) => 16_384 + ((at * 7_919) % 200_000));
   const base = indexOf(lengths.map((length, at) => [`old ${at}`, length]));
   const target = indexOf(
@@ -109,7 +109,7 @@ it('leaves out an index that does not fit', () => {
   expect(codeOf(() => targetIndexOf(recipe, base))).toBe('SITECAST_RECIPE_INDEX');
 });
 
-it('rebuilds no longer index than the manifest names', () => {
+it('rebuilds no index that is longer than the manifest says', () => {
   const recipe = decodeRecipe(encoded());
   const { length } = TARGET.encode();
   expect(targetIndexOf(recipe, BASE, length).encode()).toEqual(TARGET.encode());
@@ -141,7 +141,7 @@ it('refuses a window of more than 4 MiB, and takes one of just as much', () => {
   expect(codeOf(encode(17))).toBe('SITECAST_RECIPE_WINDOWS');
 });
 
-it('refuses what is over a bound, and takes what is at it', () => {
+it('refuses values over each bound, and takes those at it', () => {
   const huge = indexOf(Array.from({ length: 33 }, (_, at) => [String(at), 262_144]));
   const encode = (windows: RecipeWindow[], encoders: string[] = []) =>
     codeOf(() => encodeRecipe(headOf(huge, huge, encoders), windows, { base: huge, target: huge }));

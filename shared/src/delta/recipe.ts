@@ -47,7 +47,7 @@ export interface RecipeHead {
   readonly to: RecipeRelease;
   /** SHA-256 of the patch index (`deltas/….caibx`), 64 hexadecimal digits. */
   readonly patchIndexSha256: string;
-  /** The encoders that any window needs, such as `zstd-1.5.5-wasm`. A window names them by their place in this list. */
+  /** The encoders that the windows need, such as `zstd-1.5.5-wasm`. A window refers to them by their places in this list. */
   readonly encoders: readonly string[];
   /** Bytes of the frames of all chunks of the target that neither the base nor a window gives. */
   readonly restFrameBytes: number;
@@ -56,13 +56,13 @@ export interface RecipeHead {
 export interface Recipe extends RecipeHead {
   /** In the target's order, without overlap. The patches follow each other in the same order. */
   readonly windows: readonly RecipeWindow[];
-  /** The target's index as a difference to the base's; undefined where that wouldn't fit, so that the index is to be fetched. */
+  /** The target's index as a difference to the base's; undefined where this format can't describe it: then the index is fetched. */
   readonly indexDifference: IndexDifference | undefined;
 }
 
 /**
- * Writes a recipe, and reads it back: whatever `decodeRecipe`, `windowsOf` and `targetIndexOf` would refuse is refused here.
- * @param baseIndex of the release `head.from`; its SHA-256 is set by the caller, as is the target's
+ * Writes a recipe, and reads it back: what `decodeRecipe`, `windowsOf` or `targetIndexOf` would refuse is refused here.
+ * @param baseIndex index of the release `head.from`. The caller sets both SHA-256 in `head`.
  * @throws SITECAST_RECIPE_… as they do
  */
 export function encodeRecipe(
@@ -99,7 +99,7 @@ function write(head: RecipeHead, windows: readonly RecipeWindow[], difference: B
 
 /**
  * Reads a recipe and checks all that can be checked without the indexes. The result holds views into the bytes.
- * @throws SITECAST_RECIPE_FORMAT for one of a format that this version doesn't know: it isn't wrong, it's to be skipped
+ * @throws SITECAST_RECIPE_FORMAT for a format that this version doesn't know: such a recipe isn't wrong, and is skipped
  * @throws SITECAST_RECIPE_TOO_LARGE, SITECAST_RECIPE_TRUNCATED, SITECAST_RECIPE_INVALID
  */
 export function decodeRecipe(bytes: Uint8Array): Recipe {
@@ -166,9 +166,9 @@ export function windowsOf(
 /**
  * Rebuilds the target's index and checks that it is the very one that `recipe.to.indexSha256` names. The caller checks that this
  * is the manifest's.
- * @param maxBytes length of the index, from the manifest: a recipe of some bytes could tell of 64 MiB
- * @throws SITECAST_RECIPE_INDEX where the recipe has none, where `baseIndex` isn't the one of `recipe.from`, or where another index comes
- * out: the index is to be fetched then
+ * @param maxBytes length of the index by the manifest: a recipe of a few bytes could describe 64 MiB
+ * @throws SITECAST_RECIPE_INDEX where the recipe has no index, where `baseIndex` isn't that of `recipe.from`, or where the result is
+ * another index: then the index is fetched
  */
 export function targetIndexOf(recipe: Recipe, baseIndex: ChunkIndex, maxBytes = MAX_INDEX_BYTES): ChunkIndex {
   const difference = recipe.indexDifference;

@@ -6,7 +6,7 @@ const MS_A_TICK = 10;
 const USER_TIME_AT = 11;
 const SYSTEM_TIME_AT = 12;
 
-/** The file that counts the CPU time of the thread that asks; undefined on a system without one. */
+/** The file that counts the CPU time of the calling thread; undefined on a system without such a file. */
 export function ownCpuFile(): string | undefined {
   try {
     return `/proc/${readlinkSync('/proc/thread-self')}/stat`;
@@ -15,7 +15,7 @@ export function ownCpuFile(): string | undefined {
   }
 }
 
-/** CPU time of a thread, in milliseconds; undefined where there is no such file (any more). */
+/** CPU time of a thread, in milliseconds; undefined where the file is missing, for example because the thread has ended. */
 export function cpuMsOf(file: string | undefined): number | undefined {
   if (file === undefined) return undefined;
   try {

@@ -20,7 +20,7 @@ const RAW = Buffer.from('between');
 const PLAIN = sampleBytes(60_000, 11);
 const halves = [PLAIN.subarray(0, 40_000), PLAIN.subarray(40_000)] as const;
 
-/** An image with two compressed pieces, bytes between, and bytes at the end. */
+/** An image with two compressed pieces, bytes between them, and bytes at the end. */
 function image(codec: string, parameter: number) {
   const pieces = halves.map(half => encodedPiece(pieceCodec(codec), half, parameter));
   const [first, second] = pieces;
@@ -51,7 +51,7 @@ it.each([
   expect(Buffer.from(closeTarget(opened, target, closed.length)).equals(closed)).toBe(true);
 });
 
-it('cuts off what of a piece lies outside of the window', () => {
+it('cuts off the part of a piece that lies outside of the window', () => {
   const { closed, opened, layer } = image(ZSTD, 15);
   const target = [{ codec: ZSTD, parameter: 15, headBytes: 100, pieces: layer.pieces }];
   expect(
@@ -81,7 +81,7 @@ it('opens and closes pieces within pieces: a kernel in a squashfs', () => {
   expect(Buffer.from(closeTarget(inner.opened, layers, closed.length)).equals(closed)).toBe(true);
 });
 
-it('takes part in a patch: the opened base is patched, the target closed', async () => {
+it('works as part of a patch: the opened base is patched, the target closed', async () => {
   const { closed, opened, layer } = image(ZSTD, 15);
   const changed = Buffer.from(opened);
   changed[30_000] = 1 + (opened[30_000] ?? 0);
@@ -111,7 +111,7 @@ it('takes part in a patch: the opened base is patched, the target closed', async
   expect(codeOf(() => applyPatch({ patch, base: altered, targetLength }))).toBe('SITECAST_PATCH_PIECE');
 });
 
-it('closes pieces of one layer each with its own parameter, where pieces tell it', () => {
+it('closes pieces of one layer each with its own parameter, where pieces show it', () => {
   const { layer } = image(XZ, 10);
   const parameters = [10, 2 + 32 * 4];
   const pieces = halves.map((half, at) => encodedPiece(pieceCodec(XZ), half, parameters[at] ?? 0));

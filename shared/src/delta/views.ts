@@ -17,65 +17,65 @@ import { readPatch } from './patch.ts';
 // Bytes behind the last piece of a layer are raw.
 const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;
 
-/** An image can be compressed twice: a kernel in a squashfs. */
+/** An image can be compressed twice, such as a kernel in a squashfs. */
 const MAX_LAYERS = 2;
 
-/** The longest parameter of an encoder. */
+/** The highest parameter of an encoder. */
 const MAX_PARAMETER = 2 ** 16;
 
-/** Pieces of some bytes in their order, with what lies between them. All lengths in bytes. */
+/** A piece of a layer, with the bytes before it. All lengths in bytes. */
 interface LayerPiece {
-  /** Bytes between the piece before and this one, which are the same opened and closed. */
+  /** Bytes between the piece before and this one, which are not compressed. */
   readonly rawBefore: number;
   readonly plainLength: number;
 }
 
-/** Pieces of the base that are decompressed. */
+/** A layer of the base: pieces that are decompressed. */
 export interface BaseLayer {
   /** Name of a `PieceCodec`. */
   readonly codec: string;
   readonly pieces: readonly (LayerPiece & { readonly compressedLength: number })[];
 }
 
-/** Pieces of the target that are compressed again. */
+/** A layer of the target: pieces that are compressed again. */
 export interface TargetLayer {
   /** Name of a `PieceCodec`. */
   readonly codec: string;
   readonly parameter: number;
-  /** Bytes at the beginning of what this layer gives that lie before the window, since a piece began there. */
+  /** Bytes of this layer's result that lie before the window, where its first piece begins before it. */
   readonly headBytes: number;
   readonly pieces: readonly TargetPiece[];
 }
 
 interface TargetPiece extends LayerPiece {
-  /** Where it isn't the layer's: for codecs with `parameterOf` alone. */
+  /** The piece's own parameter, where it differs from the layer's; only for codecs with `parameterOf`. */
   readonly parameter?: number;
 }
 
-/** How base range and target of a window are opened: outermost layer first. */
+/** How base range and target of a window are opened. Outermost layer first. */
 export interface Views {
   readonly base: readonly BaseLayer[];
   readonly target: readonly TargetLayer[];
 }
 
-/** Where the bytes lie that are opened and closed. */
+/** Where opened and closed bytes are kept. */
 export interface ViewMemory {
   /** Zeroed memory of that length. */
   fresh(lengthBytes: number): Uint8Array;
-  /** Is told how many bytes aren't used any more. */
+  /** Called with how many bytes aren't needed any more. */
   discard(lengthBytes: number): void;
-  /** Frees what nothing refers to any more. */
+  /** Collects garbage. */
   release(): void;
 }
 
-/** V8's. */
+/** Plain allocation. */
 export const HEAP: ViewMemory = {
   fresh: lengthBytes => new Uint8Array(lengthBytes),
   discard: () => {},
   release: () => {},
 };
 
-/** Memory for a piece that begins before the window: the longest, and what incompressible bytes add. */
+/** Memory for a piece that begins before the window: the longest piece, plus what compression adds to incompressible bytes. */
 const MAX_BESIDE_BYTES = MAX_PIECE_BYTES + MAX_PIECE_BYTES / 128;
 
 /** Writes what `readViews` reads. */
@@ -109,7 +109,10 @@ function writePieces(writer: ByteWriter, pieces: readonly LayerPiece[]): void {
   for (const { plainLength } of pieces) writer.uint(plainLength === usual ? 0 : plainLength + 1);
 }
 
-/** Reads the views of a patch, which whoever holds the key that signs recipes can have written. @throws SITECAST_PATCH_TRUNCATED, SITECAST_PATCH_INVALID, SITECAST_PATCH_VIEWS */
+/**
+ * Reads the views of a patch. Anyone with the key that signs recipes can have written them. @throws SITECAST_PATCH_TRUNCATED,
+ * SITECAST_PATCH_INVALID, SITECAST_PATCH_VIEWS
+ */
 export function readViews(bytes: Uint8Array): Views {
   const reader = new ByteReader(bytes, 'patch', CODES);
   const base = Array.from({ length: reader.uint('the layers of the base', MAX_LAYERS) }, () => {
@@ -136,7 +139,7 @@ export function readViews(bytes: Uint8Array): Views {
   return { base, target };
 }
 
-/** Names of the codecs that a patch opens and closes pieces with, each once: a device must have them all. @throws SITECAST_PATCH_… */
+/** Names of the codecs that a patch needs, each once: a device must have them all. @throws SITECAST_PATCH_… */
 export function encodersIn(patch: Uint8Array): string[] {
   const { views } = readPatch(patch);
   if (views === undefined) return [];
@@ -189,8 +192,8 @@ function readPieces(reader: ByteReader, maxBytes: number, maxPieceBytes: number)
 }
 
 /**
- * Opens a base range, layer by layer. A base that was altered shows as a piece that can't be opened, or later as a wrong chunk.
- * @param maxBytes of each layer, opened
+ * Opens a base range, layer by layer. An altered base is noticed here, as a piece that can't be opened, or later, as a wrong chunk.
+ * @param maxBytes of each layer's result
  * @returns at most `maxBytes`
  * @throws SITECAST_PATCH_PIECE, SITECAST_PATCH_RANGE
  */
@@ -237,13 +240,13 @@ function openLayer(
   return out;
 }
 
-/** Bytes of which the one reference is here, so that they can be let go while others are made of them. */
+/** The only reference to some bytes, so that the callee can release them while it makes others from them. */
 export interface HeldBytes {
   bytes: Uint8Array;
 }
 
 /**
- * Compresses the pieces of a rebuilt target again, innermost layer first, and cuts off what lies outside of the window.
+ * Compresses the pieces of a rebuilt target again, innermost layer first, and cuts off the bytes outside of the window.
  * @returns exactly `lengthBytes`
  * @throws SITECAST_PATCH_PIECE, SITECAST_PATCH_RANGE
  */
@@ -257,7 +260,10 @@ export function closeTarget(
   return into;
 }
 
-/** The same, into all of `into`. @param spare MAX_OPENED_TARGET_BYTES that may be written where there are two layers, which `target` isn't in then */
+/**
+ * Like `closeTarget`, but fills `into`. @param spare MAX_OPENED_TARGET_BYTES that may be overwritten where there are two layers; must not
+ * hold `target` then
+ */
 export function closeInto(
   target: HeldBytes,
   layers: readonly TargetLayer[],
@@ -286,7 +292,10 @@ function copy({ bytes }: HeldBytes, into: Uint8Array): number {
   return bytes.length;
 }
 
-/** @param into what comes out beyond its end isn't kept: it belongs to a piece that sticks out of the window. @returns how much of it is filled */
+/**
+ * @param into bytes that don't fit are dropped: they belong to a piece that ends outside of the window @returns how many bytes of it are
+ * filled
+ */
 function closeLayer(
   plain: Uint8Array,
   { codec: name, parameter, headBytes, pieces }: TargetLayer,
@@ -310,11 +319,11 @@ function closeLayer(
   return closed.finish();
 }
 
-/** What a layer closes to, without its head and what doesn't fit. */
+/** The closed bytes of a layer, without its head and without bytes that don't fit. */
 class ClosedBytes {
   readonly #into: Uint8Array;
   readonly #memory: ViewMemory;
-  /** Where the next bytes go: below 0 as long as they belong to the head. */
+  /** Where the next bytes go; negative within the head. */
   #at: number;
   #beside: Uint8Array | undefined;
 
@@ -331,7 +340,7 @@ class ClosedBytes {
     this.#at += bytes.length;
   }
 
-  /** Adds a piece, which is written in place, but for one that begins in the head. */
+  /** Adds a piece. It is compressed in place, unless it begins in the head. */
   encode(plainLength: number, write: (into: Uint8Array) => number): void {
     if (this.#at >= 0) {
       this.#at += write(this.#into.subarray(this.#at));

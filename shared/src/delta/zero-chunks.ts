@@ -4,8 +4,8 @@ import { type ChunkIndex, sameChunkId } from '../content/index.ts';
 const ZEROS = Buffer.alloc(64 * 1024);
 
 /**
- * Which chunks of an index hold nothing but zeros. Nobody has to send them. One SHA-256 goes over as many zeros as the longest chunk has
- * bytes, and is looked at after each length that the index has.
+ * Which chunks of an index hold only zeros, and so needn't be fetched. It hashes as many zeros as the longest chunk has, once, and reads
+ * the SHA-256 at each length that the index has.
  * @returns 1 for such a chunk, by its number
  */
 export function zeroChunks(index: ChunkIndex): Uint8Array {

@@ -1,17 +1,17 @@
 const MAX_SAMPLES = 2 ** 20;
 const SLOTS = 2 * MAX_SAMPLES;
-/** Content that the base repeats more often says nothing about a place. */
+/** Content that the base repeats more often than this isn't used: it doesn't tell a place. */
 const MAX_REPEATS = 4;
-/** How exactly places are remembered, in bytes. */
+/** Precision of remembered places, in bytes. */
 const PLACE_BYTES = 4096;
-/** A sample is known by this many bytes, which end where it was taken. */
+/** A sample is the hash of this many bytes before its place. */
 const SAMPLE_BYTES = 32;
 /** One sample in 2^7 bytes of a base, or fewer where there would be more than MAX_SAMPLES. */
 const MIN_RATE_BITS = 7;
 const TOO_COMMON = -1;
 
 const gear = Int32Array.from({ length: 256 }, (_, byte) => {
-  // SplitMix's finaliser: what matters is only that the numbers look random.
+  // SplitMix's finalizer. The numbers need only look random.
   let mixed = Math.imul(byte + 1, 0x9e3779b9);
   mixed = Math.imul(mixed ^ (mixed >>> 16), 0x85ebca6b);
   mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
@@ -19,8 +19,8 @@ const gear = Int32Array.from({ length: 256 }, (_, byte) => {
 });
 
 /**
- * Remembers places of a base by content-defined samples: where the topmost bits of a gear hash are zero, of the same
- * bytes wherever they lie. Takes 24 MiB of memory, however large the base is.
+ * Remembers places of a base by content-defined samples: places where the topmost bits of a gear hash are zero, so that the same bytes give
+ * the same samples wherever they are. Takes 24 MiB of memory, however large the base is.
  */
 export class BaseSamples {
   readonly #rateBits: number;
@@ -42,7 +42,7 @@ export class BaseSamples {
     }
   }
 
-  /** @returns offsets in the base at which content of these bytes was seen, rising */
+  /** @returns rising offsets in the base at which content of these bytes was seen */
   find(bytes: Uint8Array): number[] {
     const offsets: number[] = [];
     for (const { hash } of samplesOf(bytes, this.#rateBits)) {
@@ -79,7 +79,7 @@ function slotOf(hash: number): number {
   return (hash >>> 0) % SLOTS;
 }
 
-/** The samples of some bytes: a hash that is not zero, and where its bytes end. */
+/** The samples of some bytes: a hash that is not zero, and where the hashed bytes end. */
 function samplesOf(bytes: Uint8Array, rateBits: number): { hash: number; end: number }[] {
   const samples: { hash: number; end: number }[] = [];
   const shift = 32 - rateBits;
@@ -96,7 +96,7 @@ function samplesOf(bytes: Uint8Array, rateBits: number): { hash: number; end: nu
   return samples;
 }
 
-/** FNV-1a of SAMPLE_BYTES bytes: the gear hash's own bits are partly used up by what makes a sample. */
+/** FNV-1a of SAMPLE_BYTES bytes. The gear hash itself can't be used: its topmost bits are the same in all samples. */
 function hashOf(bytes: Uint8Array, from: number): number {
   let hash = 0x811c9dc5;
   for (let at = from; at < from + SAMPLE_BYTES; at++) hash = Math.imul(hash ^ (bytes[at] ?? 0), 0x01000193);

@@ -4,7 +4,7 @@ import * as fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { bsdiff } from './bsdiff.ts';
 
-/** bspatch, as its source has it. */
+/** bspatch, after its source code. */
 function patched(base: Uint8Array, { control, diff, extra }: PatchStreams): Buffer {
   const parts: Uint8Array[] = [];
   let baseAt = 0;
@@ -35,7 +35,7 @@ it('makes streams that give the target, whatever base and target are', () => {
   );
 });
 
-it('finds bytes that moved, and turns addresses that were changed into differences', () => {
+it('finds bytes that moved, and codes changed addresses as differences', () => {
   const base = randomBytes(200_000);
   const target = Buffer.concat([base.subarray(120_000), randomBytes(50), base.subarray(0, 120_000)]);
   for (let at = 0; at < target.length; at += 500) target[at] = (target[at] ?? 0) + 7;
@@ -46,7 +46,7 @@ it('finds bytes that moved, and turns addresses that were changed into differenc
   expect(streams.diff.filter(byte => byte === 7).length).toBeGreaterThan(390);
 });
 
-it('a base or a target without bytes is one, too', () => {
+it('takes an empty base or target, too', () => {
   expect(patched(new Uint8Array(), bsdiff(new Uint8Array(), Buffer.from('new'))).toString()).toBe('new');
   expect(patched(Buffer.from('old'), bsdiff(Buffer.from('old'), new Uint8Array())).length).toBe(0);
 });

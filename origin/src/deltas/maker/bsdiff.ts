@@ -1,10 +1,10 @@
 // The matching of bsdiff 4.3: C. Percival, "Naive Differences of Executable Code", 2003, http://www.daemonology.net/bsdiff/.
-// Approximate matches: an exact match is extended to both sides as long as at least half of the bytes are equal, and what
-// differs within goes to the diff stream as differences of bytes, which are mostly zero.
+// Approximate matches: an exact match is extended to both sides as long as at least half of the bytes are equal. Where bytes differ within
+// a match, their differences go to the diff stream, which is mostly zeros.
 import type { PatchStreams } from '@sitecast/shared/delta';
 import { suffixArray } from './suffix-array.ts';
 
-/** A match must beat the one that goes on with this many bytes. */
+/** A new match must have this many more equal bytes than the current one. */
 const WORTH_A_JUMP_BYTES = 8;
 
 /**
@@ -18,10 +18,10 @@ export function bsdiff(base: Uint8Array, target: Uint8Array): PatchStreams {
   let scan = 0;
   let matched = 0;
   let matchAt = 0;
-  /** How far base offsets are ahead of target offsets in the match that goes on. */
+  /** Base offset less target offset in the current match. */
   let shift = 0;
   while (scan < length) {
-    /** Of the bytes [scan, scored): how many the match that goes on gets right. */
+    /** How many of the bytes [scan, scored) the current match gets right. */
     let score = 0;
     scan += matched;
     for (let scored = scan; scan < length; scan++) {
@@ -40,14 +40,14 @@ export function bsdiff(base: Uint8Array, target: Uint8Array): PatchStreams {
   return output.finish();
 }
 
-/** The longest exact match of the target's bytes from some place on, anywhere in the base. */
+/** Finds the longest exact match, anywhere in the base, of the target's bytes from a place on. */
 class MatchSearch {
   /** Second result of `longest`: where in the base the match begins. */
   foundAt = 0;
   readonly #base: Uint8Array;
   readonly #target: Uint8Array;
   readonly #suffixes: Int32Array;
-  /** Where in the suffix array those begin that start with these two bytes, and where the last of them ends. */
+  /** By the first two bytes of a suffix: where such suffixes begin in the suffix array, and where the last of them ends. */
   readonly #starts: Int32Array;
 
   constructor(base: Uint8Array, target: Uint8Array) {
@@ -89,7 +89,7 @@ class MatchSearch {
     return longest;
   }
 
-  /** How many bytes of the base from `from` on equal those of the target from `at` on, where it's `known` at the least. */
+  /** How many bytes of the base from `from` on equal those of the target from `at` on; at least `known` do. */
   #equalBytes(from: number, at: number, known: number): number {
     const base = this.#base;
     const target = this.#target;
@@ -120,7 +120,7 @@ class StreamWriter {
   readonly #extra: Uint8Array;
   #diffBytes = 0;
   #extraBytes = 0;
-  /** Where the match that goes on begins, in target and base. */
+  /** Where the current match begins, in target and base. */
   #targetAt = 0;
   #baseAt = 0;
 
@@ -131,7 +131,10 @@ class StreamWriter {
     this.#extra = new Uint8Array(target.length);
   }
 
-  /** The match that goes on ends somewhere before `scan`; the next begins there, or before, and continues at `matchAt` in the base. */
+  /**
+   * Ends the current match somewhere before `scan`. The next one begins there and is at `matchAt` in the base when the target is at
+   * `scan`.
+   */
   matchBegins(scan: number, matchAt: number): void {
     let forwards = this.#extendForwards(scan);
     const isLast = scan === this.#target.length;

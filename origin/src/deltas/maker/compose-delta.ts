@@ -9,14 +9,14 @@ import { encodeRecipe, encodersIn } from '@sitecast/shared/delta';
 import type { ComposedWindow, DeltaMaker, MadeWindow } from '../maker-port.ts';
 import { missingChunks } from './windows.ts';
 
-/** Small patches share a chunk up to this length. A patch that is longer has chunks of its own. */
+/** Small patches share chunks up to this length. A longer patch has chunks of its own. */
 const PACKED_BYTES = 256 * 1024;
 const LONGEST_CHUNK_BYTES = 1024 * 1024;
 const PATCH_CHUNK_SIZES = { minBytes: 1, avgBytes: PACKED_BYTES, maxBytes: LONGEST_CHUNK_BYTES };
-/** In the place of patches, where there are none. No device fetches it. */
+/** Content of the patch index where there are no patches. No device fetches it. */
 const NO_PATCHES = Buffer.of(0);
 
-/** As `DeltaMaker.composeDelta`. */
+/** See `DeltaMaker.composeDelta`. */
 export const composeDelta: DeltaMaker['composeDelta'] = async (head, indexes, windows, frameBytes) => {
   const rest = missingChunks(indexes.base, indexes.target);
   for (const { firstChunk, chunkCount } of windows) rest.fill(false, firstChunk, firstChunk + chunkCount);
@@ -48,7 +48,7 @@ export function composedWindow({
   return { ...window, patchLength: patch.length, readPatch: () => Promise.resolve(patch) };
 }
 
-/** Cuts the concatenated patches into chunks: at the ends of patches, but for those that are longer than a chunk. */
+/** Cuts the concatenated patches into chunks at the ends of patches; a patch that is longer than a chunk is cut within. */
 async function* packPatches(
   windows: readonly ComposedWindow[],
   onPatch: (patch: Uint8Array) => void = () => {},

@@ -1,4 +1,4 @@
-/** What is used of lzma-native 8: the types that exist for it lack the raw encoder. */
+/** The part of lzma-native 8 that is used. The published types lack the raw encoder. */
 declare module 'lzma-native' {
   import type { Transform } from 'node:stream';
 

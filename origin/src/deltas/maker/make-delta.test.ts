@@ -30,12 +30,12 @@ function imageOf(bytes: Buffer): Image {
   };
 }
 
-/** Random bytes cost what they are long; zstd adds a little. */
+/** Random bytes can't be compressed: a frame is a little longer than its chunk. */
 function frameBytesOf({ index }: Image): (chunk: number) => number {
   return chunk => index.lengthOf(chunk) + 20;
 }
 
-/** 3 MiB of which a part moved, a part has other addresses in it, and a part is new. */
+/** Two images of 3 MiB: a part of the second is moved, a part has changed addresses, and a part is new. */
 function images(): { base: Image; target: Image } {
   const base = randomBytes(3 * MIB);
   const changed = Buffer.from(base.subarray(0, MIB));
@@ -85,11 +85,11 @@ it('makes a recipe and patches from which the target is made', async () => {
     });
     expect(Buffer.compare(rebuilt, target.bytes.subarray(targetOffset, targetOffset + targetLength))).toBe(0);
   }
-  // 60 KiB are new.
+  // 60 KiB of the target are new.
   expect(recipe.length + patches.length + read.restFrameBytes).toBeLessThan(80 * KIB);
 });
 
-it('leaves a window out whose patch would not be smaller than its frames', async () => {
+it('makes no patch for a window whose patch would not be smaller than its frames', async () => {
   const base = imageOf(randomBytes(200 * KIB));
   const target = imageOf(randomBytes(200 * KIB));
   const [window, ...others] = await allOf(makeDelta({ niceness: 0, base, target, frameBytes: () => 1000 }));
@@ -101,7 +101,7 @@ it('leaves a window out whose patch would not be smaller than its frames', async
   });
 });
 
-it('makes nothing where the base holds all chunks', async () => {
+it('makes no windows where the base holds all chunks', async () => {
   const { bytes } = imageOf(randomBytes(MIB));
   expect(
     await allOf(
@@ -131,7 +131,7 @@ it('does not make again what an interrupted run has made', async () => {
   expect([...before, ...(await allOf(makeDelta({ ...request, isMade })))]).toEqual(all);
 });
 
-it('a window that takes too long is left to its chunks, and the next ones are made', async () => {
+it('gives up a window that takes too long, and makes the next ones', async () => {
   const { base, target } = images();
   const frameBytes = frameBytesOf(target);
   const late = await allOf(makeDelta({ niceness: 0, base, target, frameBytes, patchDeadlineMs: 0 }));
@@ -150,7 +150,7 @@ it('ends its process when it is told to stop', async () => {
   await expect(allOf(makeDelta(request))).rejects.toThrow('the origin stops');
 });
 
-it('goes on with another process where one is killed', async () => {
+it('starts another process when one is killed', async () => {
   const { base, target } = images();
   let isKilled = false;
   const frameBytes = async (): Promise<number> => {
@@ -165,9 +165,9 @@ it('goes on with another process where one is killed', async () => {
   expect(others.every(({ unmade }) => unmade !== 'failed')).toBe(true);
 });
 
-it('reads what a publisher has made in its process alone, and fails where that ends', async () => {
+it("reads a publisher's bytes only in the maker process, and fails where that process ends", async () => {
   const { base, target } = images();
-  // The beginning of a squashfs with zstd, 4.0: more of it is asked for.
+  // The beginning of a zstd squashfs 4.0. The process asks for more of it.
   const superblock = Buffer.alloc(96);
   superblock.writeUInt32LE(0x73717368);
   superblock.writeUInt32LE(2 ** 17, 12);
@@ -192,7 +192,7 @@ it('works at the lowest priority unless told otherwise', async () => {
   for await (const _ of makeDelta({ base, target, frameBytes: frameBytesOf(target) })) {
     windows += 1;
     const [pid = 0] = await makerProcesses();
-    // Behind the name, which stands in brackets, the nice value is the 17th field.
+    // In `stat`, the nice value is the 17th field after the name, which is in brackets.
     const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
     expect(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16]).toBe('19');
   }
@@ -215,10 +215,10 @@ it('makes the largest window in bounded memory', async () => {
   expect(windows.some(({ patch, targetLength }) => patch && targetLength > 3 * MIB)).toBe(true);
 });
 
-it('ends its process where that takes more memory than it may', async () => {
+it('ends its process when that takes more memory than allowed', async () => {
   const { base, target } = images();
   const request = { base, target, frameBytes: frameBytesOf(target), niceness: 0, maxResidentBytes: MIB };
-  // Here it is ended at once; in the midst of a window just that window is lost, as where it is killed.
+  // It is ended at once here. If it is ended during a window, only that window is lost, as when it is killed.
   await expect(allOf(makeDelta(request))).rejects.toMatchObject({
     code: 'SITECAST_WORKER_FAILED',
     message: expect.stringContaining('bytes of memory'),

@@ -7,12 +7,12 @@ import type { RangeBytes } from './opening/window-views.ts';
 import type { DeltaRequest, ImageSource, MadeWindow, WindowPlace } from '../maker-port.ts';
 import { baseLengthOf, baseRange, cutStretches, missingChunks, type WindowSizes } from './windows.ts';
 
-/** What a test or a benchmark may set besides. */
+/** Further options, for tests and benchmarks. */
 interface MakeRequest extends DeltaRequest {
   readonly sizes?: WindowSizes;
-  /** Priority of the process that does the work: 0, as all others, to 19, the lowest, which it has unless given. */
+  /** Priority of the maker process: 0 (normal) to 19 (lowest, the default). */
   readonly niceness?: number;
-  /** Memory that this process may take, bytes; 1 GiB unless given. */
+  /** Memory that the process may take, in bytes. Default: 1 GiB. */
   readonly maxResidentBytes?: number;
 }
 
@@ -23,13 +23,13 @@ const DEFAULT_WINDOW_SIZES: WindowSizes = {
 };
 const LOWEST_PRIORITY = 19;
 const DEFAULT_DEADLINE_MS = 600_000;
-/** Reads and samples the base by this much. */
+/** The base is read and sampled in blocks of this length. */
 const BLOCK_BYTES = 4 * 1024 * 1024;
 
 /**
- * Makes the windows of a delta, in the target's order, each as soon as the one before is taken: the caller keeps what it
- * was given before it asks for more. The work is done in a process of its own, at the lowest priority, in memory that
- * doesn't grow with the images (about 200 MiB); this process reads the images and waits.
+ * Makes the windows of a delta in the target's order. It makes the next one only when the caller asks for it, so the caller can store each
+ * before. A process of its own does the work at the lowest priority, in memory that doesn't grow with the images (about 200 MiB); this
+ * process reads the images and waits.
  * @throws SITECAST_WORKER_FAILED where no process can be started; what `read` and `frameBytes` throw; the signal's reason
  */
 export async function* makeDelta(request: MakeRequest): AsyncGenerator<MadeWindow> {
@@ -73,12 +73,12 @@ function unmadeBy(error: unknown): Pick<MadeWindow, 'patch' | 'unmade' | 'failur
 
 interface PlacedWindow {
   readonly place: WindowPlace;
-  /** What of the images is needed, and how it's opened. */
+  /** The ranges of the images that are needed, and how they are opened. */
   readonly baseRange: ImageRange;
   readonly targetRange: ImageRange;
 }
 
-/** As `placeWindows`. @throws SITECAST_WORKER_FAILED also where the process took too long, or too much memory */
+/** Like `placeWindows`. @throws SITECAST_WORKER_FAILED also where the process took too much time or memory */
 async function placedWindows(...task: Parameters<typeof placeWindows>): Promise<PlacedWindow[]> {
   try {
     return await placeWindows(...task);
@@ -87,7 +87,7 @@ async function placedWindows(...task: Parameters<typeof placeWindows>): Promise<
   }
 }
 
-/** The windows, without patches: cut from the target's missing chunks, each with a range of the base. */
+/** Places the windows, without patches: cut from the target's missing chunks, each with a range of the base. */
 async function placeWindows(
   child: MakerChild,
   request: MakeRequest,

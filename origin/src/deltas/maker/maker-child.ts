@@ -14,30 +14,29 @@ import {
   type WantedPart,
 } from './tasks.ts';
 
-/** For JavaScript objects; the images' bytes and suffix arrays lie outside, and are bounded by the sizes of a window. */
+/** The heap for JavaScript objects. Images' bytes and suffix arrays lie outside of it, and are bounded by the size of a window. */
 const MAX_HEAP_MIB = 256;
-/** For the process as a whole, well above what the largest window takes: where it takes more, something is wrong, and it is ended. */
+/** The bound for the whole process, well above what the largest window needs. A process that exceeds it is ended. */
 const MAX_RESIDENT_BYTES = 1024 * 1024 * 1024;
 const LOOK_AT_MEMORY_EVERY_MS = 250;
 
-/** For glibc: long buffers are mapped, and so given back as soon as they are freed, however many were freed before. */
+/** Makes glibc map long buffers one by one, so that each is returned to the system as soon as it is freed. */
 const MALLOC = { MALLOC_MMAP_THRESHOLD_: String(1024 * 1024) };
 
-/** The process took more than it may and was ended; what it remembered is lost. */
+/** The process exceeded a bound and was ended. Its samples are lost. */
 export class BoundPassed extends Error {}
 
-/** The task took longer than it may. */
+/** The task took too long. */
 export class DeadlinePassed extends BoundPassed {}
 
-/** The process took more memory than it may. */
+/** The process took too much memory. */
 class MemoryPassed extends BoundPassed {}
 
-/** Gives the process what it wants of the image that its task is about. */
+/** Reads the part that the process wants of its task's image. */
 type ReadPart = (offset: number, length: number) => Promise<Uint8Array>;
 
 /**
- * The process that makes deltas: at a low priority, and ended where a task takes too long. The next task starts
- * another one.
+ * The process that makes deltas, at a low priority. It is ended where a task takes too long; the next task starts a new one.
  */
 export class MakerChild {
   #child: ChildProcess | undefined;
@@ -51,8 +50,8 @@ export class MakerChild {
   }
 
   /**
-   * To be called for one task after the other.
-   * @param read for tasks that want parts of an image; they are checked: the process has read what a publisher has made
+   * Carries out one task. The caller waits for its result before the next call.
+   * @param read for tasks that need parts of an image. The process's requests are checked, because it parses a publisher's bytes
    * @throws BoundPassed; SITECAST_WORKER_FAILED where the process ended by itself or the task failed; the signal's reason
    */
   async ask<Name extends MakerTask['name']>(
@@ -84,7 +83,7 @@ export class MakerChild {
     }
   }
 
-  /** Ends the process, whatever it does. */
+  /** Ends the process, even in a task. */
   async end(): Promise<void> {
     const child = this.#child;
     this.#child = undefined;
@@ -95,7 +94,7 @@ export class MakerChild {
   }
 }
 
-/** By itself, or by a signal, such as the system's that is out of memory. */
+/** Whether it ended by itself, or by a signal, such as that of the system when memory runs out. */
 function hasEnded(child: ChildProcess): boolean {
   return child.exitCode !== null || child.signalCode !== null;
 }
@@ -110,9 +109,9 @@ function start(niceness: number): ChildProcess {
   try {
     if (child.pid !== undefined) setPriority(child.pid, niceness);
   } catch {
-    // It has ended already, which the first task notices.
+    // It has ended already. The first task will notice.
   }
-  // Without a listener a failed send would end this process; `exit` tells the task.
+  // Without a listener, a failed `send` would end this process. `exit` ends the task.
   child.on('error', () => undefined);
   return child;
 }
@@ -149,7 +148,7 @@ async function exit(child: ChildProcess, signal: AbortSignal): Promise<never> {
   throw failed(`it ended with ${child.signalCode ?? child.exitCode}`);
 }
 
-/** Where the system doesn't tell what a process takes, only its heap is bounded. */
+/** Resolves when the process takes too much memory. Where the system doesn't tell, only its heap is bounded. */
 async function tooLarge(child: ChildProcess, maxBytes: number, signal: AbortSignal): Promise<never> {
   for (;;) {
     const text = await readFile(`/proc/${child.pid}/status`, 'utf8').catch(() => '');

@@ -1,4 +1,5 @@
-// Entry of the process in which deltas are made. It holds no secret, opens no file and no socket: it is given bytes and returns bytes.
+// Entry of the process in which deltas are made. It holds no secrets, and opens no files or sockets: it only exchanges bytes with its
+// parent.
 import { encodePatch, garbageCollector, writeViews } from '@sitecast/shared/delta';
 import { SitecastError } from '@sitecast/shared/errors';
 import { BaseSamples } from './base-samples.ts';
@@ -12,14 +13,14 @@ import type { MakerMessage, MakerReply, MakerResults, MakerTask, WantedPart } fr
 const collectGarbage = garbageCollector();
 let samples: BaseSamples | undefined;
 
-/** Takes the part of the image that is waited for. */
+/** Called with the part of the image that a task waits for. */
 let onPart: (bytes: Uint8Array) => void = () => {};
 
 process.on('message', (message: MakerMessage) => {
   if (message.name === 'part') onPart(message.bytes);
   else void answer(message).then(send);
 });
-// Whoever started it is gone: nobody wants the result.
+// The parent process is gone, so the results aren't needed.
 process.on('disconnect', () => process.exit());
 
 function send(reply: MakerReply): void {
@@ -61,7 +62,7 @@ async function carryOut(task: MakerTask): Promise<MakerResults[MakerTask['name']
     case 'probe':
       return probeBlock(openAll(task), task.at);
     default:
-      // All windows have their places.
+      // All windows are placed: samples aren't needed any more.
       samples = undefined;
       return patchOf(task);
   }

@@ -36,7 +36,7 @@ function imageOf(bytes: Buffer): Image {
   };
 }
 
-/** Bytes that compress to about a half, with `changes` of them changed, all over. */
+/** Bytes that compress to about half, with `changes` changed bytes spread over them. */
 function content(lengthBytes: number, changes: number): Buffer {
   const out = Buffer.alloc(lengthBytes);
   let state = 1;
@@ -79,7 +79,7 @@ function kernel(plain: Buffer): Buffer {
   return Buffer.concat([content(3000, 0), LZ4_LEGACY_MAGIC, length, block, Buffer.alloc(4)]);
 }
 
-/** Makes the delta, applies all patches, and compares. Returns its bytes, and the encoders that its recipe names. */
+/** Makes the delta, applies all patches, and compares. @returns the delta's bytes, and the encoders that its recipe names */
 async function deltaOf(base: Image, target: Image, encoders?: string[]) {
   const frameBytes = (chunk: number) => target.index.lengthOf(chunk) + 20;
   const windows = [];
@@ -88,7 +88,7 @@ async function deltaOf(base: Image, target: Image, encoders?: string[]) {
     base,
     target,
     frameBytes,
-    // Not the lowest priority: beside other tests it would hardly get a turn.
+    // Not the lowest priority: with other tests running, it would hardly get any CPU time.
     niceness: 0,
     ...(encoders && { encoders }),
   })) {
@@ -115,7 +115,7 @@ async function deltaOf(base: Image, target: Image, encoders?: string[]) {
   };
 }
 
-it('opens squashfs images and kernels in them, and makes a fraction of the patches', async context => {
+it('opens squashfs images and kernels in them, which makes patches more than 20 times smaller', async context => {
   const files = (changes: number) => ({
     program: content(400 * KIB, changes),
     vmlinuz: kernel(content(280 * KIB, changes)),

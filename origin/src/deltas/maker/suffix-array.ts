@@ -1,8 +1,8 @@
-// Suffix arrays by induced sorting: G. Nong, S. Zhang, W. H. Chan, "Two Efficient Algorithms for Linear Time Suffix Array
-// Construction", IEEE Transactions on Computers 60 (2011), SA-IS. Linear in time whatever the text is, which qsufsort and
-// the like are not; 4 bytes a suffix for the result, and about 3 more while it is made.
+// Suffix arrays by induced sorting: G. Nong, S. Zhang, W. H. Chan, "Two Efficient Algorithms for Linear Time Suffix Array Construction",
+// IEEE Transactions on Computers 60 (2011), SA-IS. It takes linear time for any text, unlike qsufsort and its kind. Memory: 4 bytes per
+// suffix for the result, and about 3 more while it is made.
 
-/** A text over the numbers 0 to its alphabet's size, exclusive. Behind its end stands what is smaller than all of them. */
+/** A text of numbers from 0 to below its alphabet's size. Its end counts as smaller than all of them. */
 type Text = Uint8Array | Int32Array;
 
 const BYTE_VALUES = 256;
@@ -39,12 +39,12 @@ function sortSuffixes(text: Text, suffixes: Int32Array, alphabet: number): void 
   induce(text, suffixes, isSmall, counts, buckets);
 }
 
-/** Whether the suffix is a leftmost one of type S (LMS): smaller than the one behind it, which the one before it isn't. */
+/** Whether the suffix is a leftmost one of type S (LMS): smaller than the next suffix, while the previous one isn't smaller than it. */
 function isLeftmost(isSmall: Uint8Array, at: number): boolean {
   return at > 0 && isSmall[at] === 1 && isSmall[at - 1] === 0;
 }
 
-/** Sorts the LMS suffixes, whose LMS substrings are sorted, to the front of the array. @returns how many there are */
+/** Sorts the LMS suffixes to the front of the array. Their LMS substrings are already sorted. @returns how many there are */
 function sortLeftmost(text: Text, suffixes: Int32Array, isSmall: Uint8Array): number {
   const leftmost = gatherLeftmost(suffixes, isSmall);
   const names = nameLeftmost(text, suffixes, isSmall, leftmost);
@@ -52,7 +52,7 @@ function sortLeftmost(text: Text, suffixes: Int32Array, isSmall: Uint8Array): nu
   const reduced = suffixes.subarray(text.length - leftmost);
   if (names < leftmost) sortSuffixes(reduced, order, names);
   else for (let at = 0; at < leftmost; at++) order[reduced[at] ?? 0] = at;
-  // The reduced text isn't needed any more: in its place, where each LMS suffix begins in the text.
+  // The reduced text isn't needed any more. It is overwritten with the places of the LMS suffixes.
   for (let at = 1, found = 0; at < text.length; at++) {
     if (isLeftmost(isSmall, at)) reduced[found++] = at;
   }
@@ -60,7 +60,7 @@ function sortLeftmost(text: Text, suffixes: Int32Array, isSmall: Uint8Array): nu
   return leftmost;
 }
 
-/** The paper's types: 1 where the suffix is smaller than the one behind it (S), else 0 (L). */
+/** The paper's types: 1 where the suffix is smaller than the next one (S), else 0 (L). */
 function smallerThanNext(text: Text): Uint8Array {
   const types = new Uint8Array(text.length);
   for (let at = text.length - 2; at >= 0; at--) {
@@ -102,7 +102,7 @@ function putLast(suffixes: Int32Array, buckets: Int32Array, symbol: number, suff
   suffixes[place] = suffix;
 }
 
-/** Sorts all suffixes by the leftmost ones of type S (LMS) that are in place: first those of type L, then those of type S. */
+/** Sorts all suffixes from the LMS ones, which are in place: first those of type L, then those of type S. */
 function induce(
   text: Text,
   suffixes: Int32Array,
@@ -112,7 +112,7 @@ function induce(
 ): void {
   const { length } = text;
   bucketStarts(counts, buckets);
-  // The last suffix is induced by the end of the text, which is not in the array.
+  // The last suffix is induced by the end of the text, which has no entry in the array.
   const last = text[length - 1] ?? 0;
   const first = buckets[last] ?? 0;
   suffixes[first] = length - 1;
@@ -152,7 +152,7 @@ function gatherLeftmost(suffixes: Int32Array, isSmall: Uint8Array): number {
   return count;
 }
 
-/** Leaves the text of the names of LMS substrings at the end of the array. @returns how many different names there are */
+/** Writes the reduced text (the names of the LMS substrings) to the end of the array. @returns how many different names there are */
 function nameLeftmost(text: Text, suffixes: Int32Array, isSmall: Uint8Array, leftmost: number): number {
   suffixes.fill(-1, leftmost);
   let names = 0;

@@ -5,21 +5,21 @@ import type { WindowPlace } from '../maker-port.ts';
 export interface WindowSizes {
   readonly maxTargetBytes: number;
   readonly maxBaseBytes: number;
-  /** Two windows with less than this between them become one. */
+  /** Windows with a gap of fewer bytes between them are joined. */
   readonly maxGapBytes: number;
 }
 
 /** A run of chunks of the target, in bytes and chunk numbers. */
 export type Stretch = Omit<WindowPlace, 'baseOffset' | 'baseLength'>;
 
-/** Chunks of the target that neither the base holds anywhere, nor are all zero: true at their numbers. */
+/** By chunk number: true for chunks of the target that are not in the base and are not all zero. */
 export function missingChunks(base: ChunkIndex, target: ChunkIndex): boolean[] {
   const zeros = new Map<number, ChunkId>();
   const isZero = (at: number): boolean => {
     const length = target.lengthOf(at);
     let id = zeros.get(length);
     if (id === undefined) {
-      // Runs of zeros are cut to the largest size, but for their end: other lengths are hardly ever asked for.
+      // A run of zeros is cut into chunks of the largest size, except for its end. Other lengths are too rare to look for.
       if (length !== target.sizes.maxBytes) return false;
       id = sha256(new Uint8Array(length));
       zeros.set(length, id);
@@ -32,12 +32,12 @@ export function missingChunks(base: ChunkIndex, target: ChunkIndex): boolean[] {
   );
 }
 
-/** Cuts the missing chunks into stretches of at most `maxTargetBytes`; short gaps of chunks that are there are filled. */
+/** Cuts the missing chunks into stretches of at most `maxTargetBytes`. Short gaps of chunks that aren't missing are filled. */
 export function cutStretches(
   target: ChunkIndex,
   missing: readonly boolean[],
   sizes: WindowSizes,
-  /** Whether a stretch from `from` may go on from `at` to `to`; all are offsets in the target. */
+  /** Whether a stretch that begins at `from` may be extended from `at` to `to`; all are offsets in the target. */
   mayJoin: (from: number, at: number, to: number) => boolean = () => true,
 ): Stretch[] {
   const stretches: { first: number; end: number }[] = [];
@@ -60,17 +60,17 @@ export function cutStretches(
   }));
 }
 
-/** A base range is this many times as long as the target of its window, at least MIN_BASE_BYTES and at most `maxBaseBytes`. */
+/** How many times as long as its window's target a base range is; at least MIN_BASE_BYTES and at most `maxBaseBytes`. */
 const BASE_FACTOR = 4;
 const MIN_BASE_BYTES = 1024 * 1024;
 
-/** What a range may be wider than the hits that decide about it, at both sides together. */
+/** How much longer than the hits that place it a range may be, counting both sides. */
 const MARGIN_BYTES = 128 * 1024;
 
 /**
- * The range of the base around which most of `hits` lie.
+ * The range of the base that has most of `hits` near its middle.
  * @param hits offsets in the base, rising
- * @param near where to look without hits
+ * @param near where the range lies if there are no hits
  */
 export function baseRange(
   hits: ArrayLike<number>,
@@ -94,8 +94,8 @@ export function baseRange(
 }
 
 /**
- * How much of the base a window reads, in whole bytes: more finds hardly more, and takes longer.
- * @param targetLength of the opened target, which is an estimate and may have a fraction
+ * How much of the base a window reads, in whole bytes. A longer range would find hardly more, and take longer.
+ * @param targetLength of the opened target: an estimate, perhaps with a fraction
  */
 export function baseLengthOf(targetLength: number, maxBaseBytes: number): number {
   return Math.min(maxBaseBytes, Math.max(MIN_BASE_BYTES, Math.ceil(BASE_FACTOR * targetLength)));

@@ -1,8 +1,8 @@
 import { badStream } from './stream-codec.ts';
 
-// bzip2, for a stream whose plain length is known. The format as its own source has it (Julian Seward's bzip2 1.0.8, decompress.c), but for the
-// first three bytes (`BZh`), which aren't there, and for its end, which needs not be. The sums of the blocks aren't compared: the caller
-// compares SHA-256 of what is made. The randomized blocks of bzip2 before 0.9.5 are refused.
+// bzip2, for a stream whose plain length is known. The format is that of its source code (Julian Seward's bzip2 1.0.8, decompress.c), with
+// two differences: the first three bytes (`BZh`) are left out, and the end may be. Checksums of blocks aren't compared, as the caller
+// compares SHA-256 of the result. The randomized blocks of bzip2 before 0.9.5 are refused.
 
 const BLOCK_MAGIC_HIGH = 0x314159;
 const BLOCK_MAGIC_LOW = 0x265359;
@@ -12,21 +12,21 @@ const MAX_SELECTORS = 18_002;
 const GROUP_SYMBOLS = 50;
 const MAX_CODE_BITS = 20;
 const MAX_SYMBOLS = 258;
-/** Codes of at most so many bits are found by one look into a table. */
+/** Codes of at most this many bits are found with one look-up in a table. */
 const TABLE_BITS = 10;
 const TABLE_SIZE = 2 ** TABLE_BITS;
-/** In the table: the symbol, times 32, and the bits of its code. 0 where the code is longer. */
+/** An entry of the table: the symbol, times 32, plus the length of its code in bits. 0 for a longer code. */
 const LENGTH_BITS = 5;
-/** So many equal bytes are followed by the number of further ones. */
+/** After this many equal bytes, a count of further ones follows. */
 const RUN_BYTES = 4;
 
-/** The longest block, in plain bytes: each takes 4 bytes of memory. */
+/** The longest block, in plain bytes. Decoding needs 4 bytes of memory for each. */
 export const MAX_BLOCK_BYTES = 9 * BYTES_A_LEVEL;
 
 /**
  * Decodes bzip2. Fills `plain`; time grows with the lengths of `coded` and `plain`, memory is at most 3.6 MB.
  * @param blocks MAX_BLOCK_BYTES numbers
- * @returns how many bytes of `coded` were looked at
+ * @returns how many bytes of `coded` were read
  * @throws SITECAST_PATCH_STREAM
  */
 export function decodeBzip2(coded: Uint8Array, plain: Uint8Array, blocks?: Uint32Array): number {
@@ -127,14 +127,14 @@ class Bzip2Decoder {
       }
       const [group = 0] = order.splice(place, 1);
       order.unshift(group);
-      // Some encoders write more than are needed (bzip2 1.0.8's release notes): those are dropped.
+      // Some encoders write more selectors than are needed (bzip2 1.0.8's release notes): those are dropped.
       if (at < MAX_SELECTORS) this.#selectors[at] = group;
     }
     this.#selectors.fill(MAX_GROUPS, Math.min(count, MAX_SELECTORS));
     return groupCount;
   }
 
-  /** Lengths of one code, each as a difference to the one before. */
+  /** Lengths of one code, each coded as a difference from the one before. */
   #readLengths(symbolCount: number): Uint8Array {
     const lengths = new Uint8Array(symbolCount);
     let length = this.#read(5);
@@ -161,7 +161,7 @@ class Bzip2Decoder {
       for (let count = 0; count < GROUP_SYMBOLS; count += 1) {
         const symbol = this.#symbol(code);
         if (symbol < 2) {
-          // Bits of a run of the foremost byte: 1 and 2 in the places of a number to base 2.
+          // The length of a run of the foremost byte, in bijective base 2: digits 1 and 2, lowest first.
           run += runFactor << symbol;
           runFactor *= 2;
           if (run > this.#blockBytes) throw bad('a block is too long');
@@ -202,7 +202,7 @@ class Bzip2Decoder {
   }
 
   #symbol(code: CodeTable): number {
-    // So many bits that the longest code is among them; zeros where the stream has ended.
+    // Enough bits for the longest code; zeros after the end of the stream.
     while (this.#bitCount < MAX_CODE_BITS) {
       this.#bits = (this.#bits << 8) | (this.#coded[this.#at] ?? 0);
       this.#at += 1;
@@ -227,7 +227,10 @@ class Bzip2Decoder {
     if (this.#at - (this.#bitCount >> 3) > this.#coded.length) throw bad('it is cut off');
   }
 
-  /** The inverse of the Burrows-Wheeler transform: above each byte of the block, the place of the byte that follows it. */
+  /**
+   * The inverse of the Burrows-Wheeler transform: stores with each byte of the block (in the bits above it) the place of the byte that
+   * follows it.
+   */
   #order(length: number): void {
     const block = this.#block;
     const starts = new Uint32Array(256);
@@ -244,7 +247,7 @@ class Bzip2Decoder {
     }
   }
 
-  /** Follows the places, and opens runs: 4 equal bytes and how many more there are. */
+  /** Follows the places, and expands runs: 4 equal bytes and the count of further ones. */
   #write(first: number, length: number): void {
     const block = this.#block;
     const plain = this.#plain;
@@ -280,7 +283,7 @@ class CodeTable {
   readonly #symbols = new Uint16Array(MAX_SYMBOLS);
   /** For each length: the first code that is longer, its bits shifted up to MAX_CODE_BITS. */
   readonly #limits = new Uint32Array(MAX_CODE_BITS + 2);
-  /** For each length: what a code's bits are less than its place in `#symbols`. */
+  /** For each length: the difference between a code's bits and its place in `#symbols`. */
   readonly #offsets = new Int32Array(MAX_CODE_BITS + 2);
 
   build(lengths: Uint8Array, symbolCount: number): void {

@@ -19,7 +19,7 @@ function decoded(codec: StreamCodec, stream: Uint8Array, lengthBytes: number): B
   return plain;
 }
 
-/** Bytes as diffs have them: runs, repetitions and noise. */
+/** Bytes like those of diffs: runs, repetitions and noise. */
 const pieces = fc.array(
   fc.oneof(
     fc.tuple(fc.nat(255), fc.integer({ min: 1, max: 600 })).map(([byte, times]) => Buffer.alloc(times, byte)),
@@ -44,7 +44,7 @@ describe.each(['bzip2', 'lzma'] as const)('%s', codec => {
     expect(decoded(codec, FIXTURES[codec], TEXT.length)).toEqual(TEXT);
   });
 
-  it('tells how many bytes it needs, and does without the others', () => {
+  it('tells how many bytes it needs, and decodes without those after them', () => {
     const needed = decodeStream(codec, FIXTURES[codec], new Uint8Array(TEXT.length));
     expect(needed).toBeLessThan(FIXTURES[codec].length);
     expect(decoded(codec, FIXTURES[codec].subarray(0, needed), TEXT.length)).toEqual(TEXT);

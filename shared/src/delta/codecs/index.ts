@@ -2,13 +2,16 @@ import { decodeBzip2, MAX_BLOCK_BYTES } from './bzip2.ts';
 import { decodeLzma } from './lzma.ts';
 import { badStream, type StreamCodec } from './stream-codec.ts';
 
-/** Memory for the blocks of bzip2, the largest part of what decoders need by far: 3.6 MB, used as far as the stream's blocks are long. */
+/**
+ * Memory for the blocks of bzip2, by far the largest part of what decoders need: 3.6 MB, of which only the length of the stream's blocks
+ * is touched.
+ */
 export const BLOCKS_BYTES = MAX_BLOCK_BYTES * Uint32Array.BYTES_PER_ELEMENT;
 
 /**
- * Decodes one stream into `plain`, all of which it fills.
- * @param blocks memory of BLOCKS_BYTES; where there is none, the decoder takes what it needs
- * @returns how many bytes of `coded` it looked at; what follows them isn't needed
+ * Decodes one stream into `plain`, and fills all of it.
+ * @param blocks memory of BLOCKS_BYTES; undefined: the decoder allocates what it needs
+ * @returns how many bytes of `coded` were read; those after them aren't needed
  * @throws SITECAST_PATCH_STREAM where the stream doesn't give exactly as many bytes
  */
 type Decoder = (coded: Uint8Array, plain: Uint8Array, blocks: Uint32Array | undefined) => number;

@@ -32,13 +32,13 @@ import {
 } from './lzma-model.ts';
 import { badStream } from './stream-codec.ts';
 
-// LZMA, after Igor Pavlov's "LZMA specification" (public domain), for a stream whose plain length is known. What was decoded is the
-// dictionary: besides it there are only the probabilities, 57 KiB at the most.
+// LZMA, after Igor Pavlov's "LZMA specification" (public domain), for a stream whose plain length is known. The decoded bytes themselves
+// are the dictionary: further memory is needed only for the probabilities, 57 KiB at most.
 // Numbers of 32 bits are kept as signed ones: V8 stores those in place, and would allocate the unsigned ones above 2^31.
 
-/** How many bytes at its end a stream may be spared: the decoder reads zeros there. */
+/** An encoder may leave out this many bytes at the end of a stream: the decoder reads zeros there. */
 const MAX_IMPLICIT_BYTES = 8;
-/** The range coder begins with 5 bytes, of which the first is always 0 and isn't there. */
+/** The range coder begins with 5 bytes. The first is always 0 and is left out. */
 const START_BYTES = 4;
 const MAX_LC_LP = 4;
 const MAX_PROPERTIES = 9 * 5 * 5;
@@ -91,7 +91,7 @@ export class LzmaDecoder {
     return this.#to;
   }
 
-  /** Takes properties as LZMA's headers have them, and forgets all that was learned. @throws SITECAST_PATCH_STREAM */
+  /** Takes properties in the form of LZMA's headers, and resets all probabilities. @throws SITECAST_PATCH_STREAM */
   setProperties(properties: number): void {
     const lc = properties % 9;
     const lp = Math.floor(properties / 9) % 5;
@@ -101,12 +101,12 @@ export class LzmaDecoder {
     this.#lpMask = 2 ** lp - 1;
     this.#pbMask = 2 ** Math.floor(properties / 45) - 1;
     const count = probabilityCount(lc, lp);
-    // LZMA2 may have other properties each few bytes.
+    // The properties can change every few bytes in LZMA2.
     if (this.#probs.length < count) this.#probs = new Uint16Array(count);
     this.reset();
   }
 
-  /** Forgets all that was learned but the properties. @throws SITECAST_PATCH_STREAM where there are none */
+  /** Resets everything but the properties. @throws SITECAST_PATCH_STREAM where there are none */
   reset(): void {
     if (this.#probs.length === 0) throw badStream('lzma', 'it has no properties');
     this.#probs.fill(MODEL_TOTAL / 2);
@@ -125,8 +125,8 @@ export class LzmaDecoder {
   }
 
   /**
-   * Decodes a stream, without its first byte, which is always 0, to so many bytes.
-   * @returns how many bytes of it were looked at
+   * Decodes a stream, given without its first byte (always 0), to this many bytes.
+   * @returns how many of its bytes were read
    * @throws SITECAST_PATCH_STREAM
    */
   decode(coded: Uint8Array, lengthBytes: number): number {
@@ -199,7 +199,7 @@ export class LzmaDecoder {
     this.#state = afterLiteral(this.#state);
   }
 
-  /** The rest of a literal. As most of the time is spent here, the decoder's numbers are kept in variables meanwhile. */
+  /** The bits of a literal that don't depend on a match. Most of the time is spent here, so fields are kept in local variables meanwhile. */
   #plainBits(base: number, first: number): number {
     const probs = this.#probs;
     const coded = this.#coded;
@@ -273,7 +273,7 @@ export class LzmaDecoder {
     return MIN_MATCH + 16 + this.#tree(coder + LENGTH_HIGH, 8);
   }
 
-  /** The distance of a match of this length, less one. The end marker's is over all others, as an unsigned number. */
+  /** The distance of a match of this length, less one. That of the end marker is, as an unsigned number, higher than all others. */
   #distance(length: number): number {
     const slot = this.#tree(POS_SLOT + lengthStateOf(length) * 64, 6);
     if (slot < 4) return slot;
@@ -315,7 +315,7 @@ export class LzmaDecoder {
     return value;
   }
 
-  /** Repeats the bytes at the distance; a copy may read what it has just written. */
+  /** Repeats the bytes at the distance. Source and target may overlap. */
   #copy(length: number): void {
     const plain = this.#plain;
     const distance = this.#rep0 + 1;

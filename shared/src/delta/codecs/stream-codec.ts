@@ -1,6 +1,6 @@
 import { SitecastError } from '../../errors.ts';
 
-/** How one stream of a patch is coded: numbers as they stand in the patch. */
+/** How one stream of a patch is coded. A patch stores the codec's place in this list. */
 export const STREAM_CODECS = ['stored', 'bzip2', 'lzma'] as const;
 export type StreamCodec = (typeof STREAM_CODECS)[number];
 

@@ -2,7 +2,7 @@ import { createRequire } from 'node:module';
 import { PieceOutput } from './piece-output.ts';
 import { wrongPiece } from './wrong-piece.ts';
 
-/** What of pako is used here. */
+/** The part of pako's API that is used here. */
 interface Pako {
   Deflate: new (options: DeflateOptions & { chunkSize: number }) => Stream;
   Inflate: new (options: { chunkSize: number }) => Stream & { ended: boolean };
@@ -16,7 +16,7 @@ interface Stream {
 
 const require = createRequire(import.meta.url);
 
-/** The one file that runs. A device may leave the package out: it's loaded when it's needed. */
+/** The one file of pako that is loaded, and only when it's needed: a device may leave the package out. */
 export function pakoFile(): string {
   return require.resolve('pako-2.2.0/dist/pako.js');
 }
@@ -31,7 +31,7 @@ function pako(): Pako {
   return loaded;
 }
 
-/** How zlib was told to compress: as `deflateInit2` takes it, with its usual memory level (8). */
+/** zlib's options as `deflateInit2` takes them, with its usual memory level (8). */
 export interface DeflateOptions {
   /** 1 to 9. */
   level: number;
@@ -41,10 +41,13 @@ export interface DeflateOptions {
   strategy: number;
 }
 
-/** pako gives what it makes in parts of this length. */
+/** pako hands over its output in parts of this length. */
 const PART_BYTES = 64 * 1024;
 
-/** One zlib stream (RFC 1950), as zlib 1.2 makes it: pako 2.2.0 is a port of it. As much of it is written as `into` holds. @returns the length of all of it */
+/**
+ * Compresses to one zlib stream (RFC 1950), byte for byte as zlib 1.2 does: pako 2.2.0 is a port of it. Bytes that don't fit `into` are
+ * dropped. @returns the length of the whole stream
+ */
 export function encodeDeflate(plain: Uint8Array, options: DeflateOptions, into: Uint8Array): number {
   const stream = new (pako().Deflate)({ ...options, chunkSize: PART_BYTES });
   const output = new PieceOutput(into);
@@ -54,7 +57,10 @@ export function encodeDeflate(plain: Uint8Array, options: DeflateOptions, into: 
   return output.length;
 }
 
-/** The content of one zlib stream, which must end where `bytes` ends. Throws `SITECAST_PATCH_PIECE` otherwise, or where `into` is shorter. @returns its length */
+/**
+ * Decompresses one zlib stream, which must end where `bytes` ends. Throws `SITECAST_PATCH_PIECE` otherwise, or where `into` is too short.
+ * @returns the length of the content
+ */
 export function decodeDeflate(bytes: Uint8Array, into: Uint8Array): number {
   const stream = new (pako().Inflate)({ chunkSize: PART_BYTES });
   let length = 0;

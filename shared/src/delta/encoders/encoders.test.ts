@@ -33,7 +33,10 @@ function codec(name: string): PieceCodec {
   return found;
 }
 
-/** Sample (its length and seed), encoder, parameter: length and SHA-256 (first 16 digits) of what Debian 12's libzstd 1.5.4, zlib 1.2.13, lz4 1.9.4 and liblzma 5.4.1 make. */
+/**
+ * Sample (its length and seed), encoder, parameter; then length and SHA-256 (first 16 digits) of the output of Debian 12's libzstd 1.5.4,
+ * zlib 1.2.13, lz4 1.9.4 and liblzma 5.4.1.
+ */
 const PIECES: [
   lengthBytes: number,
   seed: number,
@@ -60,7 +63,7 @@ const PIECES: [
   [8192, 3, 'lz4hc-1.9.4', 9, 2765, '33f28f055292546e'],
   [100, 4, 'lz4hc-1.9.4', 9, 11, '82483b895c717507'],
   [131_072, 1, 'liblzma-5.4-ported', 10, 37_496, '03afffbfa8ea51ba'],
-  // More than its dictionary of 8 KiB holds, as metadata has it.
+  // More than its dictionary of 8 KiB holds, like blocks of metadata.
   [30_000, 6, 'liblzma-5.4-ported', 2, 10_132, 'f0bc9d430da0e589'],
   // Filters for jumps: x86, ARM, ARM-Thumb.
   [30_000, 6, 'liblzma-5.4-ported', 10 + 32 * 4, 8540, 'dbafeb66aaaf1bf8'],
@@ -73,7 +76,7 @@ const PIECES: [
 describe.each(PIECES)(
   'a sample of %i bytes (%i), %s with %i',
   (lengthBytes, seed, name, parameter, length, hash) => {
-    it('becomes the very bytes that the C library makes, and opens to the same again, or not at all with less room', () => {
+    it('is compressed to the very bytes that the C library makes, and decompressed again; with less room it is refused', () => {
       const plain = sampleBytes(lengthBytes, seed);
       const encoded = encodedPiece(codec(name), plain, parameter);
       expect(encoded.length).toBe(length);
@@ -91,7 +94,7 @@ it.each([
   expect(hashOf(readFileSync(fileOf()))).toBe(hash);
 });
 
-it.each(PIECE_CODECS)('$name takes a piece that is cut off or altered without harm', one => {
+it.each(PIECE_CODECS)('$name takes no harm from a piece that is cut off or altered', one => {
   const plain = sampleBytes(20_000, 7);
   const encoded = encodedPiece(one, plain, one.name === 'pako-2.2.0' ? deflateParameter(9, 15, 0) : 9);
   fc.assert(
@@ -119,7 +122,7 @@ it.each([0, 1, 4, 11, 12, 13, 20])('closes and opens pieces of %i bytes', length
   }
 });
 
-it('closes the longest blocks at any level of zstd, and refuses what needs more memory than a device has', () => {
+it('compresses the longest blocks at any level of zstd, and refuses what needs more memory than a device has', () => {
   const zstd = codec('zstd-1.5.5-wasm');
   const block = sampleBytes(1_048_576, 2);
   for (const level of [16, 22])
@@ -175,7 +178,7 @@ it.each([
 ])('takes no .xz piece with %s', (_, parameter) => {
   const xz = codec('liblzma-5.4-ported');
   const encoded = Buffer.from(encodedPiece(xz, sampleBytes(300, 1), 10 + 32 * 4));
-  // Behind both lengths: the filter and its properties' length, LZMA2 and its properties' length, the dictionary.
+  // After both lengths: the filter and the length of its properties, LZMA2 and the length of its properties, the dictionary.
   const at = encoded.indexOf(Buffer.of(4, 0, 0x21, 1, 10));
   encoded[at] = Math.floor(parameter / 32) || 4;
   encoded[at + 4] = parameter % 32;

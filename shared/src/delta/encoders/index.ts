@@ -8,37 +8,41 @@ import { decodeXz, encodeXz, parameterOfXz, releaseXz, takesXz } from './xz/xz.t
 import { decodeZstd, encodeZstd, releaseZstd, zstdFile } from './zstd.ts';
 
 /**
- * A codec of compressed pieces of an image: a squashfs block, a block of a kernel. A device opens the pieces of its base, patches plain bytes,
- * and closes the target's pieces again, so the encoder must be the very one that the maker tried: each name stands for one build.
+ * A codec of compressed pieces of an image, such as a squashfs block or a block of a kernel. A device opens (decompresses) the pieces of
+ * its base, patches the plain bytes, and closes (compresses) the target's pieces. The encoder must give the same bytes as the maker's, so
+ * each name stands for one build of it.
  */
 export interface PieceCodec {
-  /** Stands in recipes, and in what an agent says that it can apply. */
+  /** Used in recipes, and by agents to say which encoders they have. */
   readonly name: string;
-  /** Stands in patches; never given to another codec. */
+  /** Used in patches; never given to another codec. */
   readonly id: number;
   /** Whether the encoder takes this parameter: a whole number that holds its level and options. */
   takes(parameter: number): boolean;
-  /** The parameter of a compressed piece, where pieces tell it and those of one image may differ. Throws `SITECAST_PATCH_PIECE`. */
+  /**
+   * The parameter that a compressed piece was made with; only for codecs whose pieces show it and may differ within one image. Throws
+   * `SITECAST_PATCH_PIECE`.
+   */
   parameterOf?(bytes: Uint8Array): number;
   /** The longest piece that it opens or closes, plain or compressed: what bounds its memory. */
   readonly maxPieceBytes: number;
-  /** Whether it leaves memory in the C library's heap, which is freed with its thread alone. */
+  /** Whether it leaves memory in the C library's heap, which is freed only when its thread ends. */
   readonly wearsThread: boolean;
-  /** About so much of what it has used for a piece of that length is left for V8 to collect. */
+  /** About how many bytes of garbage it leaves for V8 to collect after a piece of that length. */
   garbageOf(plainLength: number): number;
   /**
-   * Compresses one piece, of which as much is written as `into` holds.
-   * @returns the length of all of it
+   * Compresses one piece. Bytes that don't fit `into` are dropped.
+   * @returns the length of the whole compressed piece
    * @throws SITECAST_PATCH_PIECE
    */
   encode(plain: Uint8Array, parameter: number, into: Uint8Array): number;
   /**
    * Decompresses one piece.
-   * @returns how many bytes of `into` it fills
+   * @returns the length of the content, in bytes
    * @throws SITECAST_PATCH_PIECE where it's malformed or longer than `into`
    */
   decode(bytes: Uint8Array, into: Uint8Array): number;
-  /** Whether what it runs is installed: it's optional for a device. */
+  /** Whether the package that it needs is installed: devices may leave it out. */
   isInstalled(): boolean;
 }
 
@@ -66,7 +70,7 @@ const deflate: PieceCodec = {
   name: 'pako-2.2.0',
   id: 2,
   wearsThread: true,
-  // pako's state, and the parts that it gives.
+  // pako's state, and the parts of its output.
   garbageOf: plainLength => 384 * 1024 + plainLength,
   maxPieceBytes: MAX_SQUASHFS_BLOCK_BYTES,
   takes: parameter => {
@@ -78,7 +82,7 @@ const deflate: PieceCodec = {
   isInstalled: () => isThere(pakoFile),
 };
 
-/** Blocks of `lz4 -l -9`. Their lengths lie before each and belong to no piece. */
+/** Blocks of `lz4 -l -9`. The length before each block isn't part of the piece. */
 const lz4: PieceCodec = {
   name: 'lz4hc-1.9.4',
   id: 3,
@@ -91,12 +95,15 @@ const lz4: PieceCodec = {
   isInstalled: () => true,
 };
 
-/** Whole .xz files, as mksquashfs makes them: blocks of data and of metadata with their own dictionaries, each with the filter that suits it best. */
+/**
+ * Whole .xz files, as mksquashfs makes them: blocks of data and of metadata, with dictionaries of different lengths, each with the filter
+ * that suits it best.
+ */
 const xz: PieceCodec = {
   name: 'liblzma-5.4-ported',
   id: 4,
   wearsThread: true,
-  // What a decoder learns, and what lies around the content.
+  // The decoder's probabilities, and the file's headers.
   garbageOf: () => 64 * 1024,
   maxPieceBytes: MAX_SQUASHFS_BLOCK_BYTES,
   takes: takesXz,
@@ -106,10 +113,10 @@ const xz: PieceCodec = {
   isInstalled: () => true,
 };
 
-/** All that there are. Nothing else is ever run, and nothing is downloaded. */
+/** All codecs that there are. No other code is run, and none is downloaded. */
 export const PIECE_CODECS: readonly PieceCodec[] = [zstd, deflate, lz4, xz];
 
-/** Lets go of the memory that codecs keep for the next piece. */
+/** Releases the memory that codecs keep for the next piece. */
 export function releaseCodecs(): void {
   releaseZstd();
   releaseXz();
@@ -132,7 +139,7 @@ function isThere(fileOf: () => string): boolean {
   try {
     return existsSync(fileOf());
   } catch {
-    // Node doesn't find the package.
+    // The package isn't installed.
     return false;
   }
 }

@@ -1,23 +1,24 @@
 import { wrongPiece } from './wrong-piece.ts';
 
 /**
- * Decodes one LZ4 block (lz4's `doc/lz4_Block_format.md`). Throws `SITECAST_PATCH_PIECE` where the block is malformed or gives more than `into` holds.
- * @returns how many bytes it gives
+ * Decodes one LZ4 block (lz4's `doc/lz4_Block_format.md`). Throws `SITECAST_PATCH_PIECE` where the block is malformed or its content is
+ * longer than `into`.
+ * @returns the length of the content in bytes
  */
 export function decodeLz4Block(block: Uint8Array, into: Uint8Array): number {
   const decoder = new Lz4Decoder(block, into);
   while (decoder.sequence()) {
-    // The next one.
+    // Goes on with the next sequence.
   }
   if (decoder.isCutOff) wrongPiece('an LZ4 block is cut off');
   return decoder.written;
 }
 
-/** Decodes the beginning of a block that is cut off anywhere, but for literals that aren't all there. Otherwise like `decodeLz4Block`. */
+/** Decodes the beginning of a block that was cut off anywhere. Literals that aren't complete are left out. Otherwise like `decodeLz4Block`. */
 export function decodeLz4Beginning(block: Uint8Array, into: Uint8Array): number {
   const decoder = new Lz4Decoder(block, into);
   while (decoder.sequence()) {
-    // The next one.
+    // Goes on with the next sequence.
   }
   return decoder.written;
 }
@@ -77,7 +78,7 @@ export class Lz4Decoder {
     return false;
   }
 
-  /** Repeats what lies `offset` bytes before; source and target may overlap. */
+  /** Copies bytes from `offset` bytes before; source and target may overlap. */
   #copy(offset: number, length: number): void {
     const out = this.#out;
     const to = this.#written;

@@ -15,9 +15,10 @@ interface Match {
 }
 
 /**
- * `LZ4_compress_HC` at level 9, from lz4 1.9.4 (`LZ4HC_compress_hashChain` in `lz4hc.c`, BSD-2-Clause, Yann Collet), equal to the byte: each choice
- * between overlapping matches is the original's. Takes the plain bytes, and writes as much of one LZ4 block without any header as `into` holds.
- * @returns the length of all of it
+ * `LZ4_compress_HC` at level 9, from lz4 1.9.4 (`LZ4HC_compress_hashChain` in `lz4hc.c`, BSD-2-Clause, Yann Collet), with the same output:
+ * each choice between overlapping matches is the original's. Writes one LZ4 block without any header; bytes that don't fit `into` are
+ * dropped.
+ * @returns the length of the whole block
  */
 export function encodeLz4Hc(source: Uint8Array, into: Uint8Array): number {
   return new Lz4HcEncoder(source, into).encode();
@@ -25,7 +26,7 @@ export function encodeLz4Hc(source: Uint8Array, into: Uint8Array): number {
 
 export class Lz4HcEncoder {
   private readonly source: Uint8Array;
-  /** What is written beyond its end is lost, as it's to be. */
+  /** A write beyond its end does nothing, by intention. */
   private readonly out: Uint8Array;
   private written = 0;
   /** Where the literals that aren't written yet begin. */

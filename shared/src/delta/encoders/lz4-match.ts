@@ -13,17 +13,18 @@
 const MAX_DISTANCE = 65_535;
 const HASH_BITS = 15;
 const CHAIN_MASK = 0xffff;
-/** Level 9's number of candidates for each position. */
+/** How many candidates level 9 looks at for each position. */
 const SEARCHES = 256;
 export const MIN_MATCH = 4;
 
-/** Tables of the one block that is being compressed: for each block, new ones would be garbage. */
+/** Tables for the one block that is being compressed. They are reused, because new ones for each block would be garbage. */
 const HASH_TABLE = new Int32Array(1 << HASH_BITS);
 const CHAIN = new Uint16Array(CHAIN_MASK + 1);
 
 /**
- * The match finder of `LZ4_compress_HC` at level 9, from lz4 1.9.4 (`lz4hc.c`, BSD-2-Clause, Yann Collet): chains of positions that share a hash of
- * four bytes, without a dictionary. One at a time is used. Each decision follows the original, since the output must be equal to the byte.
+ * The match finder of `LZ4_compress_HC` at level 9, from lz4 1.9.4 (`lz4hc.c`, BSD-2-Clause, Yann Collet): chains of positions that share a
+ * hash of four bytes, without a dictionary. Only one may be in use at a time. Each decision follows the original, since the output must be
+ * the same.
  */
 export class Lz4MatchFinder {
   /** What the last search found: `length` bytes at `start` equal those at `match`. */
@@ -36,7 +37,7 @@ export class Lz4MatchFinder {
   private nextToInsert = 0;
   /** No match reaches beyond it: the last five bytes of a block are literals. */
   private readonly end: number;
-  /** How long the run of one byte at the position searched for is; 0 where that wasn't looked at yet, -1 where there is none. */
+  /** Length of the run of one byte at the searched position; 0: not looked at yet; -1: there is none. */
   private runLength = 0;
 
   constructor(source: Uint8Array, end: number) {
@@ -59,7 +60,7 @@ export class Lz4MatchFinder {
     let candidate = this.hashTable[hashOf(pattern)] ?? 0;
     this.runLength = 0;
     for (let attempts = SEARCHES; candidate >= lowest && attempts > 0; attempts--) {
-      // Whether a longer match is possible at all shows first in the two bytes where it would have to go on.
+      // A longer match is possible only if the two bytes at its new end are equal: the cheapest test.
       if (
         view.getUint16(low + best - 1, true) === view.getUint16(candidate - lookBack + best - 1, true) &&
         view.getUint32(candidate, true) === pattern

@@ -1,4 +1,4 @@
-/** Writes into memory of a fixed length, and counts what doesn't fit. */
+/** Writes into memory of a fixed length. Bytes that don't fit are counted, but not written. */
 export class PieceOutput {
   readonly #into: Uint8Array;
   #length = 0;

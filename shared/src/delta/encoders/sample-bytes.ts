@@ -1,4 +1,7 @@
-/** Bytes that look like a program's: words that come again, runs, numbers, and some that no encoder can shorten. The same for the same seed. */
+/**
+ * Bytes that resemble a program's: repeated words, runs, numbers, and some that no encoder can shorten. The same seed gives the same
+ * bytes.
+ */
 export function sampleBytes(lengthBytes: number, seed: number): Uint8Array {
   const out = new Uint8Array(lengthBytes);
   let state = seed >>> 0;

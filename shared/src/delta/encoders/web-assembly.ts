@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { wrongPiece } from './wrong-piece.ts';
 
-/** What of WebAssembly's JavaScript API is used here: its types come with a browser's library, which isn't loaded. */
+/** The part of WebAssembly's JavaScript API that is used here. Its types belong to the library of browsers, which isn't loaded. */
 interface WebAssemblyApi {
   Module: new (bytes: Uint8Array) => object;
   Instance: new (module: object, imports: object) => { readonly exports: Record<string, Export & Memory> };
@@ -27,15 +27,15 @@ const { Module, Instance } = globalThis.WebAssembly;
 
 type Export = (...numbers: number[]) => number;
 
-/** An instance of a module that Emscripten compiled, whose memory grows to a bound and no further. */
+/** An instance of a module that Emscripten compiled, with a bound on its memory. */
 export interface BoundedInstance {
   /** The exported function of that (minified) name. */
   call(name: string): Export;
-  /** All of its memory; to be asked for again after each call, which may have moved it. */
+  /** All of its memory. Ask again after each call, which may have moved it. */
   memory(): Uint8Array;
 }
 
-/** A module file, compiled. Threads can hand it on to each other: what V8 optimizes of it then serves all of them. */
+/** Compiles a module file. Threads can hand the module on to each other: then what V8 has optimized serves all of them. */
 export function compiledModule(path: string): object {
   return new Module(readFileSync(path));
 }
@@ -49,7 +49,7 @@ export function boundedInstance(module: object, memoryName: string, maxMemoryByt
     if (pages > 0) memory.grow(pages);
     return 1;
   };
-  // In the order in which Emscripten's linker names them: an assertion that failed, more memory, the upper half of a 64-bit result.
+  // The imports in the order in which Emscripten's linker names them: failed assertion, more memory, upper half of a 64-bit result.
   const imports = { a: { a: () => wrongPiece('an assertion failed'), b: grow, c: () => {} } };
   const { exports } = new Instance(module, imports);
   const own = exports[memoryName];

@@ -4,12 +4,12 @@ import { type BoundedInstance, boundedInstance, compiledModule } from './web-ass
 import { wrongPiece } from './wrong-piece.ts';
 
 /**
- * Bytes of memory that zstd has at most; this build begins with 16 MiB. That is enough for a block of 512 KiB at any level; one of 1 MiB takes up to
+ * The bound on zstd's memory; this build begins with 16 MiB. It is enough for a block of 512 KiB at any level; one of 1 MiB takes up to
  * 24.3 MiB (docs/decisions/0113).
  */
 const MAX_ZSTD_MEMORY_BYTES = 25 * 1024 * 1024;
 
-/** Names that the linker gave to libzstd's functions in this build; its SHA-256 is pinned by a test. */
+/** Names that the linker gave to libzstd's functions in this build. A test pins the file's SHA-256. */
 const NAMES = {
   memory: 'd',
   initialize: 'e',
@@ -21,7 +21,10 @@ const NAMES = {
   free: 'r',
 } as const;
 
-/** The file that runs: libzstd 1.5.5, compiled for `@bokuweb/zstd-wasm` 0.0.20. Its JavaScript isn't loaded: it would let the memory grow to 2 GiB. */
+/**
+ * The file that is run: libzstd 1.5.5, compiled for `@bokuweb/zstd-wasm` 0.0.20. The package's JavaScript isn't loaded, as it would let
+ * the memory grow to 2 GiB.
+ */
 export function zstdFile(): string {
   return join(dirname(createRequire(import.meta.url).resolve('zstd-wasm-0.0.20')), 'wasm/zstd.wasm');
 }
@@ -29,12 +32,12 @@ export function zstdFile(): string {
 let module: object | undefined;
 let instance: BoundedInstance | undefined;
 
-/** What its file was compiled to, if it was needed so far: for a thread that comes after this one. */
+/** The compiled module, if it was needed so far: for the thread that follows this one. */
 export function compiledZstd(): object | undefined {
   return module;
 }
 
-/** Takes what `compiledZstd` gave in another thread. */
+/** Takes the module that another thread has compiled. */
 export function takeCompiledZstd(compiled: object | undefined): void {
   module ??= compiled;
 }
@@ -48,12 +51,15 @@ function current(): BoundedInstance {
   return instance;
 }
 
-/** Its memory is let go; the next piece gets an instance of its own. */
+/** Releases zstd's memory. The next piece gets a new instance. */
 export function releaseZstd(): void {
   instance = undefined;
 }
 
-/** One zstd frame as `ZSTD_compress` of libzstd 1.5.5 makes it. `level` is 1 to 22. As much of it is written as `into` holds. @returns the length of all of it */
+/**
+ * Compresses to one zstd frame, as `ZSTD_compress` of libzstd 1.5.5 does. `level` is 1 to 22. Bytes that don't fit `into` are dropped.
+ * @returns the length of the whole frame
+ */
 export function encodeZstd(plain: Uint8Array, level: number, into: Uint8Array): number {
   return transform(plain, into, zstd => ({
     capacity: zstd.call(NAMES.compressBound)(plain.length),
@@ -61,7 +67,10 @@ export function encodeZstd(plain: Uint8Array, level: number, into: Uint8Array): 
   }));
 }
 
-/** The content of whole zstd frames. Throws `SITECAST_PATCH_PIECE` where they are malformed or hold more than `into` does. @returns its length */
+/**
+ * Decompresses whole zstd frames. Throws `SITECAST_PATCH_PIECE` where they are malformed or hold more than `into` does. @returns the
+ * length of the content
+ */
 export function decodeZstd(frame: Uint8Array, into: Uint8Array): number {
   return transform(frame, into, zstd => ({
     capacity: into.length,
@@ -70,7 +79,7 @@ export function decodeZstd(frame: Uint8Array, into: Uint8Array): number {
 }
 
 interface Step {
-  /** Bytes that the output may take. */
+  /** How many bytes the output may have. */
   capacity: number;
   run: (to: number, capacity: number, from: number, length: number) => number;
 }
@@ -94,7 +103,7 @@ function transform(input: Uint8Array, into: Uint8Array, stepOf: (zstd: BoundedIn
     isUnharmed = true;
     return length;
   } finally {
-    // What was allocated is left behind, so the next piece gets an instance of its own.
+    // The failed call didn't free its memory, so the next piece gets a new instance.
     if (!isUnharmed) releaseZstd();
   }
 }

@@ -7,7 +7,7 @@ import { STREAM_CODECS } from '../codecs/stream-codec.ts';
 import { encodePatch, type PatchStreams, type StreamEncoder } from '../patch.ts';
 import { type BaseLayer, closeTarget, writeViews } from '../views.ts';
 
-/** What a test gets of a run: `done`, or the code of its error. Any other error is no answer. */
+/** `done`, or the code of the error. An error without a code is thrown on. */
 export function codeOf(run: () => unknown): string {
   try {
     run();
@@ -44,7 +44,10 @@ function outputOf(program: string, args: string[], input: Uint8Array): Buffer {
   return stdout;
 }
 
-/** A base of `baseBytes`, and streams that make `targetBytes` of it: pieces of the base in another order, every 40th byte changed, new ones between. */
+/**
+ * A base of `baseBytes`, and streams that make `targetBytes` of it: pieces of the base in another order, with every 40th byte changed and
+ * new ones between them.
+ */
 export function changedPieces(
   baseBytes: number,
   targetBytes: number,
@@ -88,7 +91,7 @@ class BitWriter {
   }
 }
 
-/** A bzip2 stream, as a patch holds it, that gives one byte a block: as much work for as few bytes as can be. */
+/** A bzip2 stream, in the form of a patch, whose blocks give one byte each: the most work for the fewest bytes. */
 export function manyBlocks(blocks: number): Buffer {
   const writer = new BitWriter(blocks * 32 + 1);
   writer.write(8, 0x39);
@@ -116,7 +119,7 @@ export function manyBlocks(blocks: number): Buffer {
   return writer.finish();
 }
 
-/** A patch of a diff stream alone that bytes of any kind stand for: what no encoder would write. */
+/** A patch with only a diff stream, made of any bytes, also of those that no encoder would write. */
 export function patchWithDiff(coded: Uint8Array, targetLength: number): Buffer {
   const writer = new ByteWriter();
   for (const byte of [0xdc, 1, STREAM_CODECS.indexOf('bzip2') << 2]) writer.byte(byte);
@@ -131,14 +134,17 @@ export function patchWithDiff(coded: Uint8Array, targetLength: number): Buffer {
 
 const MIB = 2 ** 20;
 
-/** A patch with what it is made from and makes. */
+/** A patch with its base and target. */
 export interface MadePatch {
   base: Buffer;
   patch: Buffer;
   target: Uint8Array;
 }
 
-/** By codec, what the base's pieces and the target's are made with: the longest blocks of the target at what takes most memory. */
+/**
+ * For each codec: parameters of the base's pieces and of the target's. The latter are the longest blocks at the level that takes most
+ * memory.
+ */
 const PARAMETERS = new Map([
   ['zstd-1.5.5-wasm', { base: 1, target: 16 }],
   ['pako-2.2.0', { base: deflateParameter(1, 15, 0), target: deflateParameter(9, 15, 0) }],
@@ -146,17 +152,17 @@ const PARAMETERS = new Map([
 ]);
 
 /**
- * As much as a device's memory is asked for: a base that opens to 10 MiB, a target of nearly as much, and the longest blocks at a level that
- * takes the most.
+ * The patch that needs the most memory: a base that opens to 10 MiB, a target of nearly that length, and the longest blocks at the level
+ * that takes the most memory.
  */
 export async function largestOpened(name = 'zstd-1.5.5-wasm'): Promise<MadePatch> {
   const plain = noise(10 * MIB, 'opened').map(byte => byte & 0x3f);
   return await openedBy(name, plain, plain);
 }
 
-/** The same with two layers: an LZ4 block of 8 MiB in blocks of zstd. */
+/** The same with two layers: an LZ4 block of 8 MiB inside blocks of zstd. */
 export async function largestNested(): Promise<MadePatch> {
-  // LZ4 has no codes for bytes: it finds the second half of each 64 bytes.
+  // LZ4 doesn't code single bytes, but it finds that the second half of each 64 bytes repeats.
   const plain = noise(8 * MIB, 'nested');
   for (let at = 0; at < plain.length; at += 64) plain.copyWithin(at + 32, at, at + 32);
   const lz4 = pieceCodec('lz4hc-1.9.4');

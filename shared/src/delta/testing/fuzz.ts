@@ -9,10 +9,10 @@ import { hostilePatch, type PatchCase, patchCases } from './hostile-patches.ts';
 import { hostileRecipe, type RecipeCase } from './hostile-recipes.ts';
 import { Random } from './mutations.ts';
 
-/** What one hostile recipe or patch may take at the most, by far more than any does. */
+/** CPU time that one hostile recipe or patch may take: far more than any does. */
 const MAX_CPU_MS = 10_000;
 const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
-/** Of the patches that open no pieces, one in so many is applied in the worker thread as well. */
+/** Of the patches that open no pieces, one in this many is applied in the worker thread as well. */
 const IN_THREAD_ONE_IN = 8;
 /** Length of the index that a manifest would name. */
 const MAX_INDEX_BYTES = 2 ** 20;
@@ -27,16 +27,16 @@ export interface FuzzOptions {
 }
 
 export interface FuzzResult {
-  /** How many gave anything, and how many were refused, by code. */
+  /** How many gave a result, and how many were refused, by code. */
   readonly outcomes: ReadonlyMap<string, number>;
   /** How many patches were applied in the worker thread, too. */
   readonly inThread: number;
 }
 
 /**
- * Reads and applies hostile recipes and patches. Each must give what it was asked for, or an error with a code of its own, within bounds
- * of CPU time and memory.
- * @throws what it found wrong, with the number that repeats it
+ * Reads and applies hostile recipes and patches. Each must give a result or an error with a code of its own, within bounds of CPU time and
+ * memory.
+ * @throws the first violation, with the seed and number that repeat it
  */
 export async function fuzzDeltas({ seed, recipes, patches, encoders }: FuzzOptions): Promise<FuzzResult> {
   const outcomes = new Map<string, number>();

@@ -8,7 +8,7 @@ import { type BaseLayer, openBase, type TargetLayer, writeViews } from '../views
 import { changedPieces, encodedPiece, manyBlocks, patchWithDiff } from './fixtures.ts';
 import { lie, mutateBytes, mutateTokens, type Random, type Token, write, zigzag } from './mutations.ts';
 
-/** A patch that is right, with what it's applied to. */
+/** A valid patch, with the base and length that it's applied with. */
 export interface PatchCase {
   readonly patch: Uint8Array;
   readonly base: Uint8Array;
@@ -25,7 +25,7 @@ const PIECES = [
 
 const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;
 
-/** Right patches: stored, coded, and with pieces opened in one layer and in two. */
+/** Valid patches: stored, coded, and with pieces opened in one layer and in two. */
 export async function patchCases(encoders: readonly StreamEncoder[]): Promise<PatchCase[]> {
   const cases: PatchCase[] = [];
   for (const length of [40, 3_000, 20_000]) {
@@ -33,13 +33,13 @@ export async function patchCases(encoders: readonly StreamEncoder[]): Promise<Pa
     for (const some of [[], encoders, encoders.slice(0, 1), encoders.slice(1)])
       cases.push({ patch: await encodePatch(streams, some), base, targetLength: target.length });
   }
-  // So many of them that a third of all patches opens pieces.
+  // As many of them as make a third of all patches open pieces.
   for (const [codec, parameter] of PIECES)
     for (const layers of [1, 2]) cases.push(await openedCase(codec, parameter, layers, encoders));
   return cases;
 }
 
-/** Two pieces with bytes between, the whole of it once more a piece where there are two layers. */
+/** Two pieces with bytes between them; for two layers, all of that as one more piece. */
 async function openedCase(
   name: string,
   parameter: number,
@@ -69,13 +69,13 @@ async function openedCase(
   return { patch, base: range, targetLength: range.length };
 }
 
-/** Streams that take the opened base as it is. */
+/** Streams that copy the opened base unchanged. */
 function untouched(base: Uint8Array, layers: readonly BaseLayer[]): PatchStreams {
   const { length } = openBase(base, layers);
   return { control: Int32Array.of(length, 0, 0), diff: new Uint8Array(length), extra: new Uint8Array(0) };
 }
 
-/** The same patch with lies in it. Many are repaired so far that what is usually refused first isn't what refuses them. */
+/** The same patch with wrong values in it. Many are made consistent again, so that checks beyond the first ones are reached. */
 export function hostilePatch(random: Random, { patch, base, targetLength }: PatchCase): PatchCase {
   const made = (bytes: Uint8Array) => ({ patch: bytes, base, targetLength });
   const read = readPatch(patch);
@@ -99,7 +99,7 @@ export function hostilePatch(random: Random, { patch, base, targetLength }: Patc
   }
 }
 
-/** The patch as tokens: head, lengths, views, streams; lengths of streams and views are theirs. */
+/** The patch as tokens: head, lengths, views, streams. The lengths are those of its views and streams. */
 function tokensOf({ targetLength, tripleCount, controlLength, control, diff, extra, views }: Patch): Token[] {
   const coding = [control, diff, extra].reduce(
     (bits, { codec }, at) => bits | (STREAM_CODECS.indexOf(codec) << (at * 2)),
@@ -122,21 +122,21 @@ function tokensOf({ targetLength, tripleCount, controlLength, control, diff, ext
 function withWrongStream(random: Random, patch: Patch): Patch {
   const name = random.pick(['control', 'diff', 'extra'] as const);
   const { codec, bytes } = patch[name];
-  // Another codec is told the truth about the length, and nothing else.
+  // For another codec, only the length is right.
   const coded = random.oneIn(8)
     ? { codec: random.pick(STREAM_CODECS), bytes }
     : { codec, bytes: mutateBytes(random, bytes) };
   return { ...patch, [name]: coded };
 }
 
-/** The same length of other bytes: a base that was mounted, or has rotted. */
+/** Other bytes of the same length: a base that was mounted, or is damaged. */
 function altered(random: Random, base: Uint8Array): Uint8Array {
   const bytes = Buffer.from(base);
   bytes.set(mutateBytes(random, base).subarray(0, base.length));
   return bytes;
 }
 
-/** Views as numbers, which most of them are: one is changed. */
+/** The views as numbers (most of their bytes are), with one changed. */
 function withWrongViews(random: Random, patch: Patch): Patch {
   if (patch.views === undefined) return patch;
   const reader = new ByteReader(patch.views, 'patch', CODES);
@@ -145,7 +145,7 @@ function withWrongViews(random: Random, patch: Patch): Patch {
   return { ...patch, views: write(mutateTokens(random, numbers)) };
 }
 
-/** Triples that lie, with streams as long as they say and a target of just that length: nothing but the ranges can be refused. */
+/** Wrong triples, with streams and a target of just the lengths that they add up to: only the check of ranges can refuse them. */
 function lyingTriples(random: Random, base: Uint8Array, patch: Patch): PatchCase {
   const plain = new Uint8Array(patch.controlLength);
   decodeStream(patch.control.codec, patch.control.bytes, plain);
@@ -176,7 +176,7 @@ function lyingTriples(random: Random, base: Uint8Array, patch: Patch): PatchCase
   return { patch: write(tokensOf(lying)), base, targetLength };
 }
 
-/** Streams that claim much and hold little, and the reverse. */
+/** Streams that claim to be long and hold little, and the reverse. */
 function bomb(random: Random): PatchCase {
   const blocks = 1 + random.below(2_000);
   const coded = manyBlocks(blocks);

@@ -25,10 +25,10 @@ function indexOf(random: Random, names: string): ChunkIndex {
   return builder.finish();
 }
 
-/** The parts of a recipe: whatever they are, they're written in the form of one. */
+/** The parts of a recipe. Whatever values they have, they're written in a recipe's format. */
 interface Parts {
   readonly encoders: readonly Buffer[];
-  /** Six columns and more, as `recipe-windows.ts` names them. */
+  /** The columns, in the order of `recipe-windows.ts`. */
   readonly windows: readonly number[][];
   readonly sizes: readonly number[];
   readonly heads: readonly number[];
@@ -89,7 +89,7 @@ function partsOf(random: Random, base: ChunkIndex): Parts {
   };
 }
 
-/** Any recipe, with lies in it. Half of those that still give an index name it rightly. */
+/** Any recipe, with wrong values in it. Half of those that still give an index have the right SHA-256 of it. */
 export function hostileRecipe(random: Random): RecipeCase {
   const base = indexOf(random, 'old');
   const target = indexOf(random, 'new');
@@ -105,7 +105,7 @@ export function hostileRecipe(random: Random): RecipeCase {
   return { recipe: random.oneIn(4) ? mutateBytes(random, recipe) : recipe, base, target };
 }
 
-/** One number of any column lies. New chunks are as many as the runs then say, if those are few. */
+/** Changes one number of any column. The count of new chunks is then that of the runs, unless it is large. */
 function withLie(random: Random, parts: Parts): Parts {
   const windows = parts.windows.map(column => [...column]);
   const sizes = [...parts.sizes];
@@ -130,13 +130,13 @@ function idsOf(count: number): Buffer[] {
   return Array.from({ length: count }, (_, at) => Buffer.from(chunkIdOf(Buffer.from(String(at)))));
 }
 
-/** SHA-256 of the index that comes out of the recipe; undefined where none does. */
+/** SHA-256 of the index that the recipe gives; undefined where it gives none. */
 function hashOf(recipe: Uint8Array, base: ChunkIndex): Buffer | undefined {
   try {
     const { indexDifference } = decodeRecipe(recipe);
     return indexDifference && sha256(rebuiltIndex(indexDifference, base, 2 ** 20).encode());
   } catch (error) {
-    // What comes out is compared by the run; here any refusal is one.
+    // The run compares results; here each refusal counts as no result.
     if (error instanceof SitecastError || error instanceof RangeError) return undefined;
     throw error;
   }

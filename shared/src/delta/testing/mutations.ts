@@ -1,6 +1,6 @@
 import { ByteWriter } from '../bytes.ts';
 
-/** Random numbers that a seed repeats (xorshift32). */
+/** Random numbers that are the same for the same seed (xorshift32). */
 export class Random {
   #state: number;
 
@@ -16,7 +16,7 @@ export class Random {
     return (this.#state >>> 0) % Math.max(1, Math.floor(end));
   }
 
-  /** True once in so many times. */
+  /** True once in this many times. */
   oneIn(times: number): boolean {
     return this.below(times) === 0;
   }
@@ -42,7 +42,7 @@ export function zigzag(value: number): number {
   return value < 0 ? -value * 2 - 1 : value * 2;
 }
 
-/** Numbers at which bounds are, and beside them. */
+/** Numbers at and next to common bounds. */
 const EDGES: readonly [number, ...number[]] = [
   0,
   1,
@@ -68,7 +68,7 @@ const EDGES: readonly [number, ...number[]] = [
   Number.MAX_SAFE_INTEGER,
 ];
 
-/** Another number in the place of this one: near it, at an edge, or any. */
+/** Replaces a number: by one near it, at a bound, or any. */
 export function lie(random: Random, value: number): number {
   switch (random.below(4)) {
     case 0:
@@ -82,7 +82,7 @@ export function lie(random: Random, value: number): number {
   }
 }
 
-/** Changes one to four numbers or bytes; the form stays. */
+/** Changes one to four numbers or bytes, and keeps the format. */
 export function mutateTokens(random: Random, tokens: readonly Token[]): Token[] {
   const changed = [...tokens];
   for (let left = 1 + random.below(4); left > 0; left -= 1) {
@@ -97,7 +97,7 @@ export function mutateTokens(random: Random, tokens: readonly Token[]): Token[] 
   return changed;
 }
 
-/** Changes bytes without looking at what they mean: flipped, overwritten, cut off, left out, doubled. */
+/** Changes bytes without regard to their meaning: flips, overwrites, cuts off, leaves out, doubles. */
 export function mutateBytes(random: Random, bytes: Uint8Array): Buffer {
   let changed = Buffer.from(bytes);
   for (let left = 1 + random.below(3); left > 0; left -= 1) {

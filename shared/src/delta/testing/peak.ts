@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { MadePatch } from './fixtures.ts';
 
-/** Applies patches in turn, several times, in a process of its own. Prints by how many KiB its peak grew. */
+/** Applies patches in turn, several times, in a process of its own. Prints by how many KiB its peak memory grew. */
 const PEAK = `
 import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 const [module, ...patches] = process.argv.slice(1);
@@ -31,8 +31,8 @@ console.log(peak() - idle);
 `;
 
 /**
- * Applies patches in turn, four times, in a process of its own, from what is built.
- * @returns by how many bytes its peak (VmHWM, threads included) grew
+ * Applies patches in turn, four times, in a process of its own that runs the built code.
+ * @returns by how many bytes its peak memory (VmHWM, threads included) grew
  */
 export async function peakAboveIdle(patches: readonly MadePatch[]): Promise<number> {
   const directory = await mkdtemp(join(tmpdir(), 'sitecast-peak-'));

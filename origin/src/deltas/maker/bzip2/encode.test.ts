@@ -5,7 +5,7 @@ import { applyPatch, encodePatch } from '@sitecast/shared/delta';
 import { describe, expect, it } from 'vitest';
 import { encodeBzip2 } from './encode.ts';
 
-/** The patch that consists of these bytes: `encodePatch` decodes what it coded, and compares. */
+/** Encodes the bytes as a patch: `encodePatch` decodes the result, and compares. */
 async function expectRead(plain: Uint8Array): Promise<void> {
   const streams = { control: Int32Array.of(0, plain.length, 0), diff: new Uint8Array(), extra: plain };
   const patch = await encodePatch(streams, [{ codec: 'bzip2', encode: encodeBzip2 }]);
@@ -14,7 +14,7 @@ async function expectRead(plain: Uint8Array): Promise<void> {
 }
 
 describe('bzip2', () => {
-  it('is read by the decoder of devices, whatever was encoded', async () => {
+  it('makes what the decoder of devices reads, whatever was encoded', async () => {
     const bytes = fc.uint8Array({ minLength: 1, maxLength: 2000 });
     const runs = fc
       .array(fc.tuple(fc.nat(3), fc.integer({ min: 1, max: 600 })), { minLength: 1, maxLength: 30 })
@@ -22,13 +22,13 @@ describe('bzip2', () => {
     await fc.assert(fc.asyncProperty(fc.oneof(bytes, runs), plain => expectRead(plain)));
   });
 
-  it('is read where it has several blocks, equal rotations, or nothing but one byte', async () => {
+  it('makes what the decoder reads from several blocks, equal rotations, and a run of one byte', async () => {
     await expectRead(randomBytes(950_000));
     await expectRead(Buffer.alloc(3_000_000));
     await expectRead(Buffer.from('ab'.repeat(5000)));
   });
 
-  it('is not longer than what bzip2 -9 makes, and bzip2 reads it', ({ skip }) => {
+  it('makes no more bytes than bzip2 -9, and bzip2 reads them', ({ skip }) => {
     const isThere = ((): boolean => {
       try {
         return execFileSync('bzip2', ['-9'], { input: 'x' }).length > 0;

@@ -1,13 +1,13 @@
-// A bzip2 encoder: J. Seward's format, as https://github.com/dsnet/compress/blob/master/doc/bzip2-format.pdf describes it. Any
-// bzip2 reads it. The block sorting is the suffix array's, linear in time; the tables are searched longer than bzip2 -9 does.
+// A bzip2 encoder: J. Seward's format, as https://github.com/dsnet/compress/blob/master/doc/bzip2-format.pdf describes it. Any bzip2 reads
+// its output. Blocks are sorted with a suffix array, in linear time; the Huffman tables are refined longer than `bzip2 -9` does.
 import { suffixArray } from '../suffix-array.ts';
 import { BitWriter } from './bit-writer.ts';
 import { canonicalCodes } from './huffman.ts';
 import { chooseTables, GROUP_SYMBOLS, movedToFront } from './tables.ts';
 
-/** Bytes of a block after runs were shortened: as `bzip2 -9`, which leaves 19 bytes free. */
+/** Bytes of a block after runs were shortened: as with `bzip2 -9`, which leaves 19 bytes free. */
 const MAX_BLOCK_BYTES = 900_000 - 19;
-/** Four equal bytes are followed by a count of those that follow. */
+/** After four equal bytes, a count of further ones follows. */
 const RUN_BYTES = 4;
 const MAX_RUN_BYTES = RUN_BYTES + 251;
 
@@ -86,7 +86,7 @@ function sortRotations(block: Uint8Array): { last: Uint8Array; origin: number } 
   return { last, origin };
 }
 
-/** Which bytes occur; then moves them to the front, and codes runs of zeros by two symbols. */
+/** Writes which bytes occur; then moves bytes to the front, and codes runs of zeros with two symbols. */
 function writeSymbolMap(writer: BitWriter, last: Uint8Array): { symbols: Uint16Array; alphabet: number } {
   const occurs = new Uint8Array(256);
   for (const byte of last) occurs[byte] = 1;

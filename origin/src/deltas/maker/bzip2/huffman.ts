@@ -3,7 +3,7 @@ const MAX_CODE_BITS = 17;
 
 /**
  * Lengths of a Huffman code, in bits: 1 to 17.
- * @param counts how often each symbol occurs; one that doesn't gets a code nevertheless
+ * @param counts how often each symbol occurs; a symbol that doesn't occur gets a code as well
  */
 export function codeLengths(counts: Uint32Array): Uint8Array {
   let weights = Array.from(counts, count => Math.max(1, count));
@@ -19,7 +19,7 @@ function huffmanLengths(weights: readonly number[]): Uint8Array {
     .map((weight, symbol) => ({ weight, symbol, left: -1, right: -1 }))
     .sort((one, other) => one.weight - other.weight);
   const nodes = [...leaves];
-  // Both queues rise: the sorted leaves, and the inner nodes behind them in `nodes`.
+  // Two queues with rising counts: the sorted leaves, and the inner nodes behind them in `nodes`.
   let leaf = 0;
   let inner = leaves.length;
   const lightest = (): number => {

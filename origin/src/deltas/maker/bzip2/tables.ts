@@ -13,7 +13,7 @@ export interface CodingTables {
   readonly bits: number;
 }
 
-/** The cheapest tables that were found: with 2 to 6 codes, each refined until it gains nothing any more. */
+/** Chooses the cheapest tables: tries 2 to 6 codes, and refines each as long as that saves bits. */
 export function chooseTables(symbols: Uint16Array, alphabet: number): CodingTables {
   let best: CodingTables | undefined;
   for (let count = 2; count <= 6; count++) {
@@ -24,7 +24,7 @@ export function chooseTables(symbols: Uint16Array, alphabet: number): CodingTabl
   return best;
 }
 
-/** As in bzip2: each table begins as good for its share of the symbols, by how often they occur, and bad for all others. */
+/** First lengths, as in bzip2: each table is good for its share of the symbols, divided by frequency, and bad for all others. */
 function firstLengths(symbols: Uint16Array, alphabet: number, count: number): Uint8Array[] {
   const counts = new Uint32Array(alphabet);
   for (const symbol of symbols) counts[symbol] = (counts[symbol] ?? 0) + 1;
@@ -106,7 +106,7 @@ function symbolBits(counts: readonly Uint32Array[], tables: readonly Uint8Array[
   return bits;
 }
 
-/** Each value as its place in a list from which it's then moved to the front. */
+/** Move-to-front: each value as its place in a list, from which it is then moved to the front. */
 export function movedToFront(values: Uint8Array, valueCount: number): Uint8Array {
   const order = Array.from({ length: valueCount }, (_, value) => value);
   return values.map(value => {

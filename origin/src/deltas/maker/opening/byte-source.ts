@@ -1,16 +1,16 @@
-/** Bytes that can be read anywhere: an image, or the same with its pieces opened. */
+/** Bytes that can be read at any place: an image, or the opened image. */
 export interface ByteSource {
   readonly sizeBytes: number;
   /** Exactly `length` bytes from `offset` on; both lie inside. */
   read(offset: number, length: number): Promise<Uint8Array>;
 }
 
-/** An image whose content isn't as its format wants it. The image is then not opened: it's the publisher's, and may be anything. */
+/** The content doesn't follow its format, so the image isn't opened. An image comes from a publisher, and may hold anything. */
 export class NotOpened extends Error {
   override readonly name = 'NotOpened';
 }
 
-/** Reads a range that a header names: beyond the end is malformed. */
+/** Reads a range that a header names. Throws `NotOpened` where the range lies beyond the end. */
 export function readInside(source: ByteSource, offset: number, length: number): Promise<Uint8Array> {
   if (!Number.isSafeInteger(offset) || offset < 0 || length < 0 || offset + length > source.sizeBytes) {
     throw new NotOpened(`${length} bytes at ${offset} of ${source.sizeBytes}`);
@@ -20,7 +20,7 @@ export function readInside(source: ByteSource, offset: number, length: number): 
 
 const BLOCK_BYTES = 256 * 1024;
 
-/** Remembers the last block that was read: for a reader of many small tables that follow one another. */
+/** Caches the last block that was read: for a reader of many small tables that follow one another. */
 export function blockwise(source: ByteSource): ByteSource {
   let start = 0;
   let block = new Uint8Array();

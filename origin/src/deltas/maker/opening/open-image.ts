@@ -5,12 +5,12 @@ import { MAX_PIECES, type Piece, PieceMap } from './piece-map.ts';
 import { LZ4_LEGACY_BLOCK_BYTES, type ScanResult, type ScanTask } from './scan.ts';
 import { liesInside, type SquashfsLayer } from './squashfs-layer.ts';
 
-/** What opening an image leaves to the maker's process: whatever reads what a publisher has made, and where the time goes. */
+/** The parts of opening an image that run in the maker's process: those that parse a publisher's bytes, and those that take long. */
 export interface Prober {
-  /** As `readLayer`. */
+  /** See `readLayer`. */
   pieces(source: ByteSource): Promise<SquashfsLayer | undefined>;
   scan(task: ScanTask): Promise<ScanResult>;
-  /** Opens a range, and looks for an LZ4 block whose length stands at `at` of what comes out. */
+  /** Opens a range, and looks for an LZ4 block after the length field at `at` in the result. */
   probe(
     range: ImageRange,
     bytes: Uint8Array,
@@ -20,12 +20,12 @@ export interface Prober {
 
 const LZ4 = 'lz4hc-1.9.4';
 const PART_BYTES = 4 * 1024 * 1024;
-/** Kernels of one image, and blocks of one kernel, that are looked at. */
+/** How many kernels of an image, and blocks of a kernel, are looked at. */
 const MAX_KERNELS = 16;
 const MAX_KERNEL_BLOCKS = 64;
 
 /**
- * Finds the compressed pieces of an image: of a squashfs, and of kernels in it or in any other image. An image that is malformed stays closed.
+ * Finds the compressed pieces of an image: of a squashfs, and of kernels in it or in any other image. A malformed image isn't opened.
  * @param codecs names of those that may be used
  */
 export async function openImage(
@@ -54,7 +54,7 @@ export async function openImage(
   ]);
 }
 
-/** Opens everything once: for the lengths of pieces, and places where kernels may begin, in the opened image. */
+/** Opens each piece once: for the plain lengths of pieces, and for places in the opened image where kernels may begin. */
 async function scanAll(
   source: ByteSource,
   squashfs: SquashfsLayer | undefined,
@@ -87,14 +87,14 @@ async function scanAll(
   return { pieces, magics };
 }
 
-/** `plainLength` is the longest that it can be. */
+/** The piece with this number. `plainLength` is the longest possible one. */
 function pieceAt(layer: SquashfsLayer | undefined, at: number): Piece | undefined {
   const [offset, length, plainLength] = [layer?.offsets[at], layer?.lengths[at], layer?.maxPlainLengths[at]];
   if (offset === undefined || length === undefined || plainLength === undefined) return undefined;
   return { offset, length, plainLength };
 }
 
-/** Where a part that begins at `offset` ends: behind whole pieces, before it would be too long, opened. */
+/** Where a part that begins at `offset` ends: after a whole piece, and before its opened length exceeds the bound. */
 function partEnd(
   layer: SquashfsLayer | undefined,
   first: number,
@@ -135,21 +135,21 @@ async function findBlocks(
   return blocks;
 }
 
-/** Longest LZ4 block that 8 MiB become. */
+/** The longest compressed LZ4 block. */
 const MAX_BLOCK_BYTES = MAX_PIECE_BYTES;
 
-/** Of the image, which are read for one block. */
+/** The most bytes of the image that are read for one block. */
 const MAX_PROBED_BYTES = 2 * MAX_BLOCK_BYTES;
 
 async function probeAt(source: ByteSource, image: OpenedImage, at: number, prober: Prober) {
   const range = image.rangeAround(at, Math.min(at + 4 + MAX_BLOCK_BYTES, image.openedBytes));
-  // Pieces that are long and open to little: no encoder makes such.
+  // Long pieces with short content: no encoder makes these.
   if (range.length > MAX_PROBED_BYTES) return undefined;
   const bytes = await source.read(range.offset, range.length);
   return prober.probe(range, bytes, at - image.toOpened(range.offset));
 }
 
-/** Base and target, as deep as both can be opened: content that is opened on one side only is found nowhere on the other. */
+/** Opens base and target to the same depth: content that is opened on one side only can't be matched. */
 export function openedAlike(
   base: OpenedImage,
   target: OpenedImage,

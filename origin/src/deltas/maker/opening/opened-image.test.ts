@@ -6,7 +6,7 @@ import { PieceMap } from './piece-map.ts';
 const MIB = 2 ** 20;
 const BLOCK = { length: 3 * MIB, plainLength: 8 * MIB };
 const FIRST = MIB;
-/** As in a kernel: a length of 4 bytes lies between blocks. */
+/** Before each block of a kernel there are 4 bytes with its length. */
 const SECOND = FIRST + BLOCK.length + 4;
 
 /** Two blocks of a kernel, in an image of 10 MiB. */
@@ -27,7 +27,7 @@ function openedBytes({ length, layers }: ImageRange): number {
 }
 
 describe('the base range of a window', () => {
-  /** Where the second block begins, opened. */
+  /** Where the second block begins in the opened image. */
   const between = kernel.toOpened(SECOND);
 
   it.each([
@@ -42,8 +42,9 @@ describe('the base range of a window', () => {
     expect(range.layers.flatMap(({ pieces }) => pieces)).toHaveLength(1);
   });
 
-  it('opens the piece that has the most in it where a block of the outer layer holds the ends of two', () => {
-    // A kernel in a squashfs: its last block, zeros all, lies in the block of the squashfs in which the one before ends.
+  it('opens the longest piece where a block of the outer layer holds the ends of two', () => {
+    // A kernel in a squashfs: one block of the squashfs holds the end of a kernel block, and the whole of the kernel's last one, which is
+    // all zeros.
     const zeros = { length: 40_000, plainLength: 8 * MIB };
     const nested = new OpenedImage(2 * MIB, [
       {
@@ -68,7 +69,7 @@ describe('the base range of a window', () => {
     ]);
   });
 
-  it('is all that was asked for where it fits, however short it is', () => {
+  it('is all that was asked for, if that fits, even where it is short', () => {
     expect(kernel.baseRange(0, 1000)).toMatchObject({ offset: 0, length: 1000, layers: [] });
     const small = new OpenedImage(40_000, []);
     expect(small.baseRange(0, 40_000)).toMatchObject({ offset: 0, length: 40_000 });

@@ -6,23 +6,23 @@ import {
 } from '@sitecast/shared/delta';
 import { type Piece, PieceMap } from './piece-map.ts';
 
-/** Pieces of one codec, in the bytes that the layer before gives. */
+/** The pieces of one layer. Offsets are in the image, or in what the layer before opens to. */
 export interface OpenedLayer {
   readonly codec: string;
-  /** What the image's pieces were made with. */
+  /** The encoder's parameter for the image's pieces. */
   readonly parameter: number;
   readonly pieces: PieceMap;
 }
 
-/** A layer of a range, with places in that range: what the maker's process is given. */
+/** The pieces of one layer of a range, with offsets in that range: input of the maker's process. */
 export interface RangeLayer {
   readonly codec: string;
   readonly parameter: number;
-  /** In order. The last one may reach beyond the range, and is cut off there. */
+  /** In order. The last one may reach beyond the range; it is cut off there. */
   readonly pieces: readonly Piece[];
 }
 
-/** What the maker opens of an image at one time: more than a device does, where it only looks at it. */
+/** How much of an opened image the maker handles at a time: more than a device can, where the result is only looked at. */
 export const MAX_LOOKED_AT_BYTES = 17 * 1024 * 1024;
 
 /** A range of an image with the pieces that lie in it, outermost layer first. */
@@ -32,19 +32,19 @@ export interface ImageRange {
   readonly layers: readonly RangeLayer[];
 }
 
-/** A part of a piece that begins before the window and is wanted in it: opened only up to this length, in compressed bytes. */
+/** Where a window begins within a piece, the piece is opened only if at most this many of its compressed bytes lie before the window. */
 const MAX_HEAD_BYTES = 512 * 1024;
-/** Compressed bytes behind a cut in an LZ4 block: its encoder's choices before the cut don't depend on what follows later. */
+/** How many compressed bytes after a cut in an LZ4 block are opened, too: its encoder's choices before the cut don't depend on later ones. */
 const LOOK_AHEAD_BYTES = 32 * 1024;
-/** Pieces longer than this begin and end windows: see `mayJoin`. */
+/** A piece longer than this should begin in one window and end there: see `mayJoin`. */
 const LARGE_PIECE_BYTES = 1024 * 1024;
-/** A base range that has become shorter than this, and is too long opened, has two large pieces in its middle. */
+/** A base range that is shorter than this, but too long when opened, touches two large pieces. */
 const MIN_BASE_BYTES = 64 * 1024;
 const EMPTY = new PieceMap([]);
 
 /**
- * An image, and the same opened: all its compressed pieces replaced by their plain bytes, and those in them again. Offsets are bytes of either;
- * this class knows where things lie, and reads nothing.
+ * The map between an image and the opened image, in which all compressed pieces (and the compressed pieces in those) are replaced by their
+ * plain bytes. Offsets are in either of the two. It only maps places, and reads no bytes.
  */
 export class OpenedImage {
   readonly sizeBytes: number;
@@ -68,21 +68,21 @@ export class OpenedImage {
   }
 
   /**
-   * The range of the image for a range of the opened one: whole pieces, as far as bounds allow.
+   * The range of the image that gives a range of the opened one: whole pieces, or fewer where they exceed the bounds.
    * @param from @param to places in the opened image
    */
   baseRange(from: number, to: number): ImageRange {
     for (let [low, high] = [from, to]; ; ) {
       const range = this.#alignedRange(low, high);
       if (range !== undefined) return range;
-      // Two blocks of a kernel are too long: one of them, where both would be touched.
+      // Two blocks of a kernel are too long: takes the one at the end.
       if (high - low < MIN_BASE_BYTES) return withFewerPieces(this.rangeAround(high - 1, high));
       const less = Math.ceil((high - low) / 16);
       [low, high] = [low + less, high - less];
     }
   }
 
-  /** The range of the image for a range of the opened one: whole pieces, however long it becomes. */
+  /** The range of the image that gives a range of the opened one: whole pieces, without a bound. */
   rangeAround(from: number, to: number): ImageRange {
     const [low, high] = widen(this.#inner, from, to);
     return this.#range(...widen(this.#outer, low, high));
@@ -96,8 +96,8 @@ export class OpenedImage {
   }
 
   /**
-   * All of the opened image, in parts of about `partBytes` whose ends lie in no piece.
-   * @returns with each part where it lies in the opened image, and where in the range's opened bytes
+   * The whole opened image, in parts of about `partBytes` that don't end within a piece.
+   * @returns for each part: its offset in the opened image, and its place in the range's opened bytes
    */
   *parts(
     partBytes: number,
@@ -116,7 +116,10 @@ export class OpenedImage {
     }
   }
 
-  /** All that is needed to make the target's bytes from `from` to `to` out of opened ones: a range that reaches beyond both. */
+  /**
+   * The range of the image that is needed to make the target's bytes from `from` to `to`. It begins before and ends after them where
+   * pieces do.
+   */
   targetRange(from: number, to: number): ImageRange {
     const [offset, end] = around(this.#outer, from, to);
     const [innerFrom, innerTo] = [this.#outer.toPlain(offset), this.#outer.toPlain(end)];
@@ -136,7 +139,7 @@ export class OpenedImage {
     return this.#range(Math.min(offset, widerFrom), Math.max(end, widerTo), true);
   }
 
-  /** How long an opened target is that makes these bytes, nearly: what is cut off of a piece at the tail counts in proportion. */
+  /** About how long the opened target of these bytes is. A piece that is cut off at the end counts in proportion. */
   openedLength(from: number, to: number): number {
     const [offset, end] = around(this.#outer, from, to);
     const [innerFrom, innerTo] = [this.#outer.toPlain(offset), this.#outer.toPlain(end)];
@@ -152,8 +155,8 @@ export class OpenedImage {
   }
 
   /**
-   * Whether a window from `from` may go on from `at` to `to`. A block of a kernel is nearly as long as an opened target may be: a window ends behind
-   * the chunk in which one begins, and the next holds all of it.
+   * Whether a window that begins at `from` may be extended from `at` to `to`. A block of a kernel is nearly as long as an opened target may
+   * be, so a window ends after the chunk in which such a block begins, and the next window holds the whole block.
    */
   mayJoin(from: number, at: number, to: number, maxOpenedBytes: number): boolean {
     const opened = this.openedLength(from, to);
@@ -162,7 +165,7 @@ export class OpenedImage {
     return nearPlain(this.#outer, from) > large.offset && opened <= MAX_OPENED_TARGET_BYTES;
   }
 
-  /** The inner layer's piece that holds this byte. */
+  /** The piece of the inner layer that holds this byte. */
   #pieceAt(offset: number): Piece | undefined {
     const index = this.#inner.endingAfter(offset);
     const piece = index < this.#inner.count ? this.#inner.at(index) : undefined;
@@ -176,7 +179,7 @@ export class OpenedImage {
       [from, to] = [pieces.toPlain(from), pieces.toPlain(to)];
       return layer;
     });
-    // Where no piece lies, both sides of a layer are the same.
+    // Bytes outside of pieces are the same before and after opening.
     return { offset, length: end - offset, layers: layers.filter(({ pieces }) => pieces.length > 0) };
   }
 }
@@ -189,8 +192,8 @@ function openedBytesOf({ length, layers }: ImageRange): number {
 }
 
 /**
- * One piece of a block can lie whole in the block that another one ends in: the end of a kernel is hardly anything but zeros. Of the innermost layer the
- * longest pieces stay, as long as all of it, opened, isn't too long: the others are found as they are.
+ * Leaves out pieces of the innermost layer until the opened range fits its bound; the longest ones stay. This is needed where a whole piece
+ * lies in the same outer block as the end of another one: the end of a kernel is nearly all zeros. The pieces left out stay compressed.
  */
 function withFewerPieces(range: ImageRange): ImageRange {
   const outer = range.layers.slice(0, -1);
@@ -208,7 +211,7 @@ function withFewerPieces(range: ImageRange): ImageRange {
   return withKept();
 }
 
-/** The pieces in a range, with places in it: only whole ones, but for a last one that is cut off. */
+/** The whole pieces in a range, with offsets in it; with `isCutOff` also the one at its end. */
 function piecesIn(map: PieceMap, from: number, to: number, isCutOff: boolean): Piece[] {
   const pieces: Piece[] = [];
   for (let index = map.endingAfter(from); index < map.count; index++) {
@@ -220,7 +223,7 @@ function piecesIn(map: PieceMap, from: number, to: number, isCutOff: boolean): P
   return pieces;
 }
 
-/** From a range of opened bytes to the range that gives them: pieces at its ends are taken as a whole. */
+/** The range whose opened bytes contain this range. Pieces at its ends are included as a whole. */
 function widen(map: PieceMap, from: number, to: number): [from: number, to: number] {
   const last = map.plainEndingAfter(to - 1);
   const lastPiece = last < map.count ? map.at(last) : undefined;
@@ -228,7 +231,7 @@ function widen(map: PieceMap, from: number, to: number): [from: number, to: numb
   return [map.toImage(from), isInPiece ? lastPiece.offset + lastPiece.length : map.toImage(to)];
 }
 
-/** Where a byte lies once all is opened: in proportion, where it lies in a piece. */
+/** Where a byte of the image lies in the opened one; within a piece, by proportion. */
 function nearPlain(map: PieceMap, offset: number): number {
   const index = map.endingAfter(offset);
   const piece = index < map.count ? map.at(index) : undefined;
@@ -236,7 +239,7 @@ function nearPlain(map: PieceMap, offset: number): number {
   return piece.plainOffset + ((offset - piece.offset) * piece.plainLength) / piece.length;
 }
 
-/** A range with the pieces at its ends, as a whole. */
+/** The range, extended to whole pieces at both ends. */
 function around(map: PieceMap, from: number, to: number): [from: number, to: number] {
   const first = map.endingAfter(from);
   const last = map.endingAfter(to - 1);
@@ -248,7 +251,7 @@ function around(map: PieceMap, from: number, to: number): [from: number, to: num
   ];
 }
 
-/** The layers of a base range, as a patch has them. */
+/** The layers of a base range in the form of a patch's views. */
 export function baseLayers(layers: readonly RangeLayer[]): BaseLayer[] {
   return layers.map(({ codec, pieces }) => {
     let end = 0;

@@ -33,7 +33,7 @@ function sourceOf(bytes: Uint8Array): ByteSource {
   };
 }
 
-/** The same for the same seed: text-like bytes, which compress to about a third. */
+/** Text-like bytes that compress to about a third. The same seed gives the same bytes. */
 function content(lengthBytes: number, seed: number): Buffer {
   const out = Buffer.alloc(lengthBytes);
   let state = seed;
@@ -54,7 +54,7 @@ function squashfs(
   const tree = join(folder, `${name}-tree`);
   const image = join(folder, `${name}.squashfs`);
   mkdirSync(join(tree, 'etc'), { recursive: true });
-  // Our port of liblzma is slow in the test runner, which calls a getter for each use of an import.
+  // Our port of liblzma is slow in the test runner, which replaces each use of an import by a getter.
   const large = options.includes('xz') ? 140 * KIB : 700 * KIB;
   const files = options.includes('xz') ? 30 : 150;
   writeFileSync(join(tree, 'large'), content(large, 1));
@@ -87,7 +87,7 @@ function squashfs(
   return readFileSync(image);
 }
 
-/** Opens a target window and closes it again, by what a device would get. */
+/** Opens a target window and closes it again, from the bytes that a device would get. */
 async function openedAndClosed(image: OpenedImage, source: ByteSource, from: number, to: number) {
   const range = image.targetRange(from, to);
   const bytes = await source.read(range.offset, range.length);
@@ -120,7 +120,7 @@ const FORMATS: [name: string, ...options: string[]][] = [
 ];
 
 describe.each(FORMATS)('a squashfs: %s', (name, ...options) => {
-  it('is opened, and each piece is closed to the very same bytes', async context => {
+  it('is opened, and each piece is closed to the same bytes', async context => {
     const bytes = squashfs(context, name, content(1000, 3), ...options);
     const source = sourceOf(bytes);
     const image = await openImage(source, prober);
@@ -131,7 +131,7 @@ describe.each(FORMATS)('a squashfs: %s', (name, ...options) => {
     expect(target.inexact).toEqual([]);
     expect(target.layers[0]?.pieces.length).toBe(outer?.pieces.count);
     expect(Buffer.compare(closed, bytes)).toBe(0);
-    // Windows: pieces stick out of them.
+    // Windows that cut pieces.
     for (const [from, to] of [
       [1, 200],
       [5000, 20_000],
@@ -144,13 +144,13 @@ describe.each(FORMATS)('a squashfs: %s', (name, ...options) => {
   });
 });
 
-it.for(['lzo', 'lz4'])('a squashfs with %s stays closed', async (codec, context) => {
+it.for(['lzo', 'lz4'])('leaves a squashfs with %s closed', async (codec, context) => {
   const bytes = squashfs(context, codec, content(1000, 3), '-comp', codec);
   const image = await openImage(sourceOf(bytes), prober);
   expect(image.openedBytes).toBe(bytes.length);
 });
 
-/** What lies in a bzImage behind its head: `lz4 -l -9`. */
+/** The payload of a bzImage: `lz4 -l -9`. */
 function kernelPayload(plain: Uint8Array): Buffer {
   const parts: Uint8Array[] = [LZ4_LEGACY_MAGIC];
   for (let at = 0; at < plain.length; at += 8 * MIB) {
@@ -162,7 +162,7 @@ function kernelPayload(plain: Uint8Array): Buffer {
   return Buffer.concat([...parts, Buffer.of(1, 2, 3, 4)]);
 }
 
-it("opens a kernel's blocks, in a squashfs and in any other image", async context => {
+it('opens the blocks of a kernel, in a squashfs and in any other image', async context => {
   const plain = Buffer.alloc(9 * MIB);
   for (let at = 0; at < plain.length; at += 300 * KIB) content(200 * KIB, at).copy(plain, at);
   const kernel = Buffer.concat([content(20_000, 5), kernelPayload(plain)]);
@@ -199,7 +199,7 @@ it("opens a kernel's blocks, in a squashfs and in any other image", async contex
   }
 });
 
-it('leaves pieces closed that their encoder makes differently, in the base as well', async context => {
+it('leaves pieces closed that their encoder would make differently, also in the base', async context => {
   const bytes = squashfs(context, 'inexact', content(1000, 3), '-comp', 'zstd', '-Xcompression-level', '9');
   const source = sourceOf(bytes);
   const image = await openImage(source, prober);
@@ -215,7 +215,7 @@ it('leaves pieces closed that their encoder makes differently, in the base as we
   expect(base.layers[0]?.pieces.length).toBeLessThan(baseLayers(range.layers)[0]?.pieces.length ?? 0);
 });
 
-it('survives a squashfs that is altered or cut off anywhere', async context => {
+it('takes no harm from a squashfs that is altered or cut off anywhere', async context => {
   const bytes = squashfs(context, 'altered', content(1000, 3), '-comp', 'zstd', '-b', '16384');
   const tail = bytes.length - 8000;
   await fc.assert(
@@ -240,7 +240,7 @@ it('survives a squashfs that is altered or cut off anywhere', async context => {
   );
 });
 
-/** A squashfs that ends with its inode table, of stored metadata blocks of a byte. */
+/** A squashfs whose inode table is many stored metadata blocks of one byte. */
 function shortBlocks(count: number): Buffer {
   const head = Buffer.alloc(96);
   const end = head.length + 3 * count;
@@ -256,7 +256,7 @@ function shortBlocks(count: number): Buffer {
   return Buffer.concat([head, Buffer.concat(Array.from({ length: count }, () => block)), Buffer.alloc(4096)]);
 }
 
-it('reads no table of thousands of short blocks', async () => {
+it('refuses a table of thousands of short blocks', async () => {
   let reads = 0;
   const image = sourceOf(shortBlocks(100_000));
   const source: ByteSource = {

@@ -7,13 +7,13 @@ export interface Piece {
   readonly plainLength: number;
 }
 
-/** Most pieces of one image: 128 GiB in blocks of 128 KiB. */
+/** The most pieces in an image: 128 GiB in blocks of 128 KiB. */
 export const MAX_PIECES = 2 ** 20;
 
-/** The compressed pieces of an image, in order, and where their plain bytes lie once all are opened. Takes 32 bytes a piece. */
+/** The compressed pieces of an image, in order, and where their plain bytes lie in the opened image. Takes 32 bytes per piece. */
 export class PieceMap {
   readonly count: number;
-  /** How much longer all becomes by opening. */
+  /** How much longer the opened image is. */
   readonly growthBytes: number;
   readonly #offsets: Float64Array;
   readonly #lengths: Float64Array;
@@ -73,7 +73,7 @@ export class PieceMap {
     );
   }
 
-  /** Where a byte of the image that lies in no piece lies once all is opened; a piece's own begin where it begins. */
+  /** Where a byte outside of pieces lies in the opened image. A byte in a piece counts as the piece's first one. */
   toPlain(offset: number): number {
     const index = this.endingAfter(offset);
     if (index < this.count) {
@@ -83,7 +83,7 @@ export class PieceMap {
     return offset + this.growthBytes;
   }
 
-  /** The other way: a byte inside of a piece's plain bytes gives the piece's begin. */
+  /** The inverse of `toPlain`: for plain bytes of a piece, where the piece begins. */
   toImage(plainOffset: number): number {
     const index = this.plainEndingAfter(plainOffset);
     if (index < this.count) {
@@ -96,7 +96,7 @@ export class PieceMap {
   }
 }
 
-/** The first number below `count` for which a rising claim is true, else `count`. */
+/** Binary search: the first number below `count` for which the claim is true, else `count`. The claim stays true after it. */
 function firstWhere(count: number, isTrue: (index: number) => boolean): number {
   let low = 0;
   let high = count;

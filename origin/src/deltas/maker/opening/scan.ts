@@ -3,26 +3,29 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { baseLayers, MAX_LOOKED_AT_BYTES } from './opened-image.ts';
 import type { Piece } from './piece-map.ts';
 
-/** Begins a kernel that `lz4 -l` compressed: blocks of 8 MiB follow, each after its length (lz4's `doc/lz4_Frame_format.md`, "Legacy frame"). */
+/**
+ * The first bytes of a kernel that `lz4 -l` compressed. Blocks of 8 MiB follow, each after its length (lz4's `doc/lz4_Frame_format.md`,
+ * "Legacy frame").
+ */
 export const LZ4_LEGACY_MAGIC = Buffer.of(0x02, 0x21, 0x4c, 0x18);
 export const LZ4_LEGACY_BLOCK_BYTES = MAX_PIECE_BYTES;
 
-/** A part of an image, whose pieces' plain lengths aren't known yet. */
+/** A part of an image with pieces whose plain lengths aren't known yet. */
 export interface ScanTask {
   readonly codec: string;
   readonly bytes: Uint8Array;
-  /** `plainLength` is the longest that it can be. */
+  /** `plainLength` is the longest possible one. */
   readonly pieces: readonly Piece[];
 }
 
 export interface ScanResult {
-  /** 0 for a piece that can't be opened. */
+  /** 0: the piece can't be opened. */
   readonly plainLengths: Float64Array;
   /** Where LZ4_LEGACY_MAGIC stands in the opened part. */
   readonly magics: number[];
 }
 
-/** Opens the pieces of a part, tells their lengths, and looks for kernels in it. */
+/** Opens the pieces of a part, measures their plain lengths, and looks for kernels in the opened part. */
 export function scanPart({ codec, bytes, pieces }: ScanTask): ScanResult {
   const plainLengths = Float64Array.from(pieces, ({ offset, length, plainLength }) =>
     plainLengthOf(codec, bytes.subarray(offset, offset + length), plainLength),
@@ -56,7 +59,7 @@ function plainLengthOf(codec: string, bytes: Uint8Array, maxBytes: number): numb
   }
 }
 
-/** @returns the length of the LZ4 block behind a length at `at`, and its plain length; undefined where there is none */
+/** Looks for an LZ4 block after the length field at `at`. @returns its length and plain length; undefined where there is none */
 export function probeBlock(
   opened: Uint8Array,
   at: number,

@@ -1,18 +1,21 @@
 import { deflateParameter, type PieceCodec, pieceCodec } from '@sitecast/shared/delta';
 import { NotOpened } from './byte-source.ts';
 
-/** squashfs_fs.h: `ZLIB_COMPRESSION`, `XZ_COMPRESSION`, `ZSTD_COMPRESSION`. lzo and lz4 have no encoder here that gives equal bytes. */
+/**
+ * squashfs_fs.h: `ZLIB_COMPRESSION`, `XZ_COMPRESSION`, `ZSTD_COMPRESSION`. For lzo and lz4, no encoder that gives the same bytes is at
+ * hand.
+ */
 const ZLIB = 1;
 const XZ = 4;
 const ZSTD = 6;
-/** mksquashfs' levels where an image names none. */
+/** mksquashfs' default levels. */
 const ZSTD_LEVEL = 15;
 const ZLIB_LEVEL = 9;
 const ZLIB_WINDOW_BITS = 15;
-/** mksquashfs' usual dictionary, of 128 KiB, without filters. */
+/** mksquashfs' default: a dictionary of 128 KiB, no filters. */
 const XZ_PARAMETER = 10;
 
-/** Opens pieces of one squashfs, and closes them as mksquashfs did. */
+/** Opens pieces of one squashfs, and closes them to mksquashfs' bytes. */
 export interface SquashfsCodec {
   readonly piece: PieceCodec;
   readonly parameter: number;
@@ -20,7 +23,7 @@ export interface SquashfsCodec {
   decode(bytes: Uint8Array, maxBytes: number): Uint8Array;
 }
 
-/** @param options the compressor's own, where the image has them; a level outside of what the encoder takes leaves the image closed */
+/** @param options the compressor's options, if the image has any; an image with a level that the encoder doesn't take isn't opened */
 export function codecOf(compressor: number, options: DataView | undefined): SquashfsCodec | undefined {
   if (compressor === ZSTD)
     return codec('zstd-1.5.5-wasm', options === undefined ? ZSTD_LEVEL : uint32(options, 0));
@@ -31,7 +34,7 @@ export function codecOf(compressor: number, options: DataView | undefined): Squa
     if (level > 9 || windowBits > 15) return undefined;
     return codec('pako-2.2.0', deflateParameter(level, windowBits, 0));
   }
-  // Its options aren't looked at: each block says how it was made.
+  // Its options aren't needed: each block shows how it was made.
   if (compressor === XZ) return codec('liblzma-5.4-ported', XZ_PARAMETER);
   return undefined;
 }

@@ -7,7 +7,7 @@ const LINK = 3;
 const LONG_DIRECTORY = 8;
 const LONG_FILE = 9;
 const LONG_LINK = 10;
-/** Bytes behind the common head of those inodes that hold no lists: devices, pipes, sockets. */
+/** Bytes after the common head, for kinds of inodes without lists: devices, pipes, sockets. */
 const PLAIN_KINDS = new Map([
   [4, 8],
   [5, 8],
@@ -23,13 +23,13 @@ const NO_FRAGMENT = 0xffffffff;
 const STORED_BLOCK = 2 ** 24;
 const LONGEST_NAME = 65_536;
 
-/** A block of a file: where it lies, and its length with the bit that says that it's stored. */
+/** A block of a file: its place, and its length with the bit for a stored block. */
 interface DataBlock {
   readonly offset: number;
   readonly size: number;
 }
 
-/** Walks through an inode table. @throws NotOpened where it's malformed */
+/** Lists the data blocks of an inode table. @throws NotOpened where it's malformed */
 export function* eachDataBlock(table: Uint8Array, inodes: number, blockBytes: number): Generator<DataBlock> {
   const view = new InodeView(table);
   let at = 0;
@@ -74,7 +74,7 @@ function* fileBlocks(
   return at;
 }
 
-/** Reads numbers of a table that may end anywhere. */
+/** Reads numbers of a table. Throws `NotOpened` beyond its end. */
 class InodeView {
   readonly #view: DataView;
 
@@ -96,7 +96,7 @@ class InodeView {
     return value;
   }
 
-  /** The length of a name. */
+  /** Reads the length of a name. */
   length(at: number): number {
     const length = this.uint32(at);
     if (length > LONGEST_NAME) throw new NotOpened(`a name of ${length} bytes`);

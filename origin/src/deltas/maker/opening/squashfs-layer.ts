@@ -2,11 +2,11 @@ import { MAX_PIECE_BYTES } from '@sitecast/shared/delta';
 import { blockwise, type ByteSource, NotOpened } from './byte-source.ts';
 import { type ListedPiece, readSquashfs } from './squashfs.ts';
 
-/** The compressed pieces of a squashfs, in order, as the maker's process tells them: 24 bytes a piece. */
+/** The compressed pieces of a squashfs, in order, in the form in which the maker's process sends them: 24 bytes per piece. */
 export interface SquashfsLayer {
-  /** Name of what opens them. */
+  /** Name of their codec. */
   readonly codec: string;
-  /** What they were made with. */
+  /** The encoder's parameter. */
   readonly parameter: number;
   /** In bytes of the image. */
   readonly offsets: Float64Array;
@@ -14,7 +14,7 @@ export interface SquashfsLayer {
   readonly maxPlainLengths: Float64Array;
 }
 
-/** Finds the compressed pieces of an image. @returns undefined where it isn't a squashfs, none that can be opened here, or malformed */
+/** Finds the compressed pieces of an image. @returns undefined where it isn't a squashfs, or is malformed, or can't be opened here */
 export async function readLayer(source: ByteSource): Promise<SquashfsLayer | undefined> {
   try {
     const found = await readSquashfs(blockwise(source));
@@ -35,7 +35,7 @@ export async function readLayer(source: ByteSource): Promise<SquashfsLayer | und
   }
 }
 
-/** Whether the pieces lie one after the other in an image of so many bytes. */
+/** Whether the pieces lie one after the other in an image of this length. */
 export function liesInside({ offsets, lengths, maxPlainLengths }: SquashfsLayer, sizeBytes: number): boolean {
   let end = 0;
   return (

@@ -3,7 +3,7 @@ import { MAX_PIECES } from './piece-map.ts';
 import { codecOf, type SquashfsCodec } from './squashfs-codec.ts';
 import { eachDataBlock } from './squashfs-inodes.ts';
 
-// squashfs 4.0, as Linux' Documentation/filesystems/squashfs.rst and fs/squashfs/squashfs_fs.h have it. All numbers are little-endian.
+// squashfs 4.0, after Linux' Documentation/filesystems/squashfs.rst and fs/squashfs/squashfs_fs.h. All numbers are little-endian.
 const MAGIC = 0x73717368;
 const SUPERBLOCK_BYTES = 96;
 const HAS_OPTIONS = 0x400;
@@ -11,12 +11,12 @@ const NO_TABLE = 2n ** 64n - 1n;
 const METADATA_BYTES = 8192;
 const STORED_METADATA = 0x8000;
 const STORED_BLOCK = 2 ** 24;
-/** Inodes and the table of fragments are read into memory. */
+/** The bound on the inode table and the fragment table, which are read into memory. */
 const MAX_TABLE_BYTES = 64 * 1024 * 1024;
-/** Of tables that are gone through in one go, each of which ends with one. */
+/** How many metadata blocks may be short, in tables that are read one after the other. Only the last block of a table should be. */
 const MAX_SHORT_BLOCKS = 16;
 
-/** A compressed piece as a squashfs' tables name it. Its plain length shows when it's opened. */
+/** A compressed piece that a table of the squashfs lists. Its plain length is known only when it's opened. */
 export interface ListedPiece {
   readonly offset: number;
   readonly length: number;
@@ -29,7 +29,7 @@ export interface SquashfsPieces {
   readonly pieces: ListedPiece[];
 }
 
-/** What of the superblock is needed. */
+/** The fields of the superblock that are needed. */
 interface Superblock {
   readonly inodes: number;
   readonly blockBytes: number;
@@ -41,8 +41,8 @@ interface Superblock {
 }
 
 /**
- * Finds the compressed pieces of a squashfs: blocks of data, fragments, metadata. Blocks that are stored as they are, are no pieces.
- * @returns undefined where the source isn't a squashfs, or none that can be opened here
+ * Finds the compressed pieces of a squashfs: blocks of data, fragments, metadata. Stored blocks are no pieces.
+ * @returns undefined where the source isn't a squashfs, or is one that can't be opened here
  * @throws NotOpened where it's malformed
  */
 export async function readSquashfs(source: ByteSource): Promise<SquashfsPieces | undefined> {
@@ -117,7 +117,7 @@ class SquashfsReader {
     return [...this.#pieces.values()];
   }
 
-  /** A block of data or a fragment; `size` has a bit that says that it's stored as it is. */
+  /** Adds a block of data or a fragment. `size` has a bit for a stored block. */
   #addBlock(offset: number, size: number): void {
     if (size > 0 && size < STORED_BLOCK) this.#add(offset, size, this.#head.blockBytes);
   }
@@ -127,7 +127,7 @@ class SquashfsReader {
       throw new NotOpened(`a piece of ${length} bytes at ${offset}`);
     }
     const known = this.#pieces.get(offset);
-    // What doesn't get shorter is stored as it is.
+    // A block that can't be compressed is stored, so none is longer.
     if (length > maxPlainLength)
       throw new NotOpened(`a piece of ${length} bytes for at most ${maxPlainLength}`);
     // Files with the same content share blocks.
@@ -145,7 +145,7 @@ class SquashfsReader {
     return first;
   }
 
-  /** Extended attributes: their own blocks, then the table of where each inode's begin. Returns where the first of them is. */
+  /** Extended attributes: their blocks, then a table of where each inode's begin. @returns where the first of these blocks is */
   async #xattrs(offset: number): Promise<number> {
     const head = viewOf(await readInside(this.#source, offset, 16));
     const { first } = await this.#lookup(offset + 16, head.getUint32(8, true) * 16);
@@ -154,7 +154,7 @@ class SquashfsReader {
     return Math.min(start, first);
   }
 
-  /** A table of fixed entries: at `offset` lies a list of where its metadata blocks are. */
+  /** A table of fixed-length entries. At `offset` there is a list of its metadata blocks. */
   async #lookup(offset: number, tableBytes: number): Promise<{ bytes: Uint8Array; first: number }> {
     if (tableBytes > MAX_TABLE_BYTES) throw new NotOpened(`a table of ${tableBytes} bytes`);
     const count = Math.ceil(tableBytes / METADATA_BYTES);
@@ -171,7 +171,7 @@ class SquashfsReader {
     return { bytes, first };
   }
 
-  /** Metadata blocks one after the other, joined where they're wanted. */
+  /** Reads consecutive metadata blocks; joins their content with `areWanted`. */
   async #blocks(from: number, to: number, areWanted: boolean): Promise<Uint8Array> {
     const parts: Uint8Array[] = [];
     let [total, short] = [0, 0];
@@ -179,7 +179,7 @@ class SquashfsReader {
       const { plain, end } = await this.#block(at);
       at = end;
       total += plain.length;
-      // Only the last one of a table is: blocks of a byte would cost a thousand times what they hold.
+      // Only the last block of a table may be short: blocks of one byte would cost a thousand times what they hold.
       if (plain.length < METADATA_BYTES) short += 1;
       if (short > MAX_SHORT_BLOCKS)
         throw new NotOpened(`more than ${MAX_SHORT_BLOCKS} short metadata blocks`);

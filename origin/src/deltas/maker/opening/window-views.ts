@@ -11,19 +11,19 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { baseLayers, MAX_LOOKED_AT_BYTES, type RangeLayer } from './opened-image.ts';
 import type { Piece } from './piece-map.ts';
 
-/** Bytes with the pieces that lie in them. */
+/** Bytes with their layers of pieces. */
 export interface RangeBytes {
   readonly bytes: Uint8Array;
   readonly layers: readonly RangeLayer[];
 }
 
-/** A window's target, opened as far as it can be closed again. */
+/** A window's target, opened as far as it can be closed to the same bytes. */
 export interface ClosableTarget {
   readonly plain: Uint8Array;
   readonly layers: TargetLayer[];
-  /** Compressed bytes of pieces that the encoder makes differently: they stay as they are. */
+  /** Compressed pieces that the encoder would make differently. They stay closed. */
   readonly inexact: Uint8Array[];
-  /** The codecs of all layers that were looked into: the base is opened as deep. */
+  /** The codecs of all layers that were opened or tried: the base is opened to the same depth. */
   readonly opened: string[];
 }
 
@@ -33,11 +33,14 @@ interface Place {
   readonly to: number;
 }
 
-/** How much longer than the wanted bytes the beginning of an LZ4 block is opened, so that its encoder chooses as it did in the whole. */
+/** How many bytes after the wanted ones of an LZ4 block are opened, too, so that its encoder makes the same choices as for the whole block. */
 const LOOK_AHEAD_BYTES = 32 * 1024;
 const LZ4 = 'lz4hc-1.9.4';
 
-/** Opens the pieces of a window's target that its encoder makes again to the byte. A target that would be too long, opened, stays closed. */
+/**
+ * Opens those pieces of a window's target that their encoder makes again with the same bytes. A target that would be too long stays
+ * closed.
+ */
 export function openTarget(range: RangeBytes, place: Place): ClosableTarget {
   for (let depth = range.layers.length; depth > 0; depth--) {
     const layers = range.layers.slice(0, depth);
@@ -49,7 +52,10 @@ export function openTarget(range: RangeBytes, place: Place): ClosableTarget {
   return { plain: range.bytes.subarray(place.from, place.to), layers: [], inexact: [], opened: [] };
 }
 
-/** Without the innermost piece at the end: of a block of a kernel the window may have a short beginning only, which is long when it's opened. */
+/**
+ * Without the last piece of the innermost layer: the window may hold only the short beginning of a kernel's block, which is long when
+ * opened.
+ */
 function withoutLastPiece(layers: readonly RangeLayer[]): RangeLayer[] {
   return layers.map((layer, depth) =>
     depth === layers.length - 1 ? { ...layer, pieces: layer.pieces.slice(0, -1) } : layer,
@@ -60,7 +66,7 @@ function openLayersOrNone(range: RangeBytes, place: Place): ClosableTarget | und
   try {
     return openLayers(range, place);
   } catch (error) {
-    // All that is needed to make these bytes would be too long.
+    // The opened bytes for this window would be too long.
     if (error instanceof SitecastError && error.code === 'SITECAST_PATCH_RANGE') return undefined;
     throw error;
   }
@@ -92,7 +98,7 @@ function openLayers({ bytes, layers }: RangeBytes, place: Place): ClosableTarget
 interface OpenedExactly {
   readonly view: TargetLayer;
   readonly plain: Uint8Array;
-  /** What the view closes to, before its head is cut off. */
+  /** The range of the closed bytes, before the head is cut off. */
   readonly place: Place;
   readonly inexact: Uint8Array[];
 }
@@ -134,18 +140,21 @@ function openExact(
   };
 }
 
-/** How this piece was made, where its codec's pieces tell. */
+/** The parameter that this piece was made with, for codecs whose pieces show it. */
 function parameterOf(codec: string, bytes: Uint8Array): number | undefined {
   try {
     return pieceCodec(codec).parameterOf?.(bytes);
   } catch (error) {
-    // It won't be opened.
+    // It can't be opened either.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }
 }
 
-/** The piece's plain bytes, or as many as are needed to make what of it lies before `to`; undefined where its encoder makes other bytes. */
+/**
+ * The piece's plain bytes, or as many as are needed to make its compressed bytes before `to`; undefined where its encoder makes other
+ * bytes.
+ */
 function openAndClose(
   closed: Uint8Array,
   { codec, parameter }: Pick<RangeLayer, 'codec' | 'parameter'>,
@@ -166,13 +175,13 @@ function openAndClose(
     const isExact = isCut ? lengthAgain >= wanted.length : lengthAgain === length;
     return isExact && Buffer.compare(again, wanted) === 0 ? plain : undefined;
   } catch (error) {
-    // A block that is cut off and isn't opened as a whole, or one that its encoder has no memory for.
+    // A block that is cut off, or for which its encoder has no memory.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }
 }
 
-/** Where the bytes from `offset` on lie once all pieces are opened; `offset` lies in none. */
+/** Where the bytes from `offset` on lie when all pieces are opened. `offset` must be outside of pieces. */
 function openedOffset(pieces: readonly Piece[], offset: number): number {
   return pieces.reduce(
     (sum, piece) => (piece.offset + piece.length <= offset ? sum + piece.plainLength - piece.length : sum),
@@ -181,8 +190,8 @@ function openedOffset(pieces: readonly Piece[], offset: number): number {
 }
 
 /**
- * Opens a base range for a target: as deep as the target is opened. Pieces that the target holds as well, in the very same compressed bytes that can't
- * be made again, stay as they are: they are found as they are.
+ * Opens a base range to the depth of the target. Pieces that the target keeps closed (`inexact`) stay closed in the base as well, so that
+ * their compressed bytes match.
  */
 export function openBaseFor(
   { bytes, layers }: RangeBytes,
@@ -197,7 +206,7 @@ export function openBaseFor(
     const view = baseLayers([{ ...layer, pieces }]);
     views.push(...view);
     plain = openBase(closed, view);
-    // Places of pieces in what all of this layer's pieces give are no longer right.
+    // Offsets of the next layer hold only where all pieces of this one are opened.
     if (pieces.length < layer.pieces.length) break;
   }
   return { plain, layers: views };
@@ -208,7 +217,7 @@ function isAmong(pieces: readonly Uint8Array[], bytes: Uint8Array, { offset, len
   return pieces.some(piece => piece.length === length && Buffer.compare(piece, own) === 0);
 }
 
-/** All of the range, opened: for samples of its content. A piece that is cut off stays closed. */
+/** Opens the whole range, to take samples of its content. A piece that is cut off stays closed. */
 export function openAll({ bytes, layers }: RangeBytes): Uint8Array {
   let opened = bytes;
   for (const layer of layers) {

@@ -1,9 +1,9 @@
 // Ported from XZ Utils 5.4.1, liblzma/simple/x86.c, arm.c and armthumb.c, by Igor Pavlov and Lasse Collin, which they put into the public domain.
 
-/** Changes the targets of jumps, which are relative, into absolute ones (`isEncoder`) or back, in place. */
+/** Changes the targets of jumps in place: from relative to absolute (`isEncoder`) or back. */
 type BranchFilter = (bytes: Uint8Array, isEncoder: boolean) => void;
 
-/** By their number in the .xz file format. */
+/** The filters by their number in the .xz file format. */
 export const BRANCH_FILTERS: ReadonlyMap<number, BranchFilter> = new Map([
   [4, x86],
   [7, arm],
@@ -11,7 +11,7 @@ export const BRANCH_FILTERS: ReadonlyMap<number, BranchFilter> = new Map([
 ]);
 
 const isHigh = (byte: number): boolean => byte === 0 || byte === 0xff;
-/** By which of the bytes before are opcodes, or look like the end of an address. */
+/** Whether a byte is filtered, by which of the bytes before it are opcodes or look like the end of an address. */
 const ALLOWED = [true, true, true, false, true, false, false, false];
 const BYTE_OF_MASK = [0, 1, 2, 2, 3, 3, 3, 3];
 

@@ -7,7 +7,7 @@ export const POS_MASK = 2 ** POS_BITS - 1;
 /** How many of the last distances are kept. */
 export const REPS = 4;
 
-/** What LZMA's choices depend on, and what they change. */
+/** The state on which LZMA's choices depend, and how each choice changes it. */
 export class LzmaState {
   readonly probs = new Uint16Array(probabilityCount(LITERAL_CONTEXT_BITS, 0));
   state = 0;

@@ -35,15 +35,15 @@ import { MAX_CHUNK_BYTES, RangeEncoder } from './range-encoder.ts';
 import { SymbolPrices } from './symbol-prices.ts';
 import { byteAt, intAt } from './typed-arrays.ts';
 
-/** Most plain bytes of a chunk. */
+/** The most plain bytes in a chunk. */
 const MAX_PLAIN_CHUNK_BYTES = 2 ** 21;
-/** A chunk ends where another symbol could make it too long. */
+/** A chunk is ended where the next symbol could make it too long. */
 const MAX_STARTED_BYTES = MAX_CHUNK_BYTES - OPTIMUMS - 1;
 const PROPERTIES = POS_BITS * 45 + LITERAL_CONTEXT_BITS;
 
 /**
- * LZMA2 as liblzma 5.4.1 makes it with preset 6 (lc=3, lp=0, pb=2, mode normal, nice_len=64, mf bt4, depth 48), all input at once. Up to 5.8.1 the
- * sources of its encoder differ in names and checks alone. Keeps its memory for the next piece: at most 11 MiB.
+ * LZMA2, byte for byte as liblzma 5.4.1 makes it with preset 6 (lc=3, lp=0, pb=2, mode normal, nice_len=64, mf bt4, depth 48) and all input
+ * at once. Up to 5.8.1, the sources of its encoder differ only in names and checks. Its memory (at most 11 MiB) is kept for the next piece.
  */
 export class Lzma2Encoder {
   private readonly state = new LzmaState();
@@ -52,11 +52,11 @@ export class Lzma2Encoder {
   private readonly prices = new SymbolPrices(this.state.probs);
   private readonly optimum = new Optimum(this.state, this.finder, this.prices);
   private dictionaryBytes = 0;
-  /** How many bytes are coded. */
+  /** How many bytes are coded already. */
   private position = 0;
 
   /**
-   * Writes the chunks, and the byte that ends them.
+   * Writes the chunks, and the byte that ends the stream.
    * @param dictionaryBytes 4 KiB to 1 MiB
    */
   encode(plain: Uint8Array, dictionaryBytes: number, output: PieceOutput): void {

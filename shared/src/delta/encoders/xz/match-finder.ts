@@ -6,7 +6,7 @@ import { byteAt, equalLength, intAt } from './typed-arrays.ts';
 /** Preset 6: matches this long are taken at once. */
 export const NICE_LENGTH = 64;
 export const MAX_MATCH_LENGTH = 273;
-/** Preset 6: so many candidates are looked at. */
+/** Preset 6: how many candidates are looked at. */
 const DEPTH = 16 + NICE_LENGTH / 2;
 const HASH_BYTES = 4;
 const HASH_2_SIZE = 2 ** 10;
@@ -27,16 +27,16 @@ const CRC_TABLE = Int32Array.from({ length: 256 }, (_, byte) => {
 });
 
 /**
- * liblzma's `bt4`: binary trees of positions, by hashes of four bytes, with tables for two and three bytes besides. All of the input is there from the
- * beginning. Memory: 8 bytes for each byte of the dictionary, and 0.5 to 2.3 MiB for hashes.
+ * liblzma's `bt4`: binary trees of positions by hashes of four bytes, and tables for two and three bytes. All of the input is there from
+ * the beginning. Memory: 8 bytes for each byte of the dictionary, and 0.5 to 2.3 MiB for hashes.
  */
 export class MatchFinder {
   bytes: Uint8Array = new Uint8Array();
-  /** The next byte that is looked at. */
+  /** The next byte to look at. */
   readPos = 0;
-  /** How many bytes were looked at that aren't encoded yet. */
+  /** How many bytes were looked at but aren't encoded yet. */
   readAhead = 0;
-  /** What the last `find` found: lengths, rising, and distances less one. */
+  /** How many matches the last `find` found: rising lengths, and distances less one. */
   count = 0;
   readonly lengths = new Int32Array(MAX_MATCH_LENGTH + 1);
   readonly distances = new Int32Array(MAX_MATCH_LENGTH + 1);
@@ -50,7 +50,10 @@ export class MatchFinder {
   private hash3 = 0;
   private hash4 = 0;
 
-  /** Forgets what was found before, and begins with these bytes. Memory is there for the longest dictionary, and used as far as this one needs it. */
+  /**
+   * Forgets earlier input, and begins with these bytes. The memory is as long as the longest dictionary needs; a shorter one touches less
+   * of it.
+   */
   begin(bytes: Uint8Array, dictionaryBytes: number): void {
     this.bytes = bytes;
     this.readPos = 0;
@@ -200,7 +203,7 @@ export class MatchFinder {
 
   /** Puts this position at the root of its tree. */
   private insert(limit: number, candidate: number): void {
-    // No match is longer than this: none is noted.
+    // No match can be longer than MAX_MATCH_LENGTH, so none is noted.
     this.searchTree(limit, candidate, MAX_MATCH_LENGTH);
   }
 

@@ -7,20 +7,20 @@ import { INFINITE_PRICE } from './prices.ts';
 import type { SymbolPrices } from './symbol-prices.ts';
 import { byteAt, equalLength, intAt } from './typed-arrays.ts';
 
-/** How far ahead the cheapest way is looked for. */
+/** How many bytes ahead the cheapest way is searched. */
 export const OPTIMUMS = 4096;
-/** In the place of a distance. */
+/** Stands for a literal where a distance is expected. */
 export const LITERAL = -1;
 const SHORT_REP = 0;
 const DONE = -1;
 
 /**
- * Chooses what is coded next: the way with the lowest price through the next bytes, as liblzma's mode "normal" does. For each place it keeps the
- * cheapest way there: its last step is a literal, a match (back: its distance less one, and REPS), or a repeated distance (back: which), maybe
- * together with a literal and repeated distance behind it.
+ * Chooses the next symbols: the way with the lowest price through the next bytes, as liblzma's mode "normal" does. For each place it keeps
+ * the last step of the cheapest way there. A step is a literal, a match (`back`: its distance less one, plus REPS), or a repeated distance
+ * (`back`: which one), and may include a literal and a repeated distance after it.
  */
 export class Optimum {
-  /** What was chosen. */
+  /** Length of the chosen symbol. */
   length = 0;
   back = LITERAL;
   private readonly state: LzmaState;
@@ -41,7 +41,7 @@ export class Optimum {
   private readonly secondBacks = new Int32Array(OPTIMUMS);
   private readonly repsAt = new Int32Array(OPTIMUMS * REPS);
 
-  // Of the place from which ways go on.
+  // State and distances at the place from which ways go on.
   private readonly reps = new Int32Array(REPS);
   private readonly repLengths = new Int32Array(REPS);
   private place = 0;
@@ -97,7 +97,7 @@ export class Optimum {
     return DONE;
   }
 
-  /** Begins all ways. @returns how far they go, or DONE where the choice is clear */
+  /** Starts the search with the first steps. @returns how far they go, or DONE where the choice is clear */
   private first(position: number): number {
     const { finder } = this;
     if (finder.readAhead === 0) this.longest = finder.find();
@@ -150,7 +150,7 @@ export class Optimum {
     return best;
   }
 
-  /** A literal or a repeated byte. */
+  /** Adds a literal or a repeated byte as first steps. */
   private firstSteps(matchByte: number): void {
     const byte = byteAt(this.finder.bytes, this.at);
     this.setPrices(0);
@@ -175,7 +175,7 @@ export class Optimum {
     }
   }
 
-  /** Goes on from a place to which the cheapest way is known. */
+  /** Adds all steps from a place to which the cheapest way is known. */
   private goOn(place: number, position: number): void {
     const { finder } = this;
     const { bytes } = finder;
@@ -207,7 +207,7 @@ export class Optimum {
     this.addMatches(start, limit);
   }
 
-  /** The state and the last distances at this place, by the way that leads to it. */
+  /** Sets the state and the last distances at this place, by the way that leads to it. */
   private arrive(place: number): void {
     let from = intAt(this.from, place);
     let state: number;
@@ -235,7 +235,7 @@ export class Optimum {
     this.repsAt.set(this.reps, place * REPS);
   }
 
-  /** The distances after a step with this one from `from` on. */
+  /** Sets the last distances after a step with `back` from `from`. */
   private takeReps(from: number, back: number): void {
     const { reps, repsAt } = this;
     const base = from * REPS;
@@ -246,7 +246,7 @@ export class Optimum {
       reps[rep] = intAt(repsAt, rep <= moved ? base + rep - 1 : base + rep);
   }
 
-  /** A literal or a repeated byte. @returns whether one of them is the cheapest way to the next place */
+  /** Adds a literal or a repeated byte. @returns whether one of them is the cheapest way to the next place */
   private addOneByte(literalPrice: number, isEqual: boolean): boolean {
     const { place } = this;
     const next = place + 1;
@@ -262,7 +262,7 @@ export class Optimum {
     return true;
   }
 
-  /** A literal, and the last distance again behind it. */
+  /** Adds a literal with the last distance again after it. */
   private addLiteralAndRep(literalPrice: number): void {
     const { place, at } = this;
     const limit = Math.min(this.fullLimit, NICE_LENGTH + 1);
@@ -281,7 +281,7 @@ export class Optimum {
     this.hasSecond[to] = 0;
   }
 
-  /** A repeated distance, with all lengths. @returns its price without a length */
+  /** Adds a repeated distance with each possible length. @returns its price without a length */
   private addRep(rep: number, longest: number): number {
     if (longest < 2) return 0;
     const { place, posState } = this;
@@ -317,7 +317,7 @@ export class Optimum {
     }
   }
 
-  /** Behind a step of `length`: a literal, and the same distance again. `price` and `state` are those after the step. */
+  /** Adds to a step of `length` a literal and the same distance again. `price` and `state` are those after the step. */
   private addSecond(back: number, length: number, price: number, state: number): void {
     const { place, at, finder } = this;
     const { bytes } = finder;
@@ -357,7 +357,7 @@ export class Optimum {
     this.hasLiteral[to] = 0;
   }
 
-  /** Turns the cheapest way round, so that it's found from its beginning. */
+  /** Reverses the links of the cheapest way, so that it can be followed from its beginning. */
   private walkBack(last: number): void {
     const { from, backs } = this;
     this.endIndex = last;

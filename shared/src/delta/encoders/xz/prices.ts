@@ -32,7 +32,7 @@ const SLOTS = 64;
 const MATCHES_BETWEEN = 128;
 const ALIGNED_BETWEEN = 2 ** ALIGN_BITS;
 
-/** What a bit costs, in 16ths of a bit, by its probability. */
+/** The price of a bit by its probability, in 16ths of a bit. */
 const PRICES = Uint8Array.from({ length: MODEL_TOTAL >> REDUCED_BITS }, (_, at) => {
   let w = (at << REDUCED_BITS) + 2 ** (REDUCED_BITS - 1);
   let bits = 0;
@@ -82,7 +82,7 @@ export function slotOf(distance: number): number {
   return 2 * bits + ((distance >> (bits - 1)) & 1);
 }
 
-/** Prices of lengths and distances, made anew after so many symbols: just as often as liblzma does, or choices would differ. */
+/** Prices of lengths and distances. They are renewed after the same number of symbols as in liblzma, since choices would differ otherwise. */
 export class LzmaPrices {
   protected readonly probs: Uint16Array;
   private slotCount = 0;
@@ -100,7 +100,7 @@ export class LzmaPrices {
     this.probs = probs;
   }
 
-  /** After all probabilities were set anew. */
+  /** Renews all prices, after all probabilities were reset. */
   begin(dictionaryBytes: number): void {
     this.slotCount = 2 * Math.ceil(Math.log2(dictionaryBytes));
     for (let posState = 0; posState < POS_STATES; posState++) {
@@ -129,7 +129,7 @@ export class LzmaPrices {
     return price + this.matchLength(length, posState);
   }
 
-  /** To be told before a length is coded. */
+  /** Called before a length is coded. */
   countLength(isMatch: boolean, posState: number): void {
     const counters = isMatch ? this.matchCounters : this.repCounters;
     const left = intAt(counters, posState) - 1;
@@ -137,13 +137,13 @@ export class LzmaPrices {
     if (left === 0) this.fillLengths(isMatch, posState);
   }
 
-  /** To be told of each match. */
+  /** Called for each match. */
   countMatch(slot: number): void {
     this.matchCount++;
     if (slot >= END_POS_MODEL) this.alignedCount++;
   }
 
-  /** To be called where nothing was looked at that isn't coded. */
+  /** Renews prices that are due. Called only when all bytes that were looked at are coded. */
   refresh(): void {
     if (this.matchCount >= MATCHES_BETWEEN) this.fillDistances();
     if (this.alignedCount < ALIGNED_BETWEEN) return;

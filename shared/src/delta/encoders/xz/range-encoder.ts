@@ -5,15 +5,15 @@ import { probAt } from './typed-arrays.ts';
 
 const TOP = 2 ** 24;
 const FULL = 2 ** 32 - 1;
-/** The longest output: of one LZMA2 chunk. */
+/** The longest output: that of one LZMA2 chunk. */
 export const MAX_CHUNK_BYTES = 2 ** 16;
 
-/** Codes bits by probabilities, which it adapts. Like liblzma's, it makes room in its range before a bit, not after it. */
+/** Codes bits by probabilities, and adapts these. Like liblzma's, it normalizes its range before a bit, not after it. */
 export class RangeEncoder {
   readonly probs: Uint16Array;
   private readonly out = new Uint8Array(MAX_CHUNK_BYTES);
   private length = 0;
-  /** Up to 2^33: its carry. */
+  /** At most 2^33: with a carry. */
   private low = 0;
   private range = FULL;
   private cache = 0;
@@ -23,7 +23,7 @@ export class RangeEncoder {
     this.probs = probs;
   }
 
-  /** Forgets what was coded; the probabilities stay. */
+  /** Begins a new output; the probabilities stay. */
   begin(): void {
     this.length = 0;
     this.low = 0;
@@ -32,12 +32,12 @@ export class RangeEncoder {
     this.cacheSize = 1;
   }
 
-  /** Bytes that are coded already, and those that ending now would add. */
+  /** Length of the output if it ended now. */
   get pendingLength(): number {
     return this.length + this.cacheSize + 4;
   }
 
-  /** @returns all that was coded, there until `begin` */
+  /** Ends the output. @returns all of it, valid until `begin` */
   finish(): Uint8Array {
     this.normalize();
     for (let count = 0; count < 5; count++) this.shiftLow();
@@ -59,7 +59,7 @@ export class RangeEncoder {
     }
   }
 
-  /** The lowest `bits` of `symbol`, highest first, by a tree of probabilities. */
+  /** Codes the lowest `bits` of `symbol`, highest first, by a tree of probabilities. */
   tree(base: number, bits: number, symbol: number): void {
     let node = 1;
     for (let place = bits - 1; place >= 0; place--) {
@@ -69,7 +69,7 @@ export class RangeEncoder {
     }
   }
 
-  /** The same, lowest first. */
+  /** Like `tree`, lowest bit first. */
   reverseTree(base: number, bits: number, symbol: number): void {
     let node = 1;
     for (let place = 0; place < bits; place++) {
@@ -79,7 +79,7 @@ export class RangeEncoder {
     }
   }
 
-  /** Bits that are as often 0 as 1. */
+  /** Codes bits that are 0 and 1 equally often. */
   direct(value: number, bits: number): void {
     for (let place = bits - 1; place >= 0; place--) {
       this.normalize();

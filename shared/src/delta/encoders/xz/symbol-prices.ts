@@ -14,7 +14,7 @@ import { literalBase } from './lzma-state.ts';
 import { bitPrice, LzmaPrices, price0, price1, treePrice } from './prices.ts';
 import { byteAt, probAt } from './typed-arrays.ts';
 
-/** Prices of the steps that LZMA makes, by what was coded before and the lowest bits of the position. */
+/** Prices of LZMA's steps, by the state and the lowest bits of the position. */
 export class SymbolPrices extends LzmaPrices {
   isMatch(state: number, posState: number, bit: number): number {
     return bitPrice(probAt(this.probs, IS_MATCH + state * POS_STATES + posState), bit);
@@ -24,7 +24,7 @@ export class SymbolPrices extends LzmaPrices {
     return bitPrice(probAt(this.probs, IS_REP + state), bit);
   }
 
-  /** The byte at `at`; `matchByte` is the one at the last distance before it. */
+  /** The price of the byte at `at`; `matchByte` is the one at the last distance before it. */
   literal(state: number, posState: number, bytes: Uint8Array, at: number, matchByte: number): number {
     const { probs } = this;
     const base = literalBase(byteAt(bytes, at - 1));
@@ -43,7 +43,7 @@ export class SymbolPrices extends LzmaPrices {
     return price;
   }
 
-  /** The byte at the last distance, without the bits that say that it's a match and a repeated one. */
+  /** The price of repeating the byte at the last distance, without the bits that choose a match and a repeated distance. */
   shortRep(state: number, posState: number): number {
     const { probs } = this;
     return (
@@ -52,7 +52,7 @@ export class SymbolPrices extends LzmaPrices {
     );
   }
 
-  /** Which of the last distances, without those bits and without the length. */
+  /** The price of choosing one of the last distances, without those bits and without the length. */
   pureRep(rep: number, state: number, posState: number): number {
     const { probs } = this;
     const isFirst = probAt(probs, IS_REP_G0 + state);
@@ -63,7 +63,7 @@ export class SymbolPrices extends LzmaPrices {
     return price1(isFirst) + price1(isSecond) + bitPrice(probAt(probs, IS_REP_G2 + state), rep - 2);
   }
 
-  /** The last distance again, with its length and all bits. */
+  /** The price of the last distance, with its length and all bits. */
   lastRep(state: number, posState: number, length: number): number {
     return (
       this.isMatch(state, posState, 1) +

@@ -1,4 +1,4 @@
-// One function for each kind of array: V8 puts them in place where they're called, and would not if one served several kinds.
+// One function for each kind of array: V8 inlines such functions, but not one that serves several kinds.
 
 export function byteAt(array: Uint8Array, index: number): number {
   return array[index] ?? 0;
@@ -12,7 +12,7 @@ export function probAt(array: Uint16Array, index: number): number {
   return array[index] ?? 0;
 }
 
-/** How many bytes from both places on are equal: `from` of them are known to be, and `limit` are looked at. */
+/** How many bytes from both places on are equal. The first `from` are known to be; at most `limit` are compared. */
 export function equalLength(
   bytes: Uint8Array,
   one: number,

@@ -9,35 +9,36 @@ import { Lzma2Encoder } from './lzma2-encoder.ts';
 import { MAX_DICTIONARY_BYTES } from './match-finder.ts';
 
 // A block of a squashfs as mksquashfs makes it with `-comp xz`: a whole .xz file (https://tukaani.org/xz/xz-file-format.txt, 1.2.1) from
-// `lzma_stream_buffer_encode`, which is one block with both of its lengths in its header, with CRC-32, by LZMA2 and maybe a filter for jumps before it.
+// `lzma_stream_buffer_encode`. That is one block with both of its lengths in its header, with CRC-32, coded by LZMA2 and perhaps by a
+// filter for jumps before it.
 
 const HEADER = Buffer.of(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00);
-/** No options but the kind of the check: CRC-32. */
+/** Stream flags: the kind of the check (CRC-32), no other options. */
 const FLAGS = Buffer.of(0, 1);
 const FOOTER = Buffer.from('YZ');
 const CHECK_BYTES = 4;
 const LZMA2 = 0x21;
-/** Block flags: one filter or two, both lengths are there. */
+/** Block flags: both lengths are given; one filter, or two. */
 const BLOCK_FLAGS = 0xc0;
-/** Bytes of a stored chunk of LZMA2, and of its header. */
+/** Plain bytes of a stored LZMA2 chunk, and length of its header. */
 const STORED_CHUNK_BYTES = 65_536;
 const STORED_HEADER_BYTES = 3;
 
-/** Dictionaries by their number: 4 KiB (0) to 1 MiB (16), which is squashfs' largest block. */
+/** The highest number of a dictionary: 0 stands for 4 KiB, 16 for 1 MiB, which is squashfs' largest block. */
 const MAX_DICTIONARY = 16;
 const FILTER = 32;
 
-/** How a piece was made, in one number: of its dictionary, and 32 times that of its filter (0: none). */
+/** How a piece was made. As one number: the dictionary's, plus 32 times the filter's (0: none). */
 interface XzOptions {
   readonly dictionary: number;
   readonly filter: number;
 }
 
-/** Kept for the next piece: 11 MiB at the most, and a piece of 1 MiB whose jumps are filtered. */
+/** Kept for the next piece: at most 11 MiB, and 1 MiB for a piece whose jumps are filtered. */
 let encoder: Lzma2Encoder | undefined;
 let filterBytes: Uint8Array | undefined;
 
-/** The encoder's memory is let go. */
+/** Releases the encoder's memory. */
 export function releaseXz(): void {
   encoder = undefined;
   filterBytes = undefined;
@@ -48,7 +49,10 @@ export function takesXz(parameter: number): boolean {
   return dictionary <= MAX_DICTIONARY && (filter === 0 || BRANCH_FILTERS.has(filter));
 }
 
-/** One .xz file of at most 1 MiB. `parameter` is one that `takesXz`. As much of it is written as `into` holds. @returns the length of all of it */
+/**
+ * Compresses at most 1 MiB to one .xz file. `parameter` is one that `takesXz`. Bytes that don't fit `into` are dropped. @returns the
+ * length of the whole file
+ */
 export function encodeXz(plain: Uint8Array, parameter: number, into: Uint8Array): number {
   const options = optionsOf(parameter);
   encoder ??= new Lzma2Encoder();
@@ -82,7 +86,10 @@ export function encodeXz(plain: Uint8Array, parameter: number, into: Uint8Array)
   return contentAt + content.length;
 }
 
-/** The content of a piece that such a file is. Throws `SITECAST_PATCH_PIECE` where it's malformed, otherwise made, or longer than `into`. @returns its length */
+/**
+ * Decompresses such a file. Throws `SITECAST_PATCH_PIECE` where it's malformed, made in another way, or longer than `into`. @returns the
+ * length of the content
+ */
 export function decodeXz(bytes: Uint8Array, into: Uint8Array): number {
   const { plainLength, start, parameter } = readHead(bytes);
   if (plainLength > into.length) wrongPiece('it is larger than stated');
@@ -98,7 +105,7 @@ export function decodeXz(bytes: Uint8Array, into: Uint8Array): number {
   return plainLength;
 }
 
-/** How this piece was made. Throws `SITECAST_PATCH_PIECE`. */
+/** The parameter that this piece was made with. Throws `SITECAST_PATCH_PIECE`. */
 export function parameterOfXz(bytes: Uint8Array): number {
   return readHead(bytes).parameter;
 }
@@ -136,7 +143,7 @@ function bytesOf(dictionary: number): number {
   return (2 + (dictionary % 2)) * 2 ** (Math.floor(dictionary / 2) + 11);
 }
 
-/** Its jumps filtered, there until the next piece. */
+/** A copy with its jumps filtered, valid until the next piece. */
 function filteredCopy(plain: Uint8Array, filter: number): Uint8Array {
   const run = BRANCH_FILTERS.get(filter);
   if (run === undefined) return plain;
@@ -153,7 +160,7 @@ function filterFlags({ dictionary, filter }: XzOptions): Buffer {
   return filter === 0 ? lzma2 : Buffer.concat([Buffer.of(filter, 0), lzma2]);
 }
 
-/** liblzma leaves room for the longest content that there can be: stored chunks. */
+/** liblzma reserves room for the longest possible content, which is all stored chunks. */
 function blockHeaderLength(plainLength: number, options: XzOptions): number {
   const longest = plainLength + Math.ceil(plainLength / STORED_CHUNK_BYTES) * STORED_HEADER_BYTES + 1;
   const length =
@@ -179,7 +186,7 @@ function uint32(value: number): Buffer {
   return bytes;
 }
 
-/** As .xz has numbers: LEB128. */
+/** A number as .xz stores it: LEB128. */
 function varint(value: number): Buffer {
   const bytes: number[] = [];
   let rest = value;
@@ -187,7 +194,7 @@ function varint(value: number): Buffer {
   return Buffer.from([...bytes, rest]);
 }
 
-/** Up to 2^28. */
+/** Reads a number up to 2^28. */
 function readVarint(bytes: Uint8Array, start: number): { value: number; end: number } {
   let value = 0;
   for (let at = start, shift = 0; shift < 28; at++, shift += 7) {
