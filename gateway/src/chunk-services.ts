@@ -180,7 +180,7 @@ async function openUpload(
         });
   const upload = neighbourUpload({
     chunks: {
-      isPinned: id => allowlist.isPinned(id),
+      isOrdered: id => allowlist.isOrdered(id),
       atOnce: (id, hex) => pipeline.atOnce(id, hex),
       forNeighbours: pipeline.forNeighbours,
     },

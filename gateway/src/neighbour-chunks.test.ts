@@ -60,8 +60,54 @@ describe('a gateway without a way to the origin', () => {
     const { origin, gateway } = await twoSites({});
     const [id = new Uint8Array(32)] = await newRelease(origin);
     await follows(gateway, origin);
-    expect(problemOf(await gateway.get(pathOf(id)))).toEqual([503, 'SITECAST_CHUNK_UNAVAILABLE']);
+    const answer = await gateway.get(pathOf(id));
+    expect(problemOf(answer)).toEqual([503, 'SITECAST_CHUNK_UNAVAILABLE']);
     expect(origin.count(`GET /${pathOf(id)}`)).toBe(0);
+  });
+
+  it.each([
+    ['where no neighbour was told to give any', {}, 'none are given to other sites', 'off'],
+    ['where what a neighbour gives in a day is used up', { fleetUpload: MIB / 2 }, 'is used up', 'usedUp'],
+  ])('tells devices, and its log, why it gets none %s', async (_, more, why, word) => {
+    const { origin, giver, gateway } = await twoSites(more);
+    const [id = new Uint8Array(32)] = await newRelease(origin);
+    await follows(gateway, origin);
+    const { detail, hint } = JSON.parse((await gateway.get(pathOf(id))).body.toString());
+    expect(detail).toContain(why);
+    expect(detail).toContain(giver.id.slice(-8));
+    expect(hint).toContain('--fleet-upload');
+    const told = gateway.log.lines.filter(({ message }) => message === 'a chunk could not be served');
+    expect(told.at(-1)?.fields).toMatchObject({ detail, hint });
+    // The side that refuses, too: its operator can change it.
+    const refused = giver.log.lines.filter(({ message }) => message.includes('is given no chunks'));
+    expect(refused.at(-1)).toMatchObject({
+      level: 'warn',
+      fields: { code: 'SITECAST_UPLOAD_REFUSED', why: word, hint: expect.stringContaining('--fleet-upload') },
+    });
+  });
+
+  it('says that no neighbour is connected', async () => {
+    const { origin, giver, gateway } = await twoSites();
+    const [id = new Uint8Array(32)] = await newRelease(origin);
+    await follows(gateway, origin);
+    await giver.close();
+    await until(async () => (await gateway.metric('sitecast_gossip_connections')) === 0, 'it to be alone');
+    const { detail, hint } = JSON.parse((await gateway.get(pathOf(id))).body.toString());
+    expect(detail).toContain('no gateway of another site is connected');
+    expect(hint).toContain('--gossip-peer');
+  });
+
+  it('gets what a late device needs: of a release whose rollout is completed, and none of one that no rollout orders', async () => {
+    const { origin, gateway } = await twoSites();
+    const { ids } = await origin.publishRelease('camera', 2, Buffer.from(image.map(byte => byte ^ 1)));
+    const rollout = await origin.startRollout('camera', 2, { state: 'completed' });
+    await follows(gateway, origin);
+    for (const id of ids) expect((await gateway.get(pathOf(id))).status).toBe(200);
+    const { ids: other } = await origin.publishRelease('camera', 3, Buffer.from(image.map(byte => byte ^ 2)));
+    await origin.startRollout('camera', 3, { ...rollout, id: '9', state: 'aborted' });
+    await follows(gateway, origin);
+    const [never = new Uint8Array(32)] = other;
+    expect((await gateway.get(pathOf(never))).status).not.toBe(200);
   });
 
   it('passes a neighbour over that gives wrong bytes, for the next', async () => {
@@ -203,7 +249,7 @@ describe('a gateway gives chunks', () => {
     expect(await statusOf(member.ask(id))).toBe(503);
   });
 
-  it('that a rollout under way needs', async () => {
+  it('that a listed rollout orders', async () => {
     const { origin, gateway, address } = await giving(64 * MIB);
     const { ids } = await origin.publishRelease('camera', 3, Buffer.from(image.map(byte => byte ^ 2)));
     await origin.repository.publishAll();

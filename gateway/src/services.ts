@@ -22,7 +22,7 @@ import { Metrics, type MetricsSource } from './http/metrics.ts';
 import { fleetListener } from './http/fleet-listener.ts';
 import { Follower } from './mirror/follower.ts';
 import { Mirror } from './mirror/mirror.ts';
-import { isUnderWay, type MirrorSet } from './mirror/mirror-set.ts';
+import { isOrdered, type MirrorSet } from './mirror/mirror-set.ts';
 import type { MirrorStore } from './mirror/mirror-store.ts';
 import { rebuildIndexes } from './mirror/rebuilt-indexes.ts';
 import { RootHistory } from './mirror/root-history.ts';
@@ -236,12 +236,16 @@ async function openOutside(
 }
 
 /** What of the origin's repository lies here, and which chunks it names. */
-function openRepository({ mirrorStore, log }: Adapters, outside: Outside) {
+function openRepository({ settings, mirrorStore, log }: Adapters, outside: Outside) {
   const { sources, upstreams, onRefused, devices } = outside;
   const mirror = new Mirror();
   const origin = upstreams.filter(({ isOrigin }) => isOrigin);
   const targets = new TargetFiles({ store: mirrorStore, sources, origin, log, onRefused });
-  const allowlist = new ChunkAllowlist({ local: target => targets.local(target), log });
+  const allowlist = new ChunkAllowlist({
+    local: target => targets.local(target),
+    givesToOthers: settings.fleetUpload !== undefined,
+    log,
+  });
   const isRun = (product: string, counter: number): boolean => devices.isRun(product, counter);
   const fetchTarget = async (target: FoundTarget): Promise<Uint8Array> => {
     if (mirror.current) await rebuildIndexes([target], mirror.current.targets, { files: targets, isRun });
@@ -250,7 +254,7 @@ function openRepository({ mirrorStore, log }: Adapters, outside: Outside) {
     return bytes;
   };
   const fetchForGateway = async (target: FoundTarget): Promise<Uint8Array | undefined> => {
-    if (!mirror.current || !isUnderWay(target, mirror.current.rollouts)) return undefined;
+    if (!mirror.current || !isOrdered(target, mirror.current.rollouts)) return undefined;
     const bytes = await targets.getForGateway(target);
     await allowlist.add(target);
     return bytes;

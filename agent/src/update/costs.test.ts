@@ -217,3 +217,35 @@ describe('what was spent, after a SIGKILL', () => {
     expect((await open(1_000_000)).shown).toEqual({ ...RELEASE, spentBytes: 250_000 });
   });
 });
+
+it('a device whose gateway gives no chunk pays for the index once, over retries and restarts, and for few refusals, and tells what the gateway says', async () => {
+  await order(compressible(), plainBytes);
+  const problem = {
+    code: 'SITECAST_CHUNK_UNAVAILABLE',
+    detail: 'none is given',
+    hint: 'Start it with --fleet-upload.',
+  };
+  harness.gateway.misbehave = path =>
+    path.startsWith('/chunks/')
+      ? response => response.writeHead(503).end(JSON.stringify(problem))
+      : undefined;
+  const rounds = 3;
+  for (let round = 0; round < rounds; round += 1) {
+    if (round === 1) {
+      await harness.device.close();
+      await harness.device.open({ settings: { maxBytes: plainBytes } });
+    }
+    expect(await harness.device.cycle()).toMatchObject({
+      state: 'waiting',
+      waitingFor: 'source',
+      reason: {
+        code: 'SITECAST_NO_SOURCE',
+        message: expect.stringMatching(/none is given\)\. Start it with --fleet-upload\.$/),
+      },
+    });
+  }
+  expect(harness.gateway.count('.caibx')).toBe(1);
+  // Eight chunks at once, and three more rounds for one of them.
+  expect(chunksFetched()).toBeLessThanOrEqual(11 * rounds);
+  expect(chunksFetched()).toBeGreaterThan(3 * rounds);
+});

@@ -9,12 +9,13 @@ import {
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { cutText } from '@sitecast/shared/text';
+import pLimit from 'p-limit';
 
 /** Rounds over all gateways before a chunk counts as not to be had, unless another number is given. */
 const MAX_ROUNDS = 4;
 const FIRST_PAUSE_MS = 250;
 /** Of what all gateways said. */
-const MAX_SAID_CHARS = 600;
+const MAX_SAID_CHARS = 900;
 /** A gateway that hasn't answered by then isn't waited for alone. */
 const HEDGE_AFTER_MS = 2000;
 /** How long a gateway that was too slow, or failed, comes last. */
@@ -37,6 +38,11 @@ export class GatewayChunks implements ChunkStore {
   readonly #selector: SourceSelector;
   readonly #sleep: GatewayChunksOptions['sleep'];
   readonly #rounds: number;
+  /**
+   * After its first round a chunk is asked for while no other one is: where none can be had, one of them finds that out. Each refusal is some
+   * hundred bytes, which a device with `--max-bytes` pays for.
+   */
+  readonly #again = pLimit(1);
 
   constructor(gateways: readonly ChunkStore[], { sleep, onBan, rounds = MAX_ROUNDS }: GatewayChunksOptions) {
     this.#sleep = sleep;
@@ -64,12 +70,25 @@ export class GatewayChunks implements ChunkStore {
    */
   async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
     const failures = new Map<string, SitecastError>();
-    for (let round = 0; round < this.#rounds && !this.#selector.areAllBanned; round += 1) {
-      if (round > 0) await this.#sleep(FIRST_PAUSE_MS * 2 ** (round - 1), request.signal);
+    const found =
+      (await this.#selector.get(id, request, failures)) ??
+      (this.#rounds > 1 ? await this.#again(() => this.#askAgain(id, request, failures)) : undefined);
+    if (found) return found;
+    throw this.#noSource(id, failures);
+  }
+
+  async #askAgain(
+    id: ChunkId,
+    request: ChunkRequest,
+    failures: Map<string, SitecastError>,
+  ): Promise<Chunk | undefined> {
+    for (let round = 1; round < this.#rounds && !this.#selector.areAllBanned; round += 1) {
+      request.signal?.throwIfAborted();
+      await this.#sleep(FIRST_PAUSE_MS * 2 ** (round - 1), request.signal);
       const found = await this.#selector.get(id, request, failures);
       if (found) return found;
     }
-    throw this.#noSource(id, failures);
+    return undefined;
   }
 
   #noSource(id: ChunkId, failures: ReadonlyMap<string, SitecastError>): SitecastError {
@@ -77,12 +96,13 @@ export class GatewayChunks implements ChunkStore {
     const hex = chunkIdToHex(id);
     const isRefused = failures.size > 0 && [...failures.values()].every(isRefusal);
     const said = [...failures.values()].map(({ message }) => message).join('; ');
+    // What people can do, in a gateway's words: nothing else tells them on this device.
+    const hint = [...failures.values()].find(failure => failure.hint !== undefined)?.hint;
+    const text = cutText(`nobody hands out chunk ${hex}: ${said}`, MAX_SAID_CHARS);
     return new SitecastError(
       'unreachable',
       areAllBanned ? 'SITECAST_SOURCES_BANNED' : 'SITECAST_NO_SOURCE',
-      areAllBanned
-        ? 'every source sent wrong bytes'
-        : cutText(`nobody hands out chunk ${hex}: ${said}`, MAX_SAID_CHARS),
+      areAllBanned ? 'every source sent wrong bytes' : hint === undefined ? text : `${text}. ${hint}`,
       { data: { id: hex, banned, isRefused } },
     );
   }

@@ -9,7 +9,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import type { Log } from '@sitecast/shared/log';
-import { type MirrorSet, pinnedIndexes } from '../mirror/mirror-set.ts';
+import { type MirrorSet, orderedIndexes, pinnedIndexes } from '../mirror/mirror-set.ts';
 
 /** Bound of the ids that all mirrored indexes name together: about 90 MB of memory, 120 GiB of images at the default chunk size. */
 const MAX_ALLOWED_CHUNKS = 2_000_000;
@@ -19,6 +19,18 @@ interface ChunkAllowlistDeps {
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   log: Log;
   maxChunks?: number;
+  /** Whether `isOrdered` is asked: its ids take memory of their own. Default: no. */
+  givesToOthers?: boolean;
+}
+
+type FollowedSet = Pick<MirrorSet, 'targets' | 'rollouts'>;
+
+/** The chunks of some of the indexes. */
+interface ChosenChunks {
+  choose: (set: FollowedSet) => FoundTarget[];
+  ids: ChunkIdSet;
+  /** Of the indexes that have been read; empty where one was missing. */
+  names: string;
 }
 
 /** The chunks that signed indexes in the mirror name. Nothing else is fetched or served. */
@@ -27,10 +39,10 @@ export class ChunkAllowlist {
   readonly #maxChunks: number;
   #ids = new ChunkIdSet();
   #indexes = new Set<string>();
-  #pinned = new ChunkIdSet();
-  #pinnedNames = '';
+  readonly #pinned = choosing(set => pinnedIndexes(set.targets, set.rollouts));
+  readonly #ordered = choosing(set => orderedIndexes(set.targets, set.rollouts));
   /** The newest set that it follows. */
-  #set: Pick<MirrorSet, 'targets' | 'rollouts'> | undefined;
+  #set: FollowedSet | undefined;
 
   constructor(deps: ChunkAllowlistDeps) {
     this.#deps = deps;
@@ -47,7 +59,12 @@ export class ChunkAllowlist {
 
   /** Whether a rollout under way needs the chunk. */
   isPinned(id: ChunkId): boolean {
-    return this.#pinned.has(id);
+    return this.#pinned.ids.has(id);
+  }
+
+  /** Whether a listed rollout orders a release that has it. False where gateways of other sites are given nothing. */
+  isOrdered(id: ChunkId): boolean {
+    return this.#ordered.ids.has(id);
   }
 
   /** A store that asks another one for these chunks alone. */
@@ -64,7 +81,7 @@ export class ChunkAllowlist {
   }
 
   /** Follows a new set: indexes that it no longer lists are forgotten. */
-  async follow(set: Pick<MirrorSet, 'targets' | 'rollouts'>): Promise<void> {
+  async follow(set: FollowedSet): Promise<void> {
     this.#set = set;
     const here = new Map<string, FoundTarget>();
     for (const target of set.targets.values()) {
@@ -79,14 +96,14 @@ export class ChunkAllowlist {
     } else {
       for (const target of here.values()) await this.#addIndex(target);
     }
-    await this.#pin(set);
+    await this.#chooseFrom(set);
   }
 
   /** Adds the chunks of one more target, if it is an index and its file is here. */
   async add(target: FoundTarget): Promise<void> {
     if (!isIndex(target) || this.#indexes.has(keyOf(target))) return;
     await this.#addIndex(target);
-    if (this.#set) await this.#pin(this.#set);
+    if (this.#set) await this.#chooseFrom(this.#set);
   }
 
   async #addIndex(target: FoundTarget): Promise<void> {
@@ -94,17 +111,22 @@ export class ChunkAllowlist {
     if (await this.#addIds(target, this.#ids)) this.#indexes.add(keyOf(target));
   }
 
-  async #pin(set: Pick<MirrorSet, 'targets' | 'rollouts'>): Promise<void> {
-    const targets = pinnedIndexes(set.targets, set.rollouts);
+  async #chooseFrom(set: FollowedSet): Promise<void> {
+    await this.#read(this.#pinned, set);
+    if (this.#deps.givesToOthers === true) await this.#read(this.#ordered, set);
+  }
+
+  async #read(chosen: ChosenChunks, set: FollowedSet): Promise<void> {
+    const targets = chosen.choose(set);
     const names = targets.map(keyOf).sort().join(' ');
-    if (names === this.#pinnedNames) return;
-    const pinned = new ChunkIdSet();
+    if (names === chosen.names) return;
+    const ids = new ChunkIdSet();
     let isWhole = true;
-    for (const target of targets) isWhole = (await this.#addIds(target, pinned)) && isWhole;
+    for (const target of targets) isWhole = (await this.#addIds(target, ids)) && isWhole;
     // A newer set is followed meanwhile: what that needs counts.
     if (set !== this.#set) return;
-    this.#pinned = pinned;
-    this.#pinnedNames = isWhole ? names : '';
+    chosen.ids = ids;
+    chosen.names = isWhole ? names : '';
   }
 
   async #addIds(target: FoundTarget, ids: ChunkIdSet): Promise<boolean> {
@@ -129,6 +151,12 @@ export class ChunkAllowlist {
     }
   }
 }
+
+const choosing = (choose: ChosenChunks['choose']): ChosenChunks => ({
+  choose,
+  ids: new ChunkIdSet(),
+  names: '',
+});
 
 /** Of an image, or of the patches of a delta. */
 function isIndex({ name }: FoundTarget): boolean {

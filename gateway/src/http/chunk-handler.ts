@@ -6,6 +6,7 @@ import type { Log } from '@sitecast/shared/log';
 import type { ChunkPipeline } from '../chunk-pipeline.ts';
 import type { QueuedChunkStore } from '../chunks/fetch-queue.ts';
 import { frameOf } from '../chunks/memory-store.ts';
+import { NO_NEIGHBOUR_GIVES } from '../peer-gateways/neighbour-chunks.ts';
 import { FORWARDED_HEADER, MAY_FETCH_VALUE } from './context.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
 
@@ -48,7 +49,9 @@ export function chunkHandler<R extends Requester>({
     asResponse: problemResponse,
     onFailure: (error, thrown) =>
       log.warn(
-        error.code === 'SITECAST_INTERNAL' ? { err: thrown } : { code: error.code, detail: error.message },
+        error.code === 'SITECAST_INTERNAL'
+          ? { err: thrown }
+          : { code: error.code, detail: error.message, hint: error.hint },
         'a chunk could not be served',
       ),
     maxMemoryBytes: maxMemoryBytes ?? MAX_RESPONSE_MEMORY_BYTES,
@@ -77,10 +80,31 @@ function notFound(hex: string): SitecastError {
 function upstreamFailure(error: unknown): unknown {
   if (!(error instanceof SitecastError) || error.code === 'SITECAST_BUSY') return error;
   if (error.code === 'SITECAST_NO_SPACE' || error.code === 'SITECAST_QUIET_HOURS') return error;
+  const neighbours = neighboursErrorIn(error);
+  const { id, store } = error.data;
   return new SitecastError(
     'unreachable',
     'SITECAST_CHUNK_UNAVAILABLE',
-    'this chunk is not here yet, and no upstream gives it',
-    { cause: error, data: error.data },
+    neighbours
+      ? `this chunk is not here yet, no upstream answers, and ${neighbours.message}`
+      : 'this chunk is not here yet, and no upstream gives it',
+    {
+      cause: error,
+      ...(neighbours?.hint !== undefined && { hint: neighbours.hint }),
+      data: { id, ...(store !== undefined && { store }) },
+    },
   );
+}
+
+/** Why no gateway of another site gives it; undefined where none was asked. */
+function neighboursErrorIn(error: unknown): SitecastError | undefined {
+  if (error instanceof AggregateError) {
+    for (const one of error.errors) {
+      const found = neighboursErrorIn(one);
+      if (found) return found;
+    }
+    return undefined;
+  }
+  if (!(error instanceof SitecastError)) return undefined;
+  return error.code === NO_NEIGHBOUR_GIVES ? error : neighboursErrorIn(error.cause);
 }

@@ -94,7 +94,18 @@ export function deltaFiles(targets: Targets, rollouts: ReadonlyMap<string, Rollo
  * the cache.
  */
 export function pinnedIndexes(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
-  const wanted = releasesUnderWay(rollouts);
+  return indexesOf(targets, releasesUnderWay(rollouts));
+}
+
+/**
+ * The indexes of all releases that listed rollouts order, and those of the patches that lead there: also of completed ones, which devices
+ * follow that come late, and which may be the stepping stone to a newer release.
+ */
+export function orderedIndexes(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
+  return indexesOf(targets, releasesOrdered(rollouts));
+}
+
+function indexesOf(targets: Targets, wanted: ReadonlyMap<string, ReadonlySet<number>>): FoundTarget[] {
   return [...inForce(targets).values()].filter(({ name }) => {
     const parsed = parseTargetName(name);
     if (parsed?.kind === 'index') return wanted.get(parsed.product)?.has(parsed.counter) === true;
@@ -102,11 +113,11 @@ export function pinnedIndexes(targets: Targets, rollouts: ReadonlyMap<string, Ro
   });
 }
 
-/** Whether a target is of a release that devices are being updated to, or of a delta that leads there. */
-export function isUnderWay({ name }: FoundTarget, rollouts: ReadonlyMap<string, RolloutsFile>): boolean {
+/** Whether a target is of a release that a listed rollout orders, or of a delta that leads there. */
+export function isOrdered({ name }: FoundTarget, rollouts: ReadonlyMap<string, RolloutsFile>): boolean {
   const parsed = parseTargetName(name);
   if (parsed === undefined || !('product' in parsed)) return false;
-  const counters = releasesUnderWay(rollouts).get(parsed.product);
+  const counters = releasesOrdered(rollouts).get(parsed.product);
   if ('to' in parsed) return counters?.has(parsed.to) === true;
   return 'counter' in parsed && counters?.has(parsed.counter) === true;
 }
@@ -119,10 +130,19 @@ export function inForce(targets: Targets): Map<string, FoundTarget> {
 }
 
 /** By product, the counters of the releases that devices are being updated to. */
-function releasesUnderWay(rollouts: ReadonlyMap<string, RolloutsFile>): Map<string, Set<number>> {
+const releasesUnderWay = (rollouts: ReadonlyMap<string, RolloutsFile>) =>
+  releasesIn(rollouts, ({ state }) => state !== 'completed');
+
+/** By product, the counters of the releases that a device may be led to. */
+const releasesOrdered = (rollouts: ReadonlyMap<string, RolloutsFile>) => releasesIn(rollouts, () => true);
+
+function releasesIn(
+  rollouts: ReadonlyMap<string, RolloutsFile>,
+  counts: (rollout: Rollout) => boolean,
+): Map<string, Set<number>> {
   const counters = [...rollouts.values()].map(({ product, rollouts: list }) => {
-    const underWay = list.filter(({ state }) => state !== 'completed').flatMap(releasesOf);
-    return [product, new Set(underWay.map(({ counter }) => counter))] as const;
+    const releases = list.filter(counts).flatMap(releasesOf);
+    return [product, new Set(releases.map(({ counter }) => counter))] as const;
   });
   return new Map(counters);
 }

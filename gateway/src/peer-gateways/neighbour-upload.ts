@@ -13,8 +13,9 @@ import type { DailyBudget } from './daily-budget.ts';
 
 // Every machine with the fleet's key can send this, a stolen gateway among them. The worst it does: it asks for chunks without end, so that
 // this site's link pays. So it is off unless the settings say otherwise; then only gateways are served that show an assignment which the
-// origin signed and hasn't revoked, and which hasn't ended, only chunks that rollouts under way need, a number of bytes a day each, and nothing in the quiet hours.
-// What isn't served is "not me" (503) for the gateway that asks: it tries another way.
+// origin signed and hasn't revoked, and which hasn't ended, only chunks of releases that listed rollouts order, a number of bytes a day each, and nothing in
+// the quiet hours. What isn't served is "not me" (503) for the gateway that asks: it tries another way. Each kind of refusal is a warning a few times, then
+// one every ten minutes, then one an hour, whoever asks (`shared/src/log`).
 
 /** Requests of one neighbour without a right to be served, each of which may cost the check of a signature. */
 const REFUSALS = { perS: 1, burst: 20 };
@@ -23,7 +24,8 @@ const TURN_WITHIN_MS = 60_000;
 
 interface NeighbourUploadDeps {
   chunks: Pick<ChunkHandlerDeps['chunks'], 'atOnce'> & {
-    isPinned: (id: ChunkId) => boolean;
+    /** Whether a listed rollout orders a release that has it. */
+    isOrdered: (id: ChunkId) => boolean;
     /** From here, or from the origin. */
     forNeighbours: ChunkHandlerDeps['chunks']['here'];
   };
@@ -68,7 +70,10 @@ export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
       settle = await demandServed(request, neighbour, id);
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
-      log.debug({ neighbour, code: error.code, detail: error.message }, 'a neighbour is given no chunk');
+      const { code, message, hint, data } = error;
+      // What differs from one to the next goes into `detail`: all lines of one reason count as the same.
+      const detail = `${neighbour}: ${message}`;
+      log.warn({ code, why: data.why, detail, hint }, 'a gateway of another site is given no chunks');
       answerWith(response, problemResponse(error));
       return;
     }
@@ -95,7 +100,7 @@ export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
 function handlerOf({ chunks, wanLimits, onSent, log }: NeighbourUploadDeps): ChunkHandler<Served> {
   return chunkHandler<Served>({
     chunks: {
-      isAllowed: id => chunks.isPinned(id),
+      isAllowed: id => chunks.isOrdered(id),
       atOnce: (id, hex) => chunks.atOnce(id, hex),
       // Whatever a neighbour says that it may cost.
       here: chunks.forNeighbours,
@@ -125,11 +130,13 @@ function admission(deps: NeighbourUploadDeps) {
     return shown.assignmentOf({ id: neighbour, credential }, trusted)?.kind === 'gateway';
   };
   const demandMember = (request: IncomingMessage, neighbour: string): void => {
-    if (deps.isOwnRevoked() || deps.isRevoked(neighbour)) throw refused('this gateway was revoked');
-    if (refusals.of(neighbour).tokens < 1) throw refused('it was refused too often');
+    if (deps.isOwnRevoked()) throw refused('ownRevoked', 'the gateway that was asked is revoked');
+    if (deps.isRevoked(neighbour)) throw refused('revoked', 'it was revoked');
+    if (refusals.of(neighbour).tokens < 1)
+      throw refused('tooOften', 'it was refused too often, and is asked to wait');
     if (isMember(request, neighbour)) return;
     refusals.take(neighbour);
-    throw refused('it shows no assignment that counts');
+    throw refused('noAssignment', 'it shows no assignment as a gateway that counts here', NOT_ACCEPTED_HINT);
   };
   return async (
     request: IncomingMessage,
@@ -137,23 +144,41 @@ function admission(deps: NeighbourUploadDeps) {
     id: ChunkId,
   ): Promise<(usedBytes: number) => void> => {
     const { budget } = deps;
-    if (budget === undefined) throw refused('it gives none');
+    if (budget === undefined)
+      throw refused('off', 'none are given to other sites (--fleet-upload is not set)', OFF_HINT);
     // Each fetches a whole chunk over this site's link, however little is sent.
     if (request.method !== 'GET' || ['range', 'if-none-match'].some(name => name in request.headers))
-      throw refused('it gives whole chunks alone');
+      throw refused('notWhole', 'whole chunks alone are given');
     demandMember(request, neighbour);
-    if (!chunks.isPinned(id)) throw refused('no rollout under way needs this chunk');
+    if (!chunks.isOrdered(id))
+      throw refused('notOrdered', 'no rollout that is listed orders a release with this chunk');
     wanLimits.demandOpen();
     const turnEnds = AbortSignal.timeout(TURN_WITHIN_MS);
     await wanLimits.forOthers(TYPICAL_CHUNK_BYTES, neighbour, turnEnds).catch(() => {
-      throw refused('its link has been full for a minute');
+      throw refused('busy', 'the link has been full for a minute');
     });
     const settle = budget.take(neighbour, MAX_FRAME_BYTES);
-    if (settle === undefined) throw refused('it has given what it gives in a day');
+    if (settle === undefined)
+      throw refused('usedUp', 'what --fleet-upload allows for today is used up', USED_UP_HINT);
     return settle;
   };
 }
 
-function refused(why: string): SitecastError {
-  return new SitecastError('unreachable', 'SITECAST_UPLOAD_REFUSED', `no chunks for this gateway: ${why}`);
+const OFF_HINT =
+  'To give it some, start this gateway with --fleet-upload SIZE: bytes a day for each gateway.';
+const USED_UP_HINT = 'It goes on at 00:00 UTC; or start this gateway with a larger --fleet-upload.';
+const NOT_ACCEPTED_HINT =
+  'It has to be enrolled first: a gateway with a neighbour that reaches the origin enrols through that.';
+
+/** @param why one of a few words, which tells refusals apart */
+function refused(why: string, detail: string, hint?: string): SitecastError {
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_UPLOAD_REFUSED',
+    `no chunks for this gateway: ${detail}`,
+    {
+      ...(hint !== undefined && { hint }),
+      data: { why },
+    },
+  );
 }

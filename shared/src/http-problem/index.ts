@@ -130,3 +130,39 @@ export function invalidRequest({
   const what = cutText(texts.join('; '), MAX_ISSUES_CHARS);
   return new SitecastError('badInput', 'SITECAST_REQUEST_INVALID', `the request is invalid: ${what}`);
 }
+
+/** What a server says that is wrong: its code, and its texts, shortened. Nobody has verified it. */
+export interface SaidProblem {
+  code: string;
+  detail?: string;
+  hint?: string;
+}
+
+const CODE = /^[A-Z][A-Z0-9_]{2,63}$/;
+
+/**
+ * Reads an error of a Sitecast server.
+ * @param body of an answer, or what came of it
+ * @param maxChars of each text
+ * @returns undefined where it is none
+ */
+export function problemOf(body: Uint8Array | undefined, maxChars: number): SaidProblem | undefined {
+  const value = parseOrUndefined(body ?? new Uint8Array());
+  if (typeof value !== 'object' || value === null || !('code' in value)) return undefined;
+  const { code, detail, hint }: { code: unknown; detail?: unknown; hint?: unknown } = value;
+  if (typeof code !== 'string' || !CODE.test(code)) return undefined;
+  return {
+    code,
+    ...(typeof detail === 'string' && { detail: cutText(detail, maxChars) }),
+    ...(typeof hint === 'string' && { hint: cutText(hint, maxChars) }),
+  };
+}
+
+function parseOrUndefined(body: Uint8Array): unknown {
+  try {
+    return JSON.parse(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString());
+  } catch {
+    // A page of a captive portal, say.
+    return undefined;
+  }
+}

@@ -107,6 +107,24 @@ it.each([301, 403, 429, 500, 503])('reads status %i as a store that cannot be re
   await expect(store.has(id)).rejects.toMatchObject(unreachable);
 });
 
+it('tells what a server of ours says in place of a chunk, and believes no page', async () => {
+  const problem = { code: 'SITECAST_CHUNK_UNAVAILABLE', detail: 'it lacks it', hint: 'Ask again.' };
+  let page = JSON.stringify(problem);
+  const { store } = await asking((_request, response) => response.writeHead(503).end(page));
+  await expect(store.get(id)).rejects.toMatchObject({
+    ...unreachable,
+    message: expect.stringMatching(/status 503 \(SITECAST_CHUNK_UNAVAILABLE, it lacks it\)$/),
+    hint: 'Ask again.',
+  });
+  for (page of ['[1]', '{"code":"<b>"}', '{"code":7}', 'null'])
+    await expect(store.get(id)).rejects.toMatchObject({
+      message: expect.stringMatching(/status 503$/),
+      hint: undefined,
+    });
+  page = JSON.stringify({ code: 'SITECAST_LONG', detail: 'x'.repeat(30_000) });
+  await expect(store.get(id)).rejects.toSatisfy((error: Error) => error.message.length < 1000);
+});
+
 it('reports a server that is not running', async () => {
   const { store, server } = await asking(() => {});
   server.close();

@@ -1,4 +1,5 @@
 import { SitecastError } from '../../errors.ts';
+import { problemOf } from '../../http-problem/index.ts';
 import { type Connections, type HttpAnswer, HttpClient, metered, readBounded } from '../../outbound/index.ts';
 import { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex, chunkPath } from '../chunk-id.ts';
@@ -10,6 +11,8 @@ const DEFAULT_DEADLINE_MS = 120_000;
 const DEFAULT_CONNECTIONS = 8;
 /** An error page up to this length is read to its end, so that the connection can be used again. */
 const MAX_DISCARDED_BYTES = 64 * 1024;
+/** Of each text of an error that a server gives in place of a chunk. */
+const MAX_SAID_CHARS = 400;
 
 export interface HttpStoreOptions {
   /** Gives up when nothing comes for so long. */
@@ -43,8 +46,9 @@ export class HttpStore implements ChunkStore {
    * @throws SITECAST_STORE_URL
    */
   constructor(base: string, options: HttpStoreOptions = {}) {
-    const { origin, pathname, href } = parseBase(base);
-    this.name = `${origin}${pathname}`;
+    const { protocol, host, pathname, href } = parseBase(base);
+    // Not its `origin`, which is "null" for libp2p.
+    this.name = `${protocol}//${host}${pathname}`;
     this.#options = options;
     this.#http = new HttpClient(href, {
       connections: options.via,
@@ -90,9 +94,9 @@ export class HttpStore implements ChunkStore {
       const { status } = answer;
       const body = metered(answer, status === 200 ? longestBytes : discardedBytes, request.onSent);
       // An error page is read to its end so that the connection can be used again; a long one ends it.
-      if (status !== 200) await readBounded(body, discardedBytes);
+      const page = status === 200 ? undefined : await readBounded(body, discardedBytes);
       if (isAbsent(status)) throw chunkNotFound(id, this);
-      this.#demandOk(id, status);
+      this.#demandOk(id, status, page);
       const pace = (lengthBytes: number) => this.#options.pace?.(lengthBytes, request.signal);
       const frame = await readBounded(body, longestBytes, pace);
       if (!frame) throw frameTooLarge(id, undefined, longestBytes);
@@ -128,11 +132,16 @@ export class HttpStore implements ChunkStore {
     return this.#http.exchange(path, { ...asked, headers: all }, read);
   }
 
-  #demandOk(id: ChunkId, statusCode: number): void {
+  /** @param page what came in place of the chunk */
+  #demandOk(id: ChunkId, statusCode: number, page?: Uint8Array): void {
     if (statusCode === 200) return;
-    const message = `${this.name}${chunkPath(id)} answered with status ${statusCode}`;
+    const said = problemOf(page, MAX_SAID_CHARS);
+    const { detail, hint } = said ?? {};
+    const why = said && ` (${said.code}${detail === undefined ? '' : `, ${detail}`})`;
+    const message = `${this.name}${chunkPath(id)} answered with status ${statusCode}${why ?? ''}`;
     throw new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', message, {
-      data: { store: this.name, id: chunkIdToHex(id), statusCode },
+      ...(hint !== undefined && { hint }),
+      data: { store: this.name, id: chunkIdToHex(id), statusCode, ...(said && { said }) },
     });
   }
 }
