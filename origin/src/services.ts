@@ -130,7 +130,7 @@ export async function openServices(deps: ServicesDeps, settings: ServicesSetting
     waiters,
     eventStreams,
     ...requestsOf(deps, settings, verifyById),
-    metrics: new Metrics({ ...deps, fleet, scrubber }),
+    metrics: new Metrics({ ...deps, fleet, rollouts, scrubber }),
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
   });
   const stopJobs = startJobs(deps, fleet, { rollouts, deltas });

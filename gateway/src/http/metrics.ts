@@ -1,8 +1,9 @@
 import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
-import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client';
-import type { ChunkCounts } from '../chunk-pipeline.ts';
+import { collectDefaultMetrics, Counter, type Metric, Registry } from 'prom-client';
 import type { DatabaseState } from '@sitecast/shared/key-value';
+import { buildInfo, readCounter, readGauge } from '@sitecast/shared/metrics';
+import type { ChunkCounts } from '../chunk-pipeline.ts';
 import type { HeldLease } from '../devices/leases.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 import type { GatewayEnv } from './context.ts';
@@ -140,186 +141,173 @@ export class Metrics {
 
   /** Adds the metrics that are read at each scrape. */
   watch(source: MetricsSource): void {
-    this.#watchChunks(source);
-    this.#watchSharing(source);
-    this.#watchMirror(source);
-    this.#watchDisk(source);
-    this.#watchDropped(source);
-    this.#gauge('sitecast_outbox_reports', 'Reports that wait for the origin.', () => source.queue().length);
-    this.#gauge('sitecast_outbox_bytes', 'Their weight, about.', () => source.queue().bytes);
-    this.#gauge(
-      'sitecast_outbox_rejected',
-      'Reports that the origin refused, kept.',
-      () => source.queue().deadLetters,
-    );
-    this.#gauge(
-      'sitecast_reports_over_budget_total',
-      'Reports that were put off: their device has sent as much as it may for now.',
-      source.reportsOverBudget,
-    );
-    this.#gauge(
-      'sitecast_tracked_peers',
-      'Devices that told lately which chunks they hold.',
-      source.trackedPeers,
-    );
-    this.#gauge(
-      'sitecast_heard_devices',
-      'Devices of the site that have signed something in the last three minutes.',
-      source.heardDevices,
-    );
-    this.#gauge(
-      'sitecast_linked_devices',
-      'Devices that are asked just now for chunks that they hold and this gateway lacks.',
-      source.linkedDevices,
-    );
-    this.#gauge(
-      'sitecast_leases',
-      'Devices that hold the leave to be down for an update.',
-      async () => (await source.heldLeases()).length,
-    );
-    this.#gauge(
-      'sitecast_lease_longest_seconds',
-      'How long one of them has held it without a break.',
-      async () => {
-        const since = (await source.heldLeases()).map(({ sinceMs }) => sinceMs ?? source.now());
-        return since.length === 0 ? 0 : (source.now() - Math.min(...since)) / 1000;
-      },
-    );
-    this.#gauge('sitecast_devices', 'Devices that this gateway knows an assignment of.', source.devices);
-    this.#gauge('sitecast_enrolled', '1 once this gateway is enrolled.', () => Number(source.isEnrolled()));
-    this.#gauge(
-      'sitecast_upstream_contact_age_seconds',
-      'Since an upstream was last followed; -1 if never.',
-      () => {
-        const lastMs = source.lastContactMs();
-        return lastMs === undefined ? -1 : (source.now() - lastMs) / 1000;
-      },
-    );
-  }
-
-  #watchChunks({ chunkCounts, cache, allowedChunks }: MetricsSource): void {
-    const hits = new Gauge({
-      name: 'sitecast_chunks_found_total',
-      help: 'Chunks asked for, by where they were found.',
-      labelNames: ['where'],
-      registers: [this.#registry],
-      collect() {
-        const { memoryHits, diskHits, wanFetches, peerFetched, peerHeld, siteDevices } = chunkCounts();
-        this.set({ where: 'memory' }, memoryHits);
-        this.set({ where: 'disk' }, diskHits);
-        this.set({ where: 'upstream' }, wanFetches);
-        this.set({ where: 'siteGateway' }, peerFetched + peerHeld);
-        this.set({ where: 'siteDevice' }, siteDevices);
-      },
-    });
-    hits.reset();
-    this.#gauge('sitecast_cache_bytes', 'Bytes of cached chunks.', () => cache().usedBytes);
-    this.#gauge('sitecast_cache_chunks', 'Cached chunks.', () => cache().count);
-    this.#gauge('sitecast_cache_full', '1 while chunks are served without being cached.', () =>
-      Number(cache().isFull),
-    );
-    this.#gauge(
-      'sitecast_cache_damaged_total',
-      'Cached chunks found damaged, and deleted.',
-      () => cache().damaged,
-    );
-    this.#gauge('sitecast_named_chunks', 'Chunks that mirrored indexes name.', allowedChunks);
-  }
-
-  #watchSharing({ chunkCounts, siteGateways, gossipConnections }: MetricsSource): void {
-    this.#gauge(
-      'sitecast_site_gateways',
-      'Gateways of this site that live, this one included.',
-      siteGateways,
-    );
-    this.#gauge(
-      'sitecast_chunk_takeovers_total',
-      'Chunks fetched in the place of a gateway that was away or silent; each may be a second copy over the WAN.',
-      () => chunkCounts().takeovers,
-    );
-    this.#gauge(
-      'sitecast_chunk_disagreements_total',
-      "Chunks fetched for another gateway out of this one's turn; each may be a second copy over the WAN.",
-      () => chunkCounts().disagreements,
-    );
-    this.#gauge(
-      'sitecast_gossip_connections',
-      "Connections in the fleet's network; 0 where it isn't joined.",
-      gossipConnections,
-    );
-  }
-
-  #watchMirror({ mirrorSet, isMirrorComplete, waiters, now }: MetricsSource): void {
-    this.#gauge('sitecast_mirror_complete', '1 while a complete, verified set is served.', () =>
-      Number(isMirrorComplete()),
-    );
-    this.#gauge('sitecast_waiting_devices', 'Devices that wait for a new timestamp.', waiters);
-    const registers = [this.#registry];
-    const versions = new Gauge({
-      name: 'sitecast_role_version',
-      help: 'Version of a role of the served metadata.',
-      labelNames: ['role'],
-      registers,
-      collect() {
-        for (const { role, version } of mirrorSet()?.roles ?? []) this.set({ role }, version);
-      },
-    });
-    const expiry = new Gauge({
-      name: 'sitecast_role_expires_in_seconds',
-      help: 'Seconds until a role of the served metadata expires; negative afterwards.',
-      labelNames: ['role'],
-      registers,
-      collect() {
-        for (const { role, expires } of mirrorSet()?.roles ?? [])
-          this.set({ role }, Math.round((Date.parse(expires) - now()) / 1000));
-      },
-    });
-    versions.reset();
-    expiry.reset();
-  }
-
-  #watchDropped({ dropped }: MetricsSource): void {
-    const gauge = new Gauge({
-      name: 'sitecast_dropped_total',
-      help: 'What made room for others, or found none: connections to a port, and what waited for its turn.',
-      labelNames: ['what'],
-      registers: [this.#registry],
-      collect() {
-        for (const [what, count] of Object.entries(dropped())) this.set({ what }, count);
-      },
-    });
-    gauge.reset();
-  }
-
-  #watchDisk({ freeBytes, database }: MetricsSource): void {
-    this.#gauge('sitecast_disk_free_bytes', "Free on the data directory's file system.", freeBytes);
-    this.#gauge(
-      'sitecast_database_writable',
-      '0 while the database takes nothing, for a write has failed.',
-      () => Number(database().trouble === undefined),
-    );
-    this.#gauge('sitecast_database_damaged', '1 once the database was found damaged while in use.', () =>
-      Number(database().damage !== undefined),
-    );
-    this.#gauge(
-      'sitecast_database_reopened_total',
-      'Times that the database was opened anew, after a write that failed.',
-      () => database().mendedCount,
-    );
-  }
-
-  #gauge(name: string, help: string, value: () => number | Promise<number>): void {
-    const gauge = new Gauge({
-      name,
-      help,
-      registers: [this.#registry],
-      async collect() {
-        this.set(await value());
-      },
-    });
-    gauge.set(0);
+    const watched = [
+      buildInfo(),
+      ...reportMetrics(source),
+      ...deviceMetrics(source),
+      ...chunkMetrics(source),
+      ...sharingMetrics(source),
+      ...mirrorMetrics(source),
+      ...diskMetrics(source),
+    ];
+    for (const metric of watched) this.#registry.registerMetric(metric);
   }
 }
+
+const reportMetrics = ({ queue, reportsOverBudget }: MetricsSource): Metric[] => [
+  readGauge('sitecast_outbox_reports', 'Reports that wait for the origin.', () => queue().length),
+  readGauge('sitecast_outbox_bytes', 'Their weight, about.', () => queue().bytes),
+  readGauge('sitecast_outbox_rejected', 'Reports that the origin refused, kept.', () => queue().deadLetters),
+  readCounter(
+    'sitecast_reports_over_budget_total',
+    'Reports that were put off: their device has sent as much as it may for now.',
+    reportsOverBudget,
+  ),
+];
+
+const deviceMetrics = (source: MetricsSource): Metric[] => [
+  readGauge(
+    'sitecast_tracked_peers',
+    'Devices that told lately which chunks they hold.',
+    source.trackedPeers,
+  ),
+  readGauge(
+    'sitecast_heard_devices',
+    'Devices of the site that have signed something in the last three minutes.',
+    source.heardDevices,
+  ),
+  readGauge(
+    'sitecast_linked_devices',
+    'Devices that are asked just now for chunks that they hold and this gateway lacks.',
+    source.linkedDevices,
+  ),
+  readGauge(
+    'sitecast_leases',
+    'Devices that hold the leave to be down for an update.',
+    async () => (await source.heldLeases()).length,
+  ),
+  readGauge(
+    'sitecast_lease_longest_seconds',
+    'How long one of them has held it without a break.',
+    async () => {
+      const since = (await source.heldLeases()).map(({ sinceMs }) => sinceMs ?? source.now());
+      return since.length === 0 ? 0 : (source.now() - Math.min(...since)) / 1000;
+    },
+  ),
+  readGauge('sitecast_devices', 'Devices that this gateway knows an assignment of.', source.devices),
+  readGauge('sitecast_enrolled', '1 once this gateway is enrolled.', () => Number(source.isEnrolled())),
+];
+
+const chunkMetrics = ({ chunkCounts, cache, allowedChunks }: MetricsSource): Metric[] => [
+  readCounter(
+    'sitecast_chunks_found_total',
+    'Chunks asked for, by where they were found.',
+    () => {
+      const { memoryHits, diskHits, wanFetches, peerFetched, peerHeld, siteDevices } = chunkCounts();
+      return [
+        [{ where: 'memory' }, memoryHits],
+        [{ where: 'disk' }, diskHits],
+        [{ where: 'upstream' }, wanFetches],
+        [{ where: 'siteGateway' }, peerFetched + peerHeld],
+        [{ where: 'siteDevice' }, siteDevices],
+      ];
+    },
+    ['where'],
+  ),
+  readGauge('sitecast_cache_bytes', 'Bytes of cached chunks.', () => cache().usedBytes),
+  readGauge('sitecast_cache_chunks', 'Cached chunks.', () => cache().count),
+  readGauge('sitecast_cache_full', '1 while chunks are served without being cached.', () =>
+    Number(cache().isFull),
+  ),
+  readCounter(
+    'sitecast_cache_damaged_total',
+    'Cached chunks found damaged, and deleted.',
+    () => cache().damaged,
+  ),
+  readGauge('sitecast_named_chunks', 'Chunks that mirrored indexes name.', allowedChunks),
+];
+
+const sharingMetrics = ({
+  chunkCounts,
+  siteGateways,
+  gossipConnections,
+  dropped,
+}: MetricsSource): Metric[] => [
+  readGauge('sitecast_site_gateways', 'Gateways of this site that live, this one included.', siteGateways),
+  readCounter(
+    'sitecast_chunk_takeovers_total',
+    'Chunks fetched in the place of a gateway that was away or silent; each may be a second copy over the WAN.',
+    () => chunkCounts().takeovers,
+  ),
+  readCounter(
+    'sitecast_chunk_disagreements_total',
+    "Chunks fetched for another gateway out of this one's turn; each may be a second copy over the WAN.",
+    () => chunkCounts().disagreements,
+  ),
+  readGauge(
+    'sitecast_gossip_connections',
+    "Connections in the fleet's network; 0 where it isn't joined.",
+    gossipConnections,
+  ),
+  readCounter(
+    'sitecast_dropped_total',
+    'What made room for others, or found none: connections to a port, and what waited for its turn.',
+    () => Object.entries(dropped()).map(([what, count]) => [{ what }, count]),
+    ['what'],
+  ),
+];
+
+const mirrorMetrics = ({
+  mirrorSet,
+  isMirrorComplete,
+  waiters,
+  lastContactMs,
+  now,
+}: MetricsSource): Metric[] => [
+  readGauge('sitecast_mirror_complete', '1 while a complete, verified set is served.', () =>
+    Number(isMirrorComplete()),
+  ),
+  readGauge('sitecast_waiting_devices', 'Devices that wait for a new timestamp.', waiters),
+  readGauge(
+    'sitecast_upstream_contact_age_seconds',
+    'Since an upstream was last followed; -1 if never.',
+    () => {
+      const lastMs = lastContactMs();
+      return lastMs === undefined ? -1 : (now() - lastMs) / 1000;
+    },
+  ),
+  readGauge(
+    'sitecast_role_version',
+    'Version of a role of the served metadata.',
+    () => (mirrorSet()?.roles ?? []).map(({ role, version }) => [{ role }, version]),
+    ['role'],
+  ),
+  readGauge(
+    'sitecast_role_expires_in_seconds',
+    'Seconds until a role of the served metadata expires; negative afterwards.',
+    () =>
+      (mirrorSet()?.roles ?? []).map(({ role, expires }) => [
+        { role },
+        Math.round((Date.parse(expires) - now()) / 1000),
+      ]),
+    ['role'],
+  ),
+];
+
+const diskMetrics = ({ freeBytes, database }: MetricsSource): Metric[] => [
+  readGauge('sitecast_disk_free_bytes', "Free on the data directory's file system.", freeBytes),
+  readGauge('sitecast_database_writable', '0 while the database takes nothing, for a write has failed.', () =>
+    Number(database().trouble === undefined),
+  ),
+  readGauge('sitecast_database_damaged', '1 once the database was found damaged while in use.', () =>
+    Number(database().damage !== undefined),
+  ),
+  readCounter(
+    'sitecast_database_reopened_total',
+    'Times that the database was opened anew, after a write that failed.',
+    () => database().mendedCount,
+  ),
+];
 
 const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE']);
 

@@ -63,6 +63,7 @@ export class Round {
   readonly #events: AuditEvent[] = [];
   /** What devices have used of their budgets, bytes. */
   readonly #spent = new Map<string, number>();
+  #accepted = 0;
 
   constructor(deps: IntakeDeps) {
     this.#deps = deps;
@@ -101,6 +102,11 @@ export class Round {
     const { id } = report;
     if (verdict === 'gap') return budgets.follows(id, report);
     return verdict === 'accepted' && this.spentOf(id) + lengthBytes > budgets.left(id);
+  }
+
+  /** How many reports continue their chains. */
+  get acceptedCount(): number {
+    return this.#accepted;
   }
 
   /** What a device has used of its budget in this round, bytes. */
@@ -150,6 +156,7 @@ export class Round {
   }
 
   async #accept({ report, sha256, via, envelope, lengthBytes }: TakenReport): Promise<void> {
+    this.#accepted += 1;
     const { id } = report;
     const stored = { envelope, sha256, receivedAt: this.#nowIso, ...(via !== undefined && { via }) };
     this.#setReport(report, stored);

@@ -63,6 +63,9 @@ export class ReportIntake {
   readonly #deps: IntakeDeps & { maxKeptBytes: number };
   #waiting: Job[] = [];
   #isBusy = false;
+  #accepted = 0;
+  /** By code: there are few, and no sender chooses them. */
+  readonly #refused = new Map<ErrorCode, number>();
 
   /** @param deps.maxKeptBytes what is kept of all reports together, about */
   constructor(deps: IntakeDeps & { maxKeptBytes: number }) {
@@ -105,6 +108,11 @@ export class ReportIntake {
     const { store, maxKeptBytes, budgets } = this.#deps;
     const { bytes, dropped } = store.registry.kept;
     return { keptBytes: bytes, maxKeptBytes, dropped, putOffs: budgets.putOffs };
+  }
+
+  /** Reports that became durable, and refused ones by code, since the start. One that comes again counts as neither. */
+  get counted(): { accepted: number; refused: ReadonlyMap<ErrorCode, number> } {
+    return { accepted: this.#accepted, refused: this.#refused };
   }
 
   /**
@@ -237,7 +245,11 @@ export class ReportIntake {
       refused.sort((one, other) => one.index - other.index);
       taken.push({ chains: [...touched.values()], rejected: refused });
     }
-    return (await round.end()) ? taken : undefined;
+    if (!(await round.end())) return undefined;
+    this.#accepted += round.acceptedCount;
+    for (const { rejected } of taken)
+      for (const { code } of rejected) this.#refused.set(code, (this.#refused.get(code) ?? 0) + 1);
+    return taken;
   }
 
   /** The rejections of reports that were put off: each tells its device when to send them again. */

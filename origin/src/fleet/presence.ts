@@ -79,6 +79,8 @@ export class PresenceBoard {
   /** When each gateway last reported presence; after a restart, when it was last seen. */
   readonly #spokeMs = new Map<string, number>();
   readonly #silent = new Set<string>();
+  /** How many devices are heard at each site, as of its last message. */
+  readonly #heardAt = new Map<string, number>();
   /** Gateways of which it isn't stored yet that they report presence, or that they don't any more. */
   readonly #unsaved = new Set<string>();
   #sites: { version: number; gateways: Map<string, string[]> } | undefined;
@@ -121,7 +123,15 @@ export class PresenceBoard {
     told.seq = message.seq;
     told.isWhole = message.isWhole;
     told.lastMs = nowMs;
+    this.#heardAt.set(gateway.site, this.#unionOf(gateway.site));
     return { next: 'changes' };
+  }
+
+  /** How many devices the gateways of a site hear, each counted once. */
+  #unionOf(site: string): number {
+    const heard = this.#gatewaysAt(site).flatMap(id => this.#fresh(id)?.devices ?? []);
+    const [only] = heard;
+    return heard.length === 1 && only ? only.size : new Set(heard.flatMap(devices => [...devices])).size;
   }
 
   /** When a gateway of its site last heard a device; undefined where none has reported that. */
@@ -197,6 +207,17 @@ export class PresenceBoard {
   get heardCount(): number {
     let count = 0;
     for (const id of this.#told.keys()) count += this.#fresh(id)?.devices.size ?? 0;
+    return count;
+  }
+
+  /** How many devices are silent: `stateOf` says what that is. The cost doesn't depend on how many devices there are. */
+  get silentCount(): number {
+    let count = 0;
+    for (const [site, gateways] of this.#bySite()) {
+      if (!gateways.every(id => this.#fresh(id)?.isWhole === true)) continue;
+      const heard = this.#heardAt.get(site) ?? 0;
+      count += Math.max(0, this.#registry.population.devicesAt(site) - heard);
+    }
     return count;
   }
 

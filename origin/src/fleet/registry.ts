@@ -2,6 +2,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { nameKey } from '@sitecast/shared/fleet';
 import type { Member, MemberKind } from './member.ts';
 import { isRenewal } from './validity.ts';
+import { Population } from './population.ts';
 import type { Status } from './status.ts';
 
 export const MAX_MEMBERS = 1_000_000;
@@ -16,6 +17,8 @@ export class Registry {
   readonly #idsByName = new Map<string, string>();
   readonly #statuses = new Map<string, Status>();
   readonly #kept = { bytes: 0, dropped: 0, devices: 0 };
+  /** How many devices there are, by what they run and by site. */
+  readonly population = new Population();
   readonly #seenMs = new Map<string, number>();
   /** Ids of members that were heard since those times were last made durable. */
   #unsavedSeen = new Set<string>();
@@ -96,16 +99,21 @@ export class Registry {
       this.#idsByName.delete(nameKey(before.name));
     if (name !== undefined && revokedAt === undefined) this.#idsByName.set(nameKey(name), id);
     this.#members.set(id, member);
+    const status = this.#statuses.get(id);
+    this.population.change(before, status, member, status);
   }
 
   /** Stores a status that is durable. */
   putStatus(status: Status): void {
     const { id, kept } = status;
-    const before = this.#statuses.get(id)?.kept;
+    const known = this.#statuses.get(id);
+    const before = known?.kept;
     this.#kept.bytes += (kept?.bytes ?? 0) - (before?.bytes ?? 0);
     this.#kept.dropped += (kept?.dropped ?? 0) - (before?.dropped ?? 0);
     this.#kept.devices += Number(kept !== undefined) - Number(before !== undefined);
     this.#statuses.set(id, status);
+    const member = this.#members.get(id);
+    if (member) this.population.change(member, known, member, status);
   }
 
   /** The totals of all kept reports, as far as they are counted. */

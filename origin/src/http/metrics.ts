@@ -1,15 +1,20 @@
 import type { DatabaseState } from '@sitecast/shared/key-value';
+import { buildInfo, readCounter, readGauge } from '@sitecast/shared/metrics';
 import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
-import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { collectDefaultMetrics, Counter, Histogram, type Metric, Registry } from 'prom-client';
 import type { ReportIntake } from '../fleet/intake.ts';
 import type { PresenceBoard } from '../fleet/presence.ts';
+import type { Registry as FleetRegistry } from '../fleet/registry.ts';
 import { secondsLeft } from '../repository/description.ts';
+import type { AuditLog } from '../audit/audit.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
+import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Room } from '../room.ts';
 import type { ChunkStaging } from '../staging/ports.ts';
 import type { OriginEnv } from './context.ts';
+import { rolloutMetrics } from './rollout-metrics.ts';
 
 const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
 
@@ -19,7 +24,13 @@ interface MetricsDeps {
   chunks: ChunkStaging;
   state: DatabaseState;
   room: Room;
-  fleet: { intake: Pick<ReportIntake, 'totals'>; presence: Pick<PresenceBoard, 'gateways' | 'heardCount'> };
+  audit: Pick<AuditLog, 'head'>;
+  rollouts: Pick<Rollouts, 'standings'>;
+  fleet: {
+    intake: Pick<ReportIntake, 'totals' | 'counted'>;
+    presence: Pick<PresenceBoard, 'gateways' | 'heardCount' | 'silentCount'>;
+    registry: Pick<FleetRegistry, 'population'>;
+  };
   now: () => number;
 }
 
@@ -51,10 +62,16 @@ export class Metrics {
       help: 'Bytes of chunk uploads received.',
       registers,
     });
-    for (const gauge of [...gaugesOf(deps), ...diskGaugesOf(deps), ...presenceGaugesOf(deps)])
-      this.#registry.registerMetric(gauge);
-    for (const metric of [...damageMetrics(deps), ...reportMetrics(deps)])
-      this.#registry.registerMetric(metric);
+    const read = [
+      buildInfo(),
+      ...repositoryMetrics(deps),
+      ...diskMetrics(deps),
+      ...fleetMetrics(deps),
+      ...rolloutMetrics(deps),
+      ...damageMetrics(deps),
+      ...reportMetrics(deps),
+    ];
+    for (const metric of read) this.#registry.registerMetric(metric);
   }
 
   get contentType(): string {
@@ -81,171 +98,130 @@ export class Metrics {
   }
 }
 
-/** Gauges that read their values when they are scraped. */
-function gaugesOf({ repository, chunks, now }: MetricsDeps): Gauge[] {
-  return [
-    new Gauge({
-      name: 'sitecast_staged_bytes',
-      help: 'Bytes of chunks uploaded that nothing refers to yet.',
-      registers: [],
-      async collect() {
-        this.set((await chunks.totals()).bytes);
-      },
-    }),
-    new Gauge({
-      name: 'sitecast_staged_chunks',
-      help: 'Chunks uploaded that nothing refers to yet.',
-      registers: [],
-      async collect() {
-        this.set((await chunks.totals()).chunks);
-      },
-    }),
-    new Gauge({
-      name: 'sitecast_role_expires_in_seconds',
-      help: 'Seconds until a role of the published metadata expires; negative afterwards.',
-      labelNames: ['role'],
-      registers: [],
-      collect() {
-        for (const [role, seconds] of Object.entries(secondsLeft(repository, now())))
-          this.set({ role }, seconds);
-      },
-    }),
-    new Gauge({
-      name: 'sitecast_role_version',
-      help: 'Version of a role of the published metadata.',
-      labelNames: ['role'],
-      registers: [],
-      collect() {
-        for (const [role, version] of Object.entries(repository.versions())) this.set({ role }, version);
-      },
-    }),
-  ];
-}
+const repositoryMetrics = ({ repository, chunks, audit, now }: MetricsDeps): Metric[] => [
+  readGauge(
+    'sitecast_staged_bytes',
+    'Bytes of chunks uploaded that nothing refers to yet.',
+    async () => (await chunks.totals()).bytes,
+  ),
+  readGauge(
+    'sitecast_staged_chunks',
+    'Chunks uploaded that nothing refers to yet.',
+    async () => (await chunks.totals()).chunks,
+  ),
+  readGauge(
+    'sitecast_role_expires_in_seconds',
+    'Seconds until a role of the published metadata expires; negative afterwards.',
+    () => Object.entries(secondsLeft(repository, now())).map(([role, seconds]) => [{ role }, seconds]),
+    ['role'],
+  ),
+  readGauge(
+    'sitecast_role_version',
+    'Version of a role of the published metadata.',
+    () => Object.entries(repository.versions()).map(([role, version]) => [{ role }, version]),
+    ['role'],
+  ),
+  readGauge('sitecast_audit_sequence', 'Number of the last entry of the audit log.', () => audit.head.seq),
+];
 
-function diskGaugesOf({ state, room }: MetricsDeps): Gauge[] {
-  const gauge = (name: string, help: string, value: () => number | Promise<number>): Gauge =>
-    new Gauge({
-      name,
-      help,
-      registers: [],
-      async collect() {
-        this.set(await value());
-      },
-    });
-  return [
-    gauge('sitecast_disk_free_bytes', "Free on the data directory's file system.", () => room.freeBytes()),
-    gauge(
-      'sitecast_disk_reserve_bytes',
-      'Of these, what uploads and reports leave alone.',
-      () => room.reserveBytes,
-    ),
-    gauge('sitecast_database_writable', '0 while the database takes nothing, for a write has failed.', () =>
-      Number(state.trouble === undefined),
-    ),
-    gauge('sitecast_database_damaged', '1 once the database was found damaged while in use.', () =>
-      Number(state.damage !== undefined),
-    ),
-    gauge(
-      'sitecast_database_reopened_total',
-      'Times that the database was opened anew, after a write that failed.',
-      () => state.mendedCount,
-    ),
-  ];
-}
+const diskMetrics = ({ state, room }: MetricsDeps): Metric[] => [
+  readGauge('sitecast_disk_free_bytes', "Free on the data directory's file system.", () => room.freeBytes()),
+  readGauge(
+    'sitecast_disk_reserve_bytes',
+    'Of these, what uploads and reports leave alone.',
+    () => room.reserveBytes,
+  ),
+  readGauge('sitecast_database_writable', '0 while the database takes nothing, for a write has failed.', () =>
+    Number(state.trouble === undefined),
+  ),
+  readGauge('sitecast_database_damaged', '1 once the database was found damaged while in use.', () =>
+    Number(state.damage !== undefined),
+  ),
+  readCounter(
+    'sitecast_database_reopened_total',
+    'Times that the database was opened anew, after a write that failed.',
+    () => state.mendedCount,
+  ),
+];
 
-const gauge = (name: string, help: string, value: () => number): Gauge =>
-  new Gauge({
-    name,
-    help,
-    registers: [],
-    collect() {
-      this.set(value());
-    },
-  });
-const counter = (name: string, help: string, value: () => number): Counter =>
-  new Counter({
-    name,
-    help,
-    registers: [],
-    collect() {
-      this.reset();
-      this.inc(value());
-    },
-  });
+const reportMetrics = ({ fleet: { intake } }: MetricsDeps): Metric[] => [
+  readCounter(
+    'sitecast_reports_accepted_total',
+    'Reports that were taken in, and are durable.',
+    () => intake.counted.accepted,
+  ),
+  readCounter(
+    'sitecast_reports_refused_total',
+    'Reports that were refused, by the code of the refusal.',
+    () => Array.from(intake.counted.refused, ([code, count]) => [{ code }, count]),
+    ['code'],
+  ),
+  readGauge(
+    'sitecast_kept_report_bytes',
+    "Bytes of devices' reports that are kept.",
+    () => intake.totals.keptBytes,
+  ),
+  readGauge(
+    'sitecast_kept_report_bytes_max',
+    'Of how many at most: beyond it the oldest of those who have the most make way.',
+    () => intake.totals.maxKeptBytes,
+  ),
+  readCounter('sitecast_dropped_reports_total', 'Older reports that made way.', () => intake.totals.dropped),
+  readCounter(
+    'sitecast_reports_over_budget_total',
+    'Reports that were put off: their device has sent as much as it may for now.',
+    () => intake.totals.putOffs,
+  ),
+];
 
-/** The kept reports, and deferred reports. */
-function reportMetrics({ fleet: { intake } }: MetricsDeps): (Gauge | Counter)[] {
-  return [
-    gauge(
-      'sitecast_kept_report_bytes',
-      "Bytes of devices' reports that are kept.",
-      () => intake.totals.keptBytes,
-    ),
-    gauge(
-      'sitecast_kept_report_bytes_max',
-      'Of how many at most: beyond it the oldest of those who have the most make way.',
-      () => intake.totals.maxKeptBytes,
-    ),
-    counter('sitecast_dropped_reports_total', 'Older reports that made way.', () => intake.totals.dropped),
-    counter(
-      'sitecast_reports_over_budget_total',
-      'Reports that were put off: their device has sent as much as it may for now.',
-      () => intake.totals.putOffs,
-    ),
-  ];
-}
-
-/** Heard and silent members, by the reports of gateways. */
-function presenceGaugesOf({ fleet: { presence } }: MetricsDeps): Gauge[] {
-  return [
-    new Gauge({
-      name: 'sitecast_gateways',
-      help: 'Gateways that are heard, silent, or never said whom they hear.',
-      labelNames: ['presence'],
-      registers: [],
-      collect() {
-        for (const [state, count] of Object.entries(presence.gateways().counts))
-          this.set({ presence: state }, count);
-      },
-    }),
-    new Gauge({
-      name: 'sitecast_heard_devices',
-      help: 'Devices that live gateways hear.',
-      registers: [],
-      collect() {
-        this.set(presence.heardCount);
-      },
-    }),
-  ];
-}
+/** Heard and silent members, by what gateways tell, and what devices run. */
+const fleetMetrics = ({ fleet: { presence, registry } }: MetricsDeps): Metric[] => [
+  readGauge(
+    'sitecast_gateways',
+    'Gateways that are heard, silent, or never said whom they hear.',
+    () => Object.entries(presence.gateways().counts).map(([state, count]) => [{ presence: state }, count]),
+    ['presence'],
+  ),
+  readGauge('sitecast_heard_devices', 'Devices that live gateways hear.', () => presence.heardCount),
+  readGauge(
+    'sitecast_silent_devices',
+    'Devices of sites whose gateways all live and tell whom they hear, that none of them hears.',
+    () => presence.silentCount,
+  ),
+  readGauge(
+    'sitecast_devices',
+    "Devices that aren't revoked, by the release that they run as they last reported: the 30 versions that most devices of the product run, `other` for more, `unknown` where a device hasn't said it.",
+    () =>
+      registry.population.versions().map(({ product, version, devices }) => [{ product, version }, devices]),
+    ['product', 'version'],
+  ),
+];
 
 /** Damage of published files on the disk. */
-function damageMetrics({ repository: { damage }, scrubber }: MetricsDeps): (Gauge | Counter)[] {
-  return [
-    gauge('sitecast_lost_chunks', 'Chunks that published releases lack.', () => damage.chunks),
-    gauge('sitecast_lost_files', 'Published files that are damaged or lost.', () => damage.files),
-    gauge(
-      'sitecast_scrub_completed_timestamp_seconds',
-      'When all published chunks had been read back; 0 before the first time.',
-      () => (scrubber.completedMs ?? 0) / 1000,
-    ),
-    counter(
-      'sitecast_damaged_chunks_total',
-      'Published chunks that were found damaged.',
-      () => damage.foundChunks,
-    ),
-    counter(
-      'sitecast_damaged_files_total',
-      'Published files that were found damaged or lost.',
-      () => damage.foundFiles,
-    ),
-    counter(
-      'sitecast_scrub_read_bytes_total',
-      'Bytes of published chunks read back.',
-      () => scrubber.readBytes,
-    ),
-  ];
-}
+const damageMetrics = ({ repository: { damage }, scrubber }: MetricsDeps): Metric[] => [
+  readGauge('sitecast_lost_chunks', 'Chunks that published releases lack.', () => damage.chunks),
+  readGauge('sitecast_lost_files', 'Published files that are damaged or lost.', () => damage.files),
+  readGauge(
+    'sitecast_scrub_completed_timestamp_seconds',
+    'When all published chunks had been read back; 0 before the first time.',
+    () => (scrubber.completedMs ?? 0) / 1000,
+  ),
+  readCounter(
+    'sitecast_damaged_chunks_total',
+    'Published chunks that were found damaged.',
+    () => damage.foundChunks,
+  ),
+  readCounter(
+    'sitecast_damaged_files_total',
+    'Published files that were found damaged or lost.',
+    () => damage.foundFiles,
+  ),
+  readCounter(
+    'sitecast_scrub_read_bytes_total',
+    'Bytes of published chunks read back.',
+    () => scrubber.readBytes,
+  ),
+];
 
 const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE']);
 

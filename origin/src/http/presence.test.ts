@@ -58,6 +58,34 @@ beforeEach(async () => {
 });
 afterEach(() => harness.close());
 
+it('counts silent devices as it finds them one by one, where gateways hear some of them twice', async () => {
+  const [one, other] = [new Talker(await harness.gateway()), new Talker(await harness.gateway())];
+  const [south, quiet] = [new Talker(await harness.gateway('south')), await harness.device('south')];
+  const devices = await Promise.all(Array.from({ length: 5 }, () => harness.device()));
+  await harness.device('west');
+  const ids = devices.map(({ id }) => id);
+  await pass(COMING_MS);
+  await one.say({ heard: ids.slice(0, 2) });
+  await other.say({ heard: ids.slice(1, 3) });
+  await south.say();
+  const silent = async () => {
+    const states = await Promise.all([...devices, quiet].map(presenceOf));
+    const text = await (await harness.ask('/metrics')).text();
+    const counted = Number(/^sitecast_silent_devices (\d+)$/m.exec(text)?.[1]);
+    expect(counted).toBe(states.filter(state => state === 'silent').length);
+    return counted;
+  };
+  expect(await silent()).toBe(3);
+  await other.say({ gone: [{ id: ids[2] ?? '', ageS: 0 }] });
+  expect(await silent()).toBe(4);
+  // Where a gateway of the site is away, its devices may be with it.
+  await pass(SILENT_AFTER_MS - 1);
+  await one.say();
+  await south.say();
+  await pass(2);
+  expect(await silent()).toBe(1);
+});
+
 /** Lets time pass, and runs the timers that are due. */
 async function pass(ms: number): Promise<void> {
   const endMs = harness.clock.nowMs + ms;

@@ -10,7 +10,7 @@ import { type Decided, type Effect, ORIGIN } from './controller/effects.ts';
 import { type ControllerState, figuresOf, type RolloutStats } from './controller/state.ts';
 import type { EvaluationScheduler } from './evaluation-scheduler.ts';
 import { asCompleted, prunable, type SignedRollouts } from './published.ts';
-import { type Change, isUnderWay, newRecord, type RolloutRecord, withChange } from './record.ts';
+import { type Change, isUnderWay, newRecord, type RolloutRecord, withChange, withEnd } from './record.ts';
 import { reconcileRecords } from './reconcile-records.ts';
 
 /** A decision about a rollout, as it is audited and announced. */
@@ -179,7 +179,10 @@ export class Decisions {
     const { store, scheduler } = this.#deps;
     const rolloutId = after.rollout.id;
     const hasEnded = !isUnderWay(after);
-    await store.change({ records: [after], ...(hasEnded && { thawed: [{ rolloutId }] }) });
+    // By the record that is stored it is still under way, and its cohort is there.
+    const stats = hasEnded ? await store.stats(rolloutId) : undefined;
+    const record = withEnd(after, stats && figuresOf(stats));
+    await store.change({ records: [record], ...(hasEnded && { thawed: [{ rolloutId }] }) });
     if (hasEnded) scheduler.cancel(rolloutId);
   }
 

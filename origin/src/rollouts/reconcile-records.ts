@@ -1,9 +1,11 @@
 import { isDeepStrictEqual } from 'node:util';
+import type { RolloutFigures } from '@sitecast/shared/api';
 import type { Audit } from '../audit/audit.ts';
 import type { CohortChange, CohortStore } from './cohort-store.ts';
 import { ORIGIN } from './controller/effects.ts';
 import type { SignedRollouts } from './published.ts';
-import { isUnderWay, reconciledRecord, recordOfUnknown, type RolloutRecord } from './record.ts';
+import { figuresOf } from './controller/state.ts';
+import { isUnderWay, reconciledRecord, recordOfUnknown, type RolloutRecord, withEnd } from './record.ts';
 
 export interface ReconcileDeps {
   store: CohortStore;
@@ -26,7 +28,7 @@ export async function reconcileRecords(deps: ReconcileDeps): Promise<void> {
       const known = store.record(rollout.id);
       const record = known ? reconciledRecord(known, rollout) : recordOfUnknown(product, rollout);
       if (known && isDeepStrictEqual(record, known)) continue;
-      reconciled.push(record);
+      reconciled.push(withEnd(record, await figuresBefore(store, known)));
       if (known?.next && !isDeepStrictEqual(known.next.rollout, rollout))
         thawed.push(...(await undone(deps, known.next, record)));
       if (known && !isUnderWay(record)) thawed.push({ rolloutId: rollout.id });
@@ -40,6 +42,16 @@ export async function reconcileRecords(deps: ReconcileDeps): Promise<void> {
   thawed.push(...unpublished.map(rolloutId => ({ rolloutId })));
   if (reconciled.length + unpublished.length + thawed.length > 0)
     await store.change({ records: reconciled, forgotten: unpublished, thawed });
+}
+
+/** How the devices of a rollout stand by the record that is stored, if it has one. */
+async function figuresBefore(
+  store: CohortStore,
+  known: RolloutRecord | undefined,
+): Promise<RolloutFigures | undefined> {
+  if (!known || !isUnderWay(known)) return known?.figures;
+  const stats = await store.stats(known.rollout.id);
+  return stats && figuresOf(stats);
 }
 
 /** Records that an announced change was never published. @returns its stage's cohort, to be deleted */

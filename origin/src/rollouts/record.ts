@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
+import { type RolloutFigures, rolloutFiguresSchema } from '@sitecast/shared/api';
 import { type Rollout, rolloutSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import { z } from 'zod';
@@ -42,6 +43,8 @@ export const rolloutRecordSchema = z.object({
   changes: z.array(changeSchema).max(MAX_CHANGES),
   controller: controllerStateSchema,
   next: nextSchema.exactOptional(),
+  /** Of a rollout that has ended: how its devices stood then. */
+  figures: rolloutFiguresSchema.exactOptional(),
   /** No longer in the file, whose room is limited. */
   isPruned: z.boolean().exactOptional(),
 });
@@ -66,6 +69,14 @@ export function newRecord(
 
 export function withChange(record: RolloutRecord, change: Change): RolloutRecord {
   return { ...record, changes: [...record.changes, change].slice(-MAX_CHANGES) };
+}
+
+/** The record of a rollout that has ended, with its figures of then; another one without any. */
+export function withEnd(
+  { figures: _before, ...record }: RolloutRecord,
+  figures: RolloutFigures | undefined,
+): RolloutRecord {
+  return { ...record, ...(!isUnderWay(record) && figures && { figures }) };
 }
 
 /** A record in line with the signed file: a change that was on its way has arrived there, or is dropped. */

@@ -21,6 +21,7 @@ import { EvaluationScheduler } from './evaluation-scheduler.ts';
 import { type PreparedRollout, prepareRollout } from './prepare.ts';
 import { SignedRollouts } from './published.ts';
 import { isUnderWay, type RolloutRecord } from './record.ts';
+import { type Standing, standingsOf } from './standings.ts';
 
 interface RolloutsDeps {
   repository: Repository;
@@ -69,6 +70,11 @@ export class Rollouts {
   /** Newest first. */
   list(): readonly RolloutRecord[] {
     return this.#deps.store.records();
+  }
+
+  /** How those under way stand, and how the last ones ended. @throws SITECAST_STATE_DAMAGED */
+  standings(): Promise<Standing[]> {
+    return standingsOf(this.#deps.store, this.#deps.now());
   }
 
   /** @throws SITECAST_ROLLOUT_UNKNOWN (notFound) */

@@ -1,0 +1,1 @@
+export { buildInfo, readCounter, readGauge, type Samples } from './read-metrics.ts';
