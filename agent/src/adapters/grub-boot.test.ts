@@ -7,7 +7,13 @@ import type { SlotName } from '../ports.ts';
 import { BOOT_MACHINES } from '../testing/boot-machines.ts';
 import { runGrub, whyNoGrub } from '../testing/grub-emu.ts';
 import { blockAt, evaluateGrub, GRUB_CFG, type GrubHardware } from '../testing/grub-machine.ts';
-import { afterChanges, filesIn, recordWrites, whyNoRecording } from '../testing/recorded-writes.ts';
+import {
+  DiskHistory,
+  everything,
+  filesIn,
+  recordWrites,
+  whyNoRecording,
+} from '@sitecast/shared/testing/disk';
 import { formatGrubBlock, parseGrubBlock } from './grub-boot.ts';
 
 const noGrub = whyNoGrub();
@@ -248,9 +254,10 @@ describe('an environment block', () => {
       const path = join(directory, 'grubenv');
       await writeFile(path, blockOf(noted('B A', BAD, GOOD)));
       const before = filesIn(directory);
-      const changes = recordWrites(directory, ['grub-editenv', path, 'set', 'A_OK=1']);
+      const changes = await recordWrites(directory, ['grub-editenv', path, 'set', 'A_OK=1']);
+      const history = new DiskHistory(before, changes);
       const lengths = changes.map(
-        (_change, at) => afterChanges(before, changes.slice(0, at + 1)).get('grubenv')?.length,
+        (_change, at) => history.after(at + 1, everything).files.get('grubenv')?.length,
       );
       expect(lengths).toContain(0);
     },

@@ -1,4 +1,3 @@
-import { accessSync } from 'node:fs';
 import { join } from 'node:path';
 import { CommandBootControl } from '../adapters/command-boot.ts';
 import {
@@ -143,13 +142,4 @@ export type BootChange = ['markBad' | 'confirm' | 'setNext', SlotName] | ['setTr
 export async function order(control: BootControl, [verb, slot, tries]: BootChange): Promise<void> {
   if (verb === 'setTrial') await control.setTrial(slot, tries ?? 1);
   else await control[verb](slot);
-}
-
-/** Says to whoever records this process's system calls how far it is. */
-export function mark(name: string): void {
-  try {
-    accessSync(`/sitecast-mark/${name}`);
-  } catch {
-    // It isn't there: only the question counts.
-  }
 }

@@ -1,4 +1,5 @@
-import { BOOT_MACHINES, type BootChange, type BootMachineName, mark, order } from './boot-machines.ts';
+import { mark } from '@sitecast/shared/testing/disk';
+import { BOOT_MACHINES, type BootChange, type BootMachineName, order } from './boot-machines.ts';
 import type { SlotName } from '../ports.ts';
 
 // A process for tests, whose writes and those of its children are recorded: boot-order.js MACHINE DIRECTORY BOOTED '["setTrial","B",2]'

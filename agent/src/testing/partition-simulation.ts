@@ -1,5 +1,6 @@
 // For tests only: sites that are cut off from all gateways, in virtual time. When a device goes down is decided by the agent's own functions.
 import { LEASE_MS } from '@sitecast/shared/api';
+import { randomFrom } from '@sitecast/shared/testing';
 import { maxDownOf, nextTurn } from '../update/turns.ts';
 
 const MINUTE_MS = 60_000;
@@ -150,15 +151,4 @@ function takeFirst<T extends { atMs: number }>(queue: T[]): T | undefined {
   for (let at = 1; at < queue.length; at += 1)
     if ((queue[at]?.atMs ?? 0) < (queue[first]?.atMs ?? 0)) first = at;
   return queue.splice(first, 1)[0];
-}
-
-/** Mulberry32: numbers from 0 up to 1. */
-function randomFrom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

@@ -1,2 +1,3 @@
 export { POINT_STEP } from './points.ts';
+export { randomFrom } from './random.ts';
 export { until } from './until.ts';

@@ -10,6 +10,7 @@ import {
   DEFAULT_CHUNK_SIZES,
 } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
+import { randomFrom } from '../../testing/index.ts';
 import { SwarmStore } from '../schedule/swarm-store.ts';
 import { FluidNetwork } from './fluid-network.ts';
 import { VirtualTime } from './virtual-time.ts';
@@ -98,7 +99,7 @@ class Simulation {
 
   constructor(site: SimulatedSite) {
     this.#site = { rttMs: 1, queueMs: 45, imageBytes: 32 * MIB, chunks: 450, seed: 1, stepMs: 0, ...site };
-    this.#random = randomFrom(this.#site.seed);
+    this.#random = randomFrom(Math.imul(this.#site.seed, 2654435761));
     this.#index = this.#imageOf(this.#site.chunks, this.#site.imageBytes);
     this.#net = new FluidNetwork(this.#time, this.#site.stepMs);
     this.#gatewayPort = this.#net.addPort(bytesPerMs(site.gatewayMbit));
@@ -308,14 +309,3 @@ const NOTHING = new Uint8Array(MIB);
 const bytesPerMs = (mbit: number): number => ((mbit * 1e6) / BITS / 1000) * PAYLOAD_SHARE;
 
 const allOf = ({ count }: ChunkIndex): number[] => Array.from({ length: count }, (_, at) => at);
-
-/** mulberry32: the same numbers for the same seed. */
-function randomFrom(seed: number): () => number {
-  let state = Math.imul(seed, 2654435761);
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
