@@ -26,11 +26,11 @@ interface UpdateAgentDependencies {
   /** What the first slot held when the device was made. */
   factoryRelease: { counter: number; version: string } | undefined;
   outbox: Pick<Outbox, 'newest' | 'recent'>;
-  /** Sends what is due of the reports. */
+  /** Sends the reports that are due. */
   deliver: (signal: AbortSignal) => Promise<void>;
 }
 
-/** Keeps one device up to date. Each `cycle` brings it as far as it gets, and says how it ended. */
+/** Keeps one device up to date. Each `cycle` takes it as many steps further as possible, and says how it ended. */
 export class UpdateAgent {
   readonly #deps: UpdateAgentDependencies;
 
@@ -55,7 +55,7 @@ export class UpdateAgent {
     if (result) this.show(result);
   }
 
-  /** One cycle. @throws only a mistake in the program, and the reason of `signal` */
+  /** One cycle. @throws only programming errors, and the reason of `signal` */
   async cycle(signal: AbortSignal): Promise<CycleResult> {
     const result = await this.#guarded(() => this.#cycle(signal), signal);
     await this.#deps.update.spending.flush();
@@ -78,7 +78,10 @@ export class UpdateAgent {
     throw unseen;
   }
 
-  /** Whether the repository still wants what is being done, and nothing newer in its place; false only where it is certain. For the download's watcher. */
+  /**
+   * Whether the repository still orders the update that is under way, and nothing newer; false only where that is certain. Used to end
+   * downloads.
+   */
   async stillWants(signal: AbortSignal): Promise<boolean> {
     const { checker } = this.#deps.update;
     const { update } = this.#deps.stateFile.current;
@@ -88,14 +91,14 @@ export class UpdateAgent {
     return isStillFollowed(this.#deps.update, context, update, signal);
   }
 
-  /** Refreshes and chooses, and does nothing about it. */
+  /** Refreshes and chooses, but changes nothing. */
   async check(signal: AbortSignal): Promise<CheckResult> {
     try {
       return await this.#check(signal);
     } catch (error) {
       signal.throwIfAborted();
       const rest = resultOf(error);
-      // As for a cycle: a full disk is what it would wait for.
+      // Like a cycle: where a cycle would wait, for example for a full disk, that is the answer.
       if (rest?.state !== 'waiting') throw error;
       return { rest, available: undefined };
     }
@@ -122,7 +125,7 @@ export class UpdateAgent {
     };
   }
 
-  /** Sends what is due of the reports. */
+  /** Sends the reports that are due. */
   deliver(signal: AbortSignal): Promise<void> {
     return this.#deps.deliver(signal);
   }
@@ -132,7 +135,7 @@ export class UpdateAgent {
     return noteFactorySlot({ slots, stateFile, factoryRelease }, booted);
   }
 
-  /** A full disk, an unreachable gateway or expired metadata doesn't end the daemon. */
+  /** Turns errors into results: a full disk, an unreachable gateway or expired metadata doesn't end the daemon. */
   async #guarded(work: () => Promise<CycleResult>, signal: AbortSignal): Promise<CycleResult> {
     const { status, reporter } = this.#deps;
     try {
@@ -149,7 +152,7 @@ export class UpdateAgent {
     }
   }
 
-  /** For the status: a slot that is missing isn't an empty one. */
+  /** Updates the slots in the status: a missing slot is shown as missing, not as empty. */
   async lookAtSlots(): Promise<void> {
     const { slotWatch, status } = this.#deps;
     status.set({ slots: await slotWatch.look(status.current.booted) });
@@ -169,7 +172,7 @@ export class UpdateAgent {
       waitingFor,
       progress: undefined,
       transfer: spending.shown,
-      // A plan that waits for something is still shown.
+      // While a plan waits for something, it stays in the status.
       ...(update || state === 'waiting' ? {} : { plan: undefined, ways: undefined }),
       update,
       barred,
@@ -179,7 +182,7 @@ export class UpdateAgent {
   }
 }
 
-/** What is wrong with the data directory. A full slot has a code of its own. */
+/** The code of a problem with the data directory, for the status. A full slot has another code. */
 function storageProblemIn({ waitingFor, reason }: CycleResult): string | undefined {
   const isOfData = waitingFor === 'space' && reason?.code.startsWith('SITECAST_SYSTEM_') === true;
   return isOfData ? reason.message : undefined;

@@ -11,7 +11,7 @@ import * as become from './transitions.ts';
 
 // The steps of `judgeBoot` in update.ts.
 
-/** The first boot, and one more for a power cut. */
+/** Boots of a slot on trial: the first one, and a second one in case of a power cut. */
 export const TRIAL_BOOTS = 2;
 
 export interface JudgeDependencies {
@@ -27,13 +27,13 @@ export interface JudgeDependencies {
   reboots: Reboots;
   confirmation: Confirmation;
   clock: AgentClock;
-  /** Fires when this process is asked to end. A judgement under way stays open then, and is made after the next start. */
+  /** Aborted when this process is asked to end. A judgement under way is then left open, and made after the next start. */
   stop: AbortSignal;
 }
 
-/** An operator's word, by the `confirm` command, that the slot on trial is good. */
+/** The wait for an operator's confirmation, by the `confirm` command, that the slot on trial is good. */
 export class Confirmation {
-  /** Milliseconds that a slot that proved healthy waits for it; undefined: it doesn't wait. */
+  /** How long a healthy slot waits for it, in ms; undefined: it doesn't wait. */
   readonly withinMs: number | undefined;
   #isGiven = false;
   #listener: (() => void) | undefined;
@@ -47,7 +47,7 @@ export class Confirmation {
     this.#listener?.();
   }
 
-  /** Resolves once it is given, or `sleep` has ended. @returns whether it was given */
+  /** Resolves when the confirmation is given, or `sleep` ends. @returns whether it was given */
   async wait(sleep: (signal: AbortSignal) => Promise<void>): Promise<boolean> {
     const stop = new AbortController();
     this.#listener = () => stop.abort();
@@ -59,7 +59,7 @@ export class Confirmation {
   }
 }
 
-/** Notes how far the update got. */
+/** Stores how far the update has come. */
 export async function note(
   { stateFile, status }: JudgeDependencies,
   update: Update,
@@ -75,11 +75,12 @@ export function giveUp(deps: JudgeDependencies, update: Update, failure: Reason)
   return note(deps, update, { phase: 'fallingBack', failure, rebootsAsked: 0 });
 }
 
-/** Asks for the boot into the slot. @returns what runs then; or a result where no boot has come */
+/** Asks for the boot into the slot. @returns the state after the boot; or a result if no boot has come */
 export async function askForBoot(deps: JudgeDependencies, update: Update): Promise<BootState | CycleResult> {
   const { hooks, status, reporter, reboots, stop } = deps;
   const subject = { slot: update.target, release: update.release };
-  // The loader has been told, so a failure of these hooks is only logged. After a power cut they run again, until a boot was asked for.
+  // The loader knows of the slot already, so a failure of these hooks is only logged. After a power cut they run again, unless a boot was
+  // asked for.
   if (update.rebootsAsked === undefined)
     for (const name of ['post-install', 'pre-reboot'] as const) await hooks.run(name, subject, stop);
   status.set({ state: 'rebooting', message: `booting slot ${update.target}` });
@@ -92,7 +93,7 @@ export async function neverBoots({ boot, reboots }: JudgeDependencies, update: U
   return reboots.isInVain(update) && (await boot.read()).booted !== update.target;
 }
 
-/** The machine never booted the slot. What runs goes on running, and the attempt is over. */
+/** Ends the attempt: the machine never booted the slot. The running slot stays. */
 export async function endUnbooted(
   { boot, stateFile, reporter, reboots, leases, clock }: JudgeDependencies,
   update: Update,
@@ -106,7 +107,7 @@ export async function endUnbooted(
   return { state: 'failed', reason };
 }
 
-/** The power went while the slot was proving itself. @returns the update, given up where that was once too often */
+/** Notes that the power failed during the slot's trial. @returns the update; given up if that has happened too often */
 export async function notePowerLoss(
   deps: JudgeDependencies,
   update: Update,
@@ -121,9 +122,9 @@ export async function notePowerLoss(
 }
 
 /**
- * Checks the slot's health, once more after its soak, then waits for an operator's word where one is asked for. Whether anything can be
- * reported meanwhile doesn't matter.
- * @returns what speaks against the slot
+ * Checks the slot's health, checks it again after its soak, then waits for an operator's confirmation if the settings ask for one. It makes
+ * no difference whether reports can be sent.
+ * @returns why the slot isn't good; undefined if it is
  */
 export async function checkHealth(deps: JudgeDependencies, update: Update): Promise<Reason | undefined> {
   const { reporter, status, confirmAfterMs } = deps;
@@ -141,7 +142,7 @@ function judgeOnce({ health }: JudgeDependencies, update: Update): Promise<strin
   return health.judge({ slot: target, release }, healthNotes);
 }
 
-/** After a restart of the agent within the boot it begins anew. */
+/** Waits for the soak time. It starts again if the agent restarts within the boot. */
 async function soak(deps: JudgeDependencies, update: Update): Promise<string | undefined> {
   const { clock, status, stop, confirmAfterMs } = deps;
   const until = new Date(clock.now() + confirmAfterMs).toISOString();
@@ -179,7 +180,7 @@ export async function confirm(
   return { state: outcome };
 }
 
-/** Asks for the boot back into the other slot. @returns as `askForBoot` */
+/** Asks for the boot back into the other slot. @returns like `askForBoot` */
 export async function askForFallBack(
   deps: JudgeDependencies,
   update: Update,
@@ -194,7 +195,7 @@ export async function askForFallBack(
   return reboots.ask(await note(deps, update, askedOnceMore(update)), bootId);
 }
 
-/** The other slot runs again. The release that failed is barred. */
+/** Ends the attempt: the other slot runs again. The failed release is barred. */
 export async function endFallenBack(
   { boot, stateFile, reporter, leases, clock }: JudgeDependencies,
   update: Update,
@@ -210,7 +211,8 @@ export async function endFallenBack(
 }
 
 /**
- * The boot loader left a slot that had proved itself long before. The release there counts as failed, and is barred. After a power cut
+ * Handles a boot loader that has left a slot long after its trial. The slot's release counts as failed, and is barred. After a power cut at
+ * any step, the next start does all steps again; the report is made only once.
  * at any step the next start does all steps again; the report is made once.
  * @param left the slot that no longer runs
  * @throws what the boot control throws
@@ -231,7 +233,7 @@ export async function endLeft(
   return { state: 'rolledBack', reason };
 }
 
-/** An operator or the origin itself ordered it: the signed order doesn't say which. */
+/** The reason of an ordered roll-back. An operator ordered it, or the origin itself: the signed order doesn't say which. */
 const ordered: Reason = { code: ROLLBACK_ORDERED, message: 'the rollout was rolled back' };
 
 export function exhausted({ target }: Update): Reason {

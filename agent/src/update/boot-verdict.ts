@@ -5,24 +5,24 @@ import { trialIn } from '../state/rebuild.ts';
 
 /** What a start of the agent means for an update that is being activated. */
 export type BootVerdict =
-  /** The loader wasn't told yet, or the power went before it took note. Nothing has happened. */
+  /** The boot loader wasn't told yet, or the power failed before it had stored that. */
   | 'notTold'
   /** The boot that was asked for hasn't happened. It is asked for again. */
   | 'askAgain'
   /** The slot runs for the first time. */
   | 'firstBoot'
-  /** The agent started again within the boot that it was proving. */
+  /** The agent has restarted within the slot's first boot. */
   | 'sameBoot'
-  /** The power went while the slot was proving itself. It is tried once more. */
+  /** The power failed during the slot's trial. It is tried once more. */
   | 'powerLoss'
   /** The loader has given the slot up. */
   | 'bootCountExhausted'
-  /** The slot had proved itself when the agent ended. The loader may not know yet. */
+  /** The trial had succeeded when the agent ended. The boot loader may not know that yet. */
   | 'confirmed'
   /** The slot was given up and the other one runs. */
   | 'fellBack';
 
-/** Pure: judges by what was noted before the boot and what the loader says now. */
+/** Judges by what was noted before the boot and what the boot loader says now. Pure. */
 export function bootVerdict(
   update: Pick<Update, 'phase' | 'target' | 'bootId'>,
   boot: BootState,
@@ -59,8 +59,8 @@ function verdictOnTarget(phase: Update['phase'], isSameBoot: boolean): BootVerdi
 }
 
 /**
- * Pure: the slot that had proved itself and no longer runs, though no order says so. While an update is under way there is no such slot:
- * the other slot holds nothing that could run, or the update's own verdict says what happened.
+ * The slot that had passed its trial and no longer runs, although no order says so. Pure. While an update is under way there is none:
+ * either the other slot holds nothing that could run, or the update's own verdict covers it.
  */
 export function lateFallBack(
   { booted, update }: Pick<AgentState, 'booted' | 'update'>,
@@ -78,8 +78,8 @@ const TRIAL_PHASES: ReadonlySet<Update['phase']> = new Set([
 ]);
 
 /**
- * Pure: what the agent knows of the boot without asking the boot control.
- * @param isLost whether the state is only an old copy. The update in it may be long over, so the newest report counts
+ * What the agent knows of the boot without asking the boot control. Pure.
+ * @param isLost whether the state was restored from an old copy. The update in it may be long over, so the newest report counts instead
  */
 export function rememberedBoot(
   { booted, update }: Pick<AgentState, 'booted' | 'update'>,

@@ -9,7 +9,7 @@ import type { ProductFile, ReleaseManifest } from '@sitecast/shared/release';
 import { otherSlot, type SlotName } from '../ports.ts';
 import type { KnownRelease, AgentState, Reason, RolloutRecord } from '../state/agent-state.ts';
 
-/** All facts that decide which release a device runs. What is signed among them has been verified. */
+/** All facts that decide which release a device runs. The signed ones have been verified. */
 export interface Facts {
   product: string;
   hardware: string;
@@ -25,9 +25,9 @@ export interface Order {
   kind: 'install' | 'rollBack';
   rollout: { id: string; attempt: number };
   release: KnownRelease;
-  /** Which manifest; undefined where the order only names the counter. */
+  /** SHA-256 of the manifest; undefined where the order names only the counter. */
   manifestSha256?: string;
-  /** True: the other slot holds it already. */
+  /** True: the other slot holds the release. */
   isInOtherSlot: boolean;
 }
 
@@ -35,7 +35,7 @@ export interface Order {
 export interface Choice {
   /** In order of preference. The first whose manifest fits is followed. */
   orders: Order[];
-  /** Why there is nothing, or nothing better, to do; undefined where nothing is ordered. */
+  /** Why nothing, or nothing newer, is done; undefined where there is no order. */
   reason?: Reason & { state: 'blocked' | 'waiting'; rollout?: { id: string; attempt: number } };
   /** Rollouts that reach this device for the first time. */
   latches: string[];
@@ -144,11 +144,14 @@ function considerRelease(
     manifestSha256,
     isInOtherSlot: false,
   });
-  // Older rollouts matter only for a stepping stone that this release may need.
+  // An older rollout matters only if it offers a stepping stone that this release may need.
   return 'older';
 }
 
-/** One attempt for each attempt number of a rollout. A release that failed here stays barred until the number rises. */
+/**
+ * Whether an earlier attempt bars this one. Each attempt number of a rollout allows one attempt; a release that failed here stays barred
+ * until the number rises.
+ */
 function barring(
   { agentState }: Facts,
   rollout: Rollout,
@@ -175,7 +178,7 @@ function barring(
 function considerReturn(walk: Walk, rollout: Rollout, remembered: RolloutRecord): 'stop' | 'older' {
   const { facts } = walk;
   const running = bootedCounter(facts);
-  // The device stays where the order led: older rollouts don't lead it further.
+  // The device stays at the release of the roll-back: older rollouts must not lead it on.
   if (running === rollout.rollbackTo?.counter) return 'stop';
   if (running !== rollout.release.counter) return 'older';
   const { ended } = remembered;
@@ -197,7 +200,10 @@ function considerReturn(walk: Walk, rollout: Rollout, remembered: RolloutRecord)
   return 'stop';
 }
 
-/** The roll-back has begun: what had changed in the other slot is being fetched, so for now that slot holds no release. */
+/**
+ * Whether the roll-back has begun: changed chunks of the other slot are being fetched again, so for now that slot counts as holding no
+ * release.
+ */
 function isReturning({ agentState: { update } }: Facts, { id, attempt }: Rollout): boolean {
   return update?.kind === 'rollBack' && update.rollout.id === id && update.rollout.attempt === attempt;
 }
@@ -248,7 +254,7 @@ export function objectionTo(
     return reason('SITECAST_HARDWARE_MISMATCH', `${version} isn't made for hardware ${facts.hardware}`);
   const running = facts.agentState.slots[facts.booted].release?.counter ?? 0;
   const { minimum } = manifest;
-  // An empty slot holds no base that could be too old.
+  // An empty slot holds no release that could be older than the required one.
   const isEmpty = facts.agentState.slots[facts.booted].state === 'empty';
   const isTooOld = minimum !== undefined && running < minimum.counter && !isEmpty;
   if (isTooOld && order.kind === 'install')

@@ -14,20 +14,20 @@ import { postponed } from './result.ts';
 
 interface ChunkFetcherDependencies {
   gateways: Pick<Gateways, 'all'>;
-  /** Undefined: chunks come from gateways alone. */
+  /** Undefined: chunks come only from gateways. */
   exchange: Pick<SiteExchange, 'begin' | 'fetch' | 'lend'> | undefined;
   clock: AgentClock;
   spending: Spending;
-  /** Chunks on their way at once. Each takes one buffer of the longest chunk's length. */
+  /** How many chunks are fetched at once. Each takes a buffer of the longest chunk's length. */
   concurrency: number;
-  /** The same where peers give some as well. */
+  /** The same where chunks also come from peers. */
   concurrencyWithPeers: number;
 }
 
-/** The gateways as one store that gives only verified chunks, counts what they cost, and ends where no more may be spent. */
+/** All gateways as one chunk store: returns only verified chunks, counts their cost, and ends where no more may be spent. */
 export interface PaidSource {
   store: ChunkStore;
-  /** Fires also where the bound is reached, with a CycleEnd (`waiting`) as its reason. */
+  /** Also aborted where the bound on the cost is reached, with a CycleEnd (`waiting`) as its reason. */
   signal: AbortSignal;
 }
 
@@ -39,11 +39,11 @@ export interface ChunkFetch {
   source: PaidSource;
   onBan: PeerFetch['onBan'];
   refusedMs?: PeerFetch['refusedMs'];
-  /** Takes a verified chunk. */
+  /** Called with each verified chunk. */
   deliver: PeerFetch['deliver'];
 }
 
-/** Fetches chunks from the site: from its gateways, and from other devices where there is an exchange. */
+/** Fetches chunks within the site: from its gateways, and from other devices if there is an exchange. */
 export class ChunkFetcher {
   readonly #deps: ChunkFetcherDependencies;
 
@@ -60,7 +60,7 @@ export class ChunkFetcher {
       {
         sleep: (ms, stop) => clock.sleep(ms, stop),
         onBan,
-        // Meanwhile peers are asked. The exchange asks a gateway that was away again by itself.
+        // One round, so that peers are asked meanwhile. The exchange comes back to a failed gateway by itself.
         ...(exchange ? { rounds: 1 } : {}),
       },
     );
@@ -68,8 +68,8 @@ export class ChunkFetcher {
   }
 
   /**
-   * From now on other devices get what lies right in the slot.
-   * @returns to be told of each chunk that is written; undefined where nothing is handed out
+   * From now on, other devices can fetch the chunks that are in place in this slot.
+   * @returns a function to call for each chunk that is written; undefined without an exchange
    */
   async handOut(
     target: SlotName,
@@ -80,7 +80,7 @@ export class ChunkFetcher {
     return this.#deps.exchange?.begin(target, image, isHere);
   }
 
-  /** Hands out chunks that lie in no slot until its `end`. @returns undefined where nothing is handed out */
+  /** Serves chunks that lie in no slot to other devices, until its `end` is called. @returns undefined without an exchange */
   lend(
     { index, indexSha256 }: Pick<ChunkFetch, 'index' | 'indexSha256'>,
     chunks: ChunkStore,
@@ -89,8 +89,8 @@ export class ChunkFetcher {
   }
 
   /**
-   * @param wanted numbers of chunks, each chunk once. The image is handed out
-   * @throws SITECAST_NO_SOURCE and others of the sources; what `deliver` throws; the reason of the source's signal
+   * @param wanted numbers of chunks, each chunk once. The image must be handed out already
+   * @throws SITECAST_NO_SOURCE and others of the sources; errors of `deliver`; the reason of the source's signal
    */
   async fetch({ index, indexSha256, wanted, source, onBan, refusedMs, deliver }: ChunkFetch): Promise<void> {
     if (wanted.length === 0) return;
@@ -133,7 +133,7 @@ export class ChunkFetcher {
     });
     await Promise.allSettled(workers);
     source.signal.throwIfAborted();
-    // The first failure, not the abortions that followed from it.
+    // Throws the first failure, not the aborts that it caused.
     failure.signal.throwIfAborted();
   }
 

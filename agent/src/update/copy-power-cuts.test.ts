@@ -13,7 +13,8 @@ const [older, newer, added] = [pieces(12), pieces(6), pieces(2)];
 const images = [
   Buffer.concat(older),
   Buffer.concat(newer),
-  // From the slot that is written, in a circle and moved; from the booted slot; zeros; and two that no slot has.
+  // Chunks of the slot that is written (some of them exchange their places), chunks of the booted slot, zeros, and two chunks that no slot
+  // has.
   Buffer.concat([...older.slice(6), ...older.slice(0, 6), ...newer, Buffer.alloc(3 * CHUNK_BYTES), ...added]),
 ];
 const [, , image = Buffer.alloc(0)] = images;
@@ -57,7 +58,7 @@ async function update(failpoint: Failpoint) {
   return { isCut, isRight, booted, chunks: chunks.length };
 }
 
-it('is right after a power cut at each failpoint, and fetches nothing but what no slot has, and what it held in memory', async () => {
+it('survives a power cut at each failpoint, and fetches only the chunks that no slot has and the one that was held in memory', async () => {
   const reached: string[] = [];
   const counts = new Map<string, number>();
   const whole = await update(name => {

@@ -6,7 +6,7 @@ import { Spending } from '../state/spending.ts';
 import { waysLines } from '../status-text.ts';
 import { AgentHarness } from '../testing/harness.ts';
 
-// What an update without a recipe is allowed to cost: nothing that is signed says how long compressed chunks are.
+// What an update without a recipe may cost: no signed file says how long compressed chunks are.
 
 const CHUNK_BYTES = 20_000;
 const CHUNKS = 60;
@@ -46,8 +46,8 @@ const servedBytes = () =>
     .reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
 const plainBytes = CHUNKS * CHUNK_BYTES;
 
-describe('a bound that the chunks would exceed, and their frames do not', () => {
-  it('allows the update, which takes about what the plan says', async () => {
+describe('a bound that the plain chunks would exceed, but their frames do not', () => {
+  it('allows the update, which costs about what was planned', async () => {
     await order(compressible(), plainBytes / 3);
     const { plan, rest } = await harness.device.check();
     expect(rest).toEqual({ state: 'idle' });
@@ -60,7 +60,7 @@ describe('a bound that the chunks would exceed, and their frames do not', () => 
     expect(plannedBytes / spentBytes).toBeLessThan(1.05);
   });
 
-  it('allows it also where no gateway says how long frames are; then it may end at the bound', async () => {
+  it('allows it even if no gateway says how long frames are; then it may end at the bound', async () => {
     harness.gateway.misbehave = (_path, { method }) => (method === 'HEAD' ? 'missing' : undefined);
     const maxBytes = plainBytes / 6;
     await order(compressible(), maxBytes);
@@ -83,8 +83,8 @@ describe('a bound that the chunks would exceed, and their frames do not', () => 
   });
 });
 
-// Frames are much shorter than they may be, so a lot comes back each time that one is here.
-it('a bound with room for the frames and for one chunk more, while eight are fetched at once, is kept and is enough', async () => {
+// Frames are much shorter than their upper bound, so each one that arrives frees a large part of its reservation.
+it('keeps to a bound that has room for the frames and one more chunk, while eight are fetched at once, and completes', async () => {
   const longBytes = 200_000;
   const chunks = 24;
   const image = Buffer.concat(
@@ -104,7 +104,7 @@ it('a bound with room for the frames and for one chunk more, while eight are fet
   expect(image.equals(await harness.device.slot('A'))).toBe(true);
 });
 
-it('wrong indexes that gateways sent use up the bound: the device waits and says so, and the next one is not asked', async () => {
+it('counts wrong indexes that gateways sent: the device waits at the bound and says so, and does not ask the next gateway', async () => {
   const site = await AgentHarness.open({ images: [randomBytes(CHUNK_BYTES)], hasOther: true });
   try {
     await site.device.cycle();
@@ -133,7 +133,7 @@ it('wrong indexes that gateways sent use up the bound: the device waits and says
   }
 });
 
-it('a bound that the frames surely exceed is waited at, before anything is fetched or the slot is touched', async () => {
+it('waits at a bound that the frames surely exceed, before anything is fetched or the slot is touched', async () => {
   const image = randomBytes(plainBytes);
   await order(image, plainBytes / 3);
   const before = await harness.device.parts.boot.read();
@@ -149,7 +149,7 @@ it('a bound that the frames surely exceed is waited at, before anything is fetch
       },
     });
   expect(chunksFetched()).toBe(0);
-  // What is known once isn't asked about in each cycle.
+  // Known lengths aren't asked for again in each cycle.
   expect(chunksAskedAbout()).toBeLessThanOrEqual(24);
   expect(harness.device.parts.stateFile.current.update).toBeNull();
   expect(await harness.device.parts.boot.read()).toEqual(before);
@@ -159,7 +159,7 @@ it('a bound that the frames surely exceed is waited at, before anything is fetch
   expect(await harness.device.slot('A')).toEqual(image);
 });
 
-it('a device that waits, is asked and starts again and again spends nothing of its bound by that', async () => {
+it('spends nothing of the bound by waiting, answering `check` and restarting again and again', async () => {
   await order(randomBytes(plainBytes), plainBytes / 3);
   let spentBytes = 0;
   for (let starts = 0; starts < 3; starts += 1) {
@@ -174,7 +174,7 @@ it('a device that waits, is asked and starts again and again spends nothing of i
   expect(spentBytes).toBe(servedBytes());
 });
 
-it('asks about no chunk where there is no bound, or everything fits into it', async () => {
+it('asks for no frame lengths where there is no bound, or everything fits', async () => {
   for (const maxBytes of [undefined, 2 * plainBytes]) {
     await order(compressible(), maxBytes);
     expect(await harness.device.check()).toMatchObject({ rest: { state: 'idle' } });
@@ -182,20 +182,20 @@ it('asks about no chunk where there is no bound, or everything fits into it', as
   }
 });
 
-describe('what was spent, after a SIGKILL', () => {
+describe('bytes spent before a SIGKILL', () => {
   const ID = 'ab'.repeat(32);
   const RELEASE = { counter: 7, version: '7.0.0' };
   const note = () => join(harness.device.directory, 'data', 'spending.json');
   const open = (maxBytes: number | undefined) =>
     Spending.open(join(harness.device.directory, 'data'), { maxBytes });
 
-  it('is what was counted; what was noted ahead counts against a bound alone', async () => {
+  it('are those that were counted; bytes reserved ahead count only against a bound', async () => {
     const maxBytes = 10_000_000;
     for (const bound of [undefined, maxBytes]) {
       const spending = await open(bound);
       spending.begin(`${bound === undefined ? 'c' : 'd'}${ID.slice(1)}`, RELEASE);
       for (let paid = 0; paid < 3; paid += 1) await spending.pay(300_000, async sent => sent(250_000));
-      // As a SIGKILL leaves it: nothing is flushed.
+      // The state that a SIGKILL leaves: nothing is flushed.
       const noted = JSON.parse(await readFile(note(), 'utf8')).spentBytes;
       expect(noted).toBeGreaterThan(750_000);
       const after = await open(bound);
@@ -206,7 +206,7 @@ describe('what was spent, after a SIGKILL', () => {
     }
   });
 
-  it('is what an agent of an earlier version has noted', async () => {
+  it('include those that an agent of an earlier version has noted', async () => {
     const spending = await open(1_000_000);
     spending.begin(ID, RELEASE);
     await spending.pay(300_000, async sent => sent(250_000));

@@ -9,9 +9,9 @@ import type { Costs, Schedule } from './schedule.ts';
 import type { FillPlan } from './slot-filler.ts';
 import type { UpdateContext } from './update-checker.ts';
 
-/** Of what is planned, what it may be more: plans and estimates are that exact. */
+/** How much more than planned an update may cost, as a share of the plan: estimates are no more exact than that. */
 const MARGIN = 0.05;
-/** A zstd frame has at least so many bytes (RFC 8878, 3.1.1). */
+/** The shortest possible zstd frame (RFC 8878, 3.1.1). */
 const MIN_FRAME_BYTES = 9;
 
 interface CostDependencies {
@@ -22,9 +22,9 @@ interface CostDependencies {
 }
 
 /**
- * What a plan costs, where it may cost that.
- * @param onWays told of what is known, also where the device then waits
- * @throws CycleEnd (`waiting`) where the plan costs more than it may, or deltas are still made and the device pays for bytes
+ * What a plan costs, if it may cost that.
+ * @param onWays called with what is known, also where the device then waits
+ * @throws CycleEnd (`waiting`) where the plan costs more than it may, or where the device pays for bytes and deltas are still being made
  */
 export async function checkedCosts(
   deps: CostDependencies,
@@ -42,7 +42,7 @@ export async function checkedCosts(
     onWays(waysOf(bytes, await about(false), spending));
     schedule.checkDeltas(rollouts, order);
   }
-  // After that: a gateway that is asked for lengths fetches those chunks.
+  // Only after the first checks: a gateway that is asked for the lengths of frames fetches those chunks.
   const costs = await about(true);
   onWays(waysOf(bytes, costs, spending));
   schedule.checkSize(order, costs, { fetchBytes: bytes.fetched + bytes.patches, spending });
@@ -50,8 +50,8 @@ export async function checkedCosts(
 }
 
 /**
- * What a plan costs. A recipe says how long the frames of chunks are. Without one they are at most as long as the chunks; where it
- * depends on that whether they are allowed, a gateway is asked for the lengths of some.
+ * What a plan costs. A recipe says how long the frames of chunks are. Without one, they are assumed to be as long as the chunks; where that
+ * would exceed a bound, a gateway is asked for the lengths of some frames.
  * @param isAsking false: no gateway is asked
  * @throws the reason of `signal`
  */
@@ -65,13 +65,13 @@ async function costsOf(
   const files = delta && plan.windows.length > 0 ? await deltas.patchIndexBytes(delta, signal) : 0;
   const chunks: number[] = [];
   for (let at = 0; at < index.count; at += 1) if (plan.wayOf(at) === 'fetch') chunks.push(at);
-  // No chunk that patches lie in is longer than all patches of the recipe; such chunks are made as long as those of images, at most.
+  // The chunks of patches are no longer than all patches of the recipe, and at most as long as chunks of images.
   const patchBytes = patches === 0 ? 0 : windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
   const longestBytes = chunks.reduce(
     (longest, at) => Math.max(longest, index.lengthOf(at)),
     Math.min(patchBytes, index.sizes.maxBytes),
   );
-  // A chunk is asked for only where its longest frame still fits.
+  // A chunk is fetched only if its longest possible frame still fits the bound.
   const common = (frames: number) => ({
     patches,
     files,
@@ -92,7 +92,7 @@ async function costsOf(
   return { ...common(bytes), framesBy: 'sample', leastFrames: leastBytes };
 }
 
-/** What an update takes in all: what is spent by now, and what is to come. */
+/** The total cost of an update: what is spent by now, and what is to come. */
 export function totalBytes(
   { patches, files, frames }: Pick<Costs, 'patches' | 'files' | 'frames'>,
   { spentBytes }: Pick<Spending, 'spentBytes'>,
@@ -100,7 +100,7 @@ export function totalBytes(
   return spentBytes + files + patches + frames;
 }
 
-/** For the status, and for `check`. */
+/** The plan in the form of the status and of `check`. */
 function waysOf(
   bytes: PlanBytes,
   { patches, files, frames, framesBy }: Costs,

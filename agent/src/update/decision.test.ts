@@ -148,7 +148,7 @@ describe('the choice', () => {
     expect(choose(facts([rollout(2, { attempt: 2 })], { barred })).orders).toHaveLength(1);
   });
 
-  it('never orders a release below the floor, barred, ended or not listed, whatever the rollouts say', () => {
+  it('never orders a release that is below the floor, barred, ended or not listed, whatever the rollouts say', () => {
     const states = fc.constantFrom<Rollout['state']>(
       'active',
       'paused',
@@ -191,7 +191,7 @@ describe('the choice', () => {
           }
         },
       ),
-      // Both slots hold one release, and the device must leave it.
+      // Both slots hold the same release, and the device must leave it.
       { examples: [[[{ counter: 1, state: 'rollingBack', attempt: 1, isLatched: true }], 0, 1, 1]] },
     );
   });

@@ -12,7 +12,7 @@ import { publishTestDelta, type TestDelta } from '../testing/deltas.ts';
 import { AgentHarness } from '../testing/harness.ts';
 import { powerCutAt, untilPowerCut } from '../testing/power-cut.ts';
 
-// What bounds a delta that costs more than it should: bytes, time, room, and how often others are tried.
+// Bounds on a delta that costs more than it should: bytes, time, room, and how many other deltas are tried.
 
 const CHUNK_BYTES = 20_000;
 const image1 = randomBytes(10 * CHUNK_BYTES);
@@ -55,7 +55,7 @@ const reopen = async (changes: Parameters<AgentHarness['device']['open']>[0]) =>
 const idOf = (path: string) => /([0-9a-f]{64})\.cacnk/.exec(path)?.[1];
 const isOfRelease = (path: string) => target.ids.some(id => Buffer.from(id).toString('hex') === idOf(path));
 const isPatch = (path: string) => idOf(path) !== undefined && !isOfRelease(path);
-/** Bytes of all that counts: chunks, patches, recipes, indexes. */
+/** Bytes of all files that count as cost: chunks, patches, recipes, indexes. */
 const servedBytes = () =>
   harness.gateway.served
     .filter(({ path }) => /\.(cacnk|caibx|recipe)$/.test(path))
@@ -63,7 +63,7 @@ const servedBytes = () =>
 const codes = () => harness.reports.map(({ reason }) => reason?.code);
 
 describe('bytes', () => {
-  it('count where an answer is cut off: a gateway that never sends a whole chunk costs no more than the bound', async () => {
+  it('count even if an answer is cut off: a gateway that never sends a whole chunk costs no more than the bound', async () => {
     harness.gateway.misbehave = path => (isOfRelease(path) ? 'truncate' : undefined);
     const maxBytes = 13 * CHUNK_BYTES;
     await reopen({ haste: 100, settings: { maxBytes, deltas: 'off' } });
@@ -78,7 +78,7 @@ describe('bytes', () => {
     expect(servedBytes()).toBeLessThanOrEqual(maxBytes);
   });
 
-  it('of an index that is longer than what is left are not fetched; the device waits, and says so', async () => {
+  it('for an index are not spent if it is longer than what is left; the device waits, and says so', async () => {
     await reopen({ settings: { maxBytes: 100, deltas: 'off' } });
     expect(await harness.device.check()).toMatchObject({
       available: { release: { counter: 2 } },
@@ -96,7 +96,7 @@ describe('bytes', () => {
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('of recipes that are of no use are bounded in number: the holder of the key may sign one each hour', async () => {
+  it('for useless recipes are bounded by their number: the holder of the key could sign one each hour', async () => {
     harness.gateway.misbehave = path => (isOfRelease(path) ? 'missing' : undefined);
     await reopen({ haste: 1000 });
     for (let hour = 0; hour < 11; hour += 1) {
@@ -112,7 +112,7 @@ describe('bytes', () => {
   });
 });
 
-it('patches that an earlier start has fetched are not paid again, neither in fact nor in the plan', async () => {
+it('for patches that an earlier start has fetched are counted once, in fact and in the plan', async () => {
   const patchBytes = await publish();
   // Enough for the plan, and not for a second time.
   const settings = { maxBytes: Math.ceil(1.4 * patchBytes) };
@@ -132,7 +132,7 @@ it('patches that an earlier start has fetched are not paid again, neither in fac
   expect(servedBytes()).toBe(before);
 });
 
-it('a plan that costs too much is said by `check`, with what it would be and for what it would wait', async () => {
+it('of a plan that is too expensive are shown by `check`, with what the device would wait for', async () => {
   await publish();
   await reopen({ settings: { maxBytes: 3 * CHUNK_BYTES } });
   expect(await harness.device.check()).toMatchObject({
@@ -151,7 +151,7 @@ it('a plan that costs too much is said by `check`, with what it would be and for
 });
 
 describe('time', () => {
-  it('that a patch takes is noted ahead of it, so a process that is killed has not taken it for nothing', async () => {
+  it('that a patch may take is noted beforehand, so a process that is killed during a patch has used it', async () => {
     const directory = await mkdtemp(join(tmpdir(), 'sitecast-spending-'));
     const at = (name: string) => join(directory, name, 'spending.json');
     await mkdir(join(directory, 'killed'));
@@ -164,7 +164,7 @@ describe('time', () => {
         const beganMs = performance.now();
         await expect.poll(() => performance.now() - beganMs).toBeGreaterThan(450);
         const takenMs = performance.now() - beganMs;
-        // As a SIGKILL leaves it.
+        // The state that a SIGKILL leaves.
         await copyFile(at('killed'), at('after'));
         const after = await Spending.open(join(directory, 'after'), bounds);
         expect(after.applyMs).toBeGreaterThan(0.8 * takenMs);
@@ -178,10 +178,10 @@ describe('time', () => {
     }
   });
 
-  it('that is used up ends patches for the release; that is reported, and blames no recipe', async () => {
+  it('that is used up ends patches for the release; the report says so, and blames no recipe', async () => {
     const MIB = 1024 * 1024;
     const old = Buffer.alloc(4 * MIB);
-    // Four of eight bits are random: it takes time to decode, and half of its length.
+    // Four of eight bits are random, so it compresses to half of its length and takes time to decode.
     const next = Buffer.from(randomBytes(old.length).map(byte => byte & 15));
     const bigger = await AgentHarness.open();
     try {
@@ -215,7 +215,7 @@ describe('time', () => {
   });
 });
 
-/** Until the disk is full; what was written stays. */
+/** Fills the disk. What was written stays. */
 function fill(path: string): void {
   try {
     writeFileSync(path, Buffer.alloc(8 * 1024 * 1024));
@@ -246,7 +246,7 @@ describe.skipIf(!isRoot)('room in the data directory (needs root for a tmpfs)', 
   }
   const kept = () => readdir(join(small, 'data', 'patches')).catch(() => []);
 
-  it('that is too small for patches is noticed before they are fetched; the update comes by chunks', async () => {
+  it('that is too small for patches is noticed before they are fetched; the update uses chunks', async () => {
     await publish();
     await openIn('size=1100k');
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
@@ -255,7 +255,7 @@ describe.skipIf(!isRoot)('room in the data directory (needs root for a tmpfs)', 
     expect(harness.gateway.served.filter(({ path }) => isPatch(path))).toEqual([]);
   });
 
-  it('that others take while a patch is kept lets go of the patches, and the update comes by chunks', async () => {
+  it('that is used up while a patch is kept makes the agent drop the patches; the update uses chunks', async () => {
     await publish();
     await openIn('size=4m');
     let patches = 0;

@@ -1,8 +1,8 @@
-/** The update has to be planned anew, without this delta. */
+/** Thrown where a delta turns out to be unusable: the update is planned again without it. */
 export class DeltaUnusable extends Error {
   override readonly name = 'DeltaUnusable';
   readonly code: string;
-  /** Whether the recipe itself was wrong: it isn't tried again. Otherwise only its patches can't be had, or cost too much. */
+  /** Whether the recipe itself is wrong: then it isn't tried again. Otherwise, only its patches can't be fetched, or cost too much. */
   readonly hasFailed: boolean;
 
   constructor(code: string, message: string, { hasFailed, cause }: { hasFailed: boolean; cause?: unknown }) {

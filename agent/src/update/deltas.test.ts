@@ -33,7 +33,7 @@ afterEach(async () => {
   await harness.close();
 });
 
-/** Release 2, with a delta of five windows; ways to the last four chunks are not in it. */
+/** Publishes release 2, with a delta of five windows that doesn't cover the last chunks. */
 async function order(changes: Partial<TestDelta> = {}): Promise<number> {
   target = harness.fleet.addRelease({ counter: 2, image: image2, chunkBytes: CHUNK_BYTES });
   harness.fleet.addRollout(2);
@@ -49,7 +49,7 @@ function republish(changes: Partial<TestDelta> = {}): Promise<number> {
 const chunksOf = (image: PublishedImage) => new Set(image.ids.map(id => Buffer.from(id).toString('hex')));
 const fetched = () =>
   harness.gateway.requests.flatMap(line => /^GET .*\/([0-9a-f]{64})\.cacnk/.exec(line)?.[1] ?? []);
-/** How many chunks of the release, and how many of patches, were asked for. */
+/** How many chunks of the release, and how many chunks of patches, were requested. */
 function counts() {
   const ofRelease = chunksOf(target);
   const chunks = fetched().filter(id => ofRelease.has(id)).length;
@@ -57,7 +57,7 @@ function counts() {
 }
 const PATCH_CHUNKS = Math.ceil((5 * 3 * CHUNK_BYTES) / 5000) + 1;
 
-/** The last byte that the first window gives is another one. */
+/** Makes the last byte of the first window wrong. */
 const wrong = (all: Buffer[]) => {
   const [first = Buffer.alloc(0), ...others] = all;
   const spoilt = Buffer.from(first);
@@ -67,7 +67,7 @@ const wrong = (all: Buffer[]) => {
 };
 
 describe('an update with a recipe', () => {
-  it('takes patches where they cost less, and neither the index nor the chunks that they give', async () => {
+  it('uses patches where they cost less, and fetches neither the index nor the chunks that they give', async () => {
     await order();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(await harness.device.slot('A')).toEqual(image2);
@@ -76,7 +76,7 @@ describe('an update with a recipe', () => {
     expect(await readdir(join(harness.device.directory, 'data', 'patches'))).toEqual([]);
   });
 
-  it.each(['off', 'signed-only'] as const)('does without where it may not use it (%s)', async deltas => {
+  it.each(['off', 'signed-only'] as const)('uses no recipe where it may not (%s)', async deltas => {
     await order();
     await harness.device.close();
     await harness.device.open({ settings: { deltas } });
@@ -85,9 +85,9 @@ describe('an update with a recipe', () => {
   });
 
   it.each(['on', 'signed-only'] as const)(
-    'takes the one that offline keys have signed (%s)',
+    'uses the recipe that offline keys have signed (%s)',
     async deltas => {
-      // What the online key signs under the same name makes nothing.
+      // The recipe of the same name that the online key has signed is unusable.
       await order({ spoil: wrong });
       await republish({ role: 'targets' });
       await harness.device.close();
@@ -98,7 +98,7 @@ describe('an update with a recipe', () => {
     },
   );
 
-  it('fetches the chunks of a window whose base was altered, and none of its patch', async () => {
+  it('fetches the chunks of a window whose base was altered, and no patch for it', async () => {
     await order();
     const slot = await open(join(harness.device.directory, 'b.img'), 'r+');
     await slot.write(Buffer.from('altered'), 0, 7, 8 * CHUNK_BYTES + 5);
@@ -109,7 +109,7 @@ describe('an update with a recipe', () => {
     expect(counts().patches).toBeLessThan(PATCH_CHUNKS);
   });
 
-  it('goes by chunks behind a gateway without recipes or without patches, and bans nobody', async () => {
+  it('uses chunks behind a gateway without recipes or without patches, and bans no gateway', async () => {
     await order();
     harness.gateway.misbehave = path => (path.includes('deltas') ? 'missing' : undefined);
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
@@ -117,7 +117,7 @@ describe('an update with a recipe', () => {
     expect(harness.reports.filter(({ reason }) => reason?.code === 'SITECAST_SOURCE_BANNED')).toEqual([]);
   });
 
-  it('goes by chunks where the patches are missing, says so, and takes them once they are there', async () => {
+  it('uses chunks where the patches are missing, says so, and uses patches as soon as they are there', async () => {
     await order();
     const ofRelease = chunksOf(target);
     harness.gateway.misbehave = path => {
@@ -134,7 +134,7 @@ describe('an update with a recipe', () => {
 });
 
 describe('a gateway that says that chunks cost the WAN of the site less', () => {
-  it('is believed by a device that pays for no bytes; it fetches not even the recipe', async () => {
+  it('is believed by a device that does not pay for bytes; the device does not even fetch the recipe', async () => {
     await order();
     harness.gateway.way = 'chunks';
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
@@ -145,7 +145,7 @@ describe('a gateway that says that chunks cost the WAN of the site less', () => 
     expect(harness.reports.at(-1)?.inventory).toMatchObject({ takesSiteWay: true });
   });
 
-  it('is not asked by a device that has a bound: it takes the way that costs it least', async () => {
+  it('is not asked by a device that has a bound: the device uses the cheapest way for itself', async () => {
     await order();
     harness.gateway.way = 'chunks';
     await harness.device.close();
@@ -167,7 +167,7 @@ describe('a gateway that says that chunks cost the WAN of the site less', () => 
 describe('what an update costs', () => {
   const patched = 15 * CHUNK_BYTES;
 
-  it('is planned by `check`, which fetches no chunk, and shown', async () => {
+  it('is planned and shown by `check`, which fetches no chunk', async () => {
     const patchBytes = await order();
     const { plan, available } = await harness.device.check();
     expect(available).toMatchObject({ release: { counter: 2 } });
@@ -185,7 +185,7 @@ describe('what an update costs', () => {
     );
   });
 
-  it('is reported, planned and spent, with what the device can do with deltas', async () => {
+  it('is reported as planned and as spent, with the delta abilities of the device', async () => {
     const patchBytes = await order();
     await harness.device.cycle();
     const ofRelease = harness.reports.filter(({ release }) => release?.counter === 2);
@@ -193,7 +193,7 @@ describe('what an update costs', () => {
     expect(ofRelease.map(({ state }) => state)).toEqual(begunAndCompleted);
     expect(first?.plannedBytes).toBeGreaterThanOrEqual(patchBytes);
     expect(last?.plannedBytes).toBe(first?.plannedBytes);
-    // Recipe, index of the patches, patches and chunks: planned as they are counted.
+    // Recipe, index of the patches, patches and chunks: planned exactly as they are counted.
     const spentBytes = last?.spentBytes ?? 0;
     expect(spentBytes).toBeGreaterThan(patchBytes + 5 * CHUNK_BYTES);
     expect(spentBytes).toBeLessThan(1.1 * (patchBytes + 5 * CHUNK_BYTES));
@@ -206,7 +206,7 @@ describe('what an update costs', () => {
 
 const begunAndCompleted = ['downloading', 'verifying', 'installing', 'rebooting', 'confirming', 'completed'];
 
-it('hands out what it copied and what windows gave, at once, and settles where nothing is left to fetch', async () => {
+it('serves copied chunks and those of windows to peers at once, and says when it fetches no more', async () => {
   const all = { firsts: Array.from({ length: 20 }, (_, at) => at + 4), chunkCount: 1 };
   await order(all);
   await harness.device.close();
@@ -251,7 +251,7 @@ it('hands out what it copied and what windows gave, at once, and settles where n
   const { indexSha256 = '' } = harness.device.parts.stateFile.current.slots.A;
   expect(held.get(indexSha256)?.added.size).toBe(CHUNKS);
   expect(held.get(indexSha256)?.settled).toBeGreaterThan(0);
-  // Of the other devices only patches were asked for, and those were handed out as they came.
+  // The other device was asked only for patches, which it serves as soon as it has them.
   expect(asked).not.toContain(indexSha256);
   const [patchIndex = ''] = asked;
   expect(held.get(patchIndex)?.added.size).toBe(counts().patches);
@@ -259,7 +259,7 @@ it('hands out what it copied and what windows gave, at once, and settles where n
 });
 
 describe('a recipe that is wrong', () => {
-  it('is given up at its first wrong chunk, before that is written; the rest comes by chunks', async () => {
+  it('is given up at its first wrong chunk, before that is written; the rest is fetched as chunks', async () => {
     await order({ spoil: wrong });
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(await harness.device.slot('A')).toEqual(image2);
@@ -267,7 +267,7 @@ describe('a recipe that is wrong', () => {
     expect(counts().chunks).toBe(20);
   });
 
-  it('is not tried again; after a second one the release comes by chunks alone', async () => {
+  it('is not tried again; after a second wrong one the release is fetched only as chunks', async () => {
     await order({ spoil: wrong });
     const noChunks = (path: string) => {
       const id = /\/([0-9a-f]{64})\.cacnk/.exec(path)?.[1];
@@ -308,7 +308,7 @@ describe('what a release may cost', () => {
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('lets a device that pays wait for the deltas of its order, and others begin with chunks', async () => {
+  it('makes a device that pays for bytes wait for the deltas of its order; others begin with chunks', async () => {
     target = harness.fleet.addRelease({ counter: 2, image: image2, chunkBytes: CHUNK_BYTES });
     const deltasBy = new Date(Date.now() + 3_600_000).toISOString();
     harness.fleet.addRollout(2, { deltasBy });
@@ -323,9 +323,9 @@ describe('what a release may cost', () => {
     expect(fetched()).toEqual([]);
     const { reason } = await harness.device.cycle();
     expect(reason?.message).toMatch(/--deltas off it would take chunks, as far as --max-bytes allows them$/);
-    // What it waits for makes the index, too: it isn't fetched meanwhile, and no plan of a delta has its bytes.
+    // The delta to come will give the index, too, so the index isn't fetched before, and doesn't count in a delta's plan.
     expect(harness.gateway.requests.filter(line => line.includes('camera-2.caibx'))).toEqual([]);
-    // Its own setting, or one that leaves the origin nothing to make for it.
+    // Other reasons not to wait: the device's own setting, or one with which the origin has nothing to make for it.
     for (const settings of [{}, { maxBytes: 10_000_000, deltas: 'signed-only' as const }]) {
       const device = await TestDevice.copyOf(harness.device, [harness.gateway.url]);
       await device.close();
@@ -340,7 +340,7 @@ describe('what a release may cost', () => {
     expect(harness.gateway.requests.filter(line => line.includes('camera-2.caibx'))).toEqual([]);
   });
 
-  it('is named so that it is enough, and not much more than the update takes', async () => {
+  it('is suggested as a bound that suffices, and is not much more than the update takes', async () => {
     const image = Buffer.concat([image1, randomBytes(900)]);
     target = harness.fleet.addRelease({ counter: 2, image, chunkBytes: CHUNK_BYTES });
     harness.fleet.addRollout(2);
@@ -357,7 +357,7 @@ describe('what a release may cost', () => {
     expect(Number(named) * 1024).toBeLessThan(2 * spentBytes + 1024);
   });
 
-  it('is never more, whatever fails and however often the agent starts; the way is said, not paid', async () => {
+  it('is never exceeded, whatever fails and however often the agent starts; a plan that is too large is shown, not carried out', async () => {
     await order({ spoil: wrong });
     const maxBytes = 220_000;
     for (let starts = 0; starts < 4; starts += 1) {
@@ -373,7 +373,7 @@ describe('what a release may cost', () => {
     expect(chunks * CHUNK_BYTES + patches * 5000).toBeLessThanOrEqual(maxBytes);
   });
 
-  it('fetches no recipe that is longer than what is left', async () => {
+  it('lets the device fetch no recipe that is longer than what is left', async () => {
     await order();
     await harness.device.close();
     await harness.device.open({ settings: { maxBytes: 500 } });
@@ -384,7 +384,7 @@ describe('what a release may cost', () => {
   it('ends a download within its bound', async () => {
     await order();
     await harness.device.close();
-    // The plan doesn't know what the index of the patches costs, and that the base was altered.
+    // The plan doesn't include the index of the patches, and assumes an unaltered base.
     const slot = await open(join(harness.device.directory, 'b.img'), 'r+');
     await slot.write(Buffer.alloc(3 * CHUNK_BYTES), 0, 3 * CHUNK_BYTES, 0);
     await slot.close();
@@ -400,16 +400,16 @@ describe('what a release may cost', () => {
   });
 });
 
-it('makes windows that read nothing of the base', async () => {
+it('makes windows that need nothing of the base', async () => {
   await order({ isWithoutBase: true });
   expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   expect((await harness.device.slot('A')).equals(image2)).toBe(true);
-  // Five windows of three chunks; the last five chunks are in none.
+  // Five windows of three chunks; the last five chunks are in none of them.
   expect(counts().chunks).toBe(5);
   expect(counts().patches).toBeGreaterThan(0);
 });
 
-it('fetches no patch twice, whenever the power fails, and makes nothing wrong', async () => {
+it('fetches no patch twice, whenever the power fails, and writes no wrong byte', async () => {
   await order();
   await harness.device.close();
   const reached: string[] = [];
@@ -442,7 +442,7 @@ it('fetches no patch twice, whenever the power fails, and makes nothing wrong', 
     if (!isTried && process.env.SITECAST_TEST_EVERY_POINT !== '1') continue;
     const { repeated, ...found } = await run(where);
     expect({ where, ...found }).toEqual({ where, isCut: true, isRight: true });
-    // What was on its way when the power failed.
+    // The chunk that was being fetched when the power failed.
     expect(repeated).toBeLessThanOrEqual(1);
   }
 });

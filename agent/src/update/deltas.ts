@@ -24,24 +24,24 @@ import type { StateFile } from '../state/state-file.ts';
 import type { Trust } from '../upstream/trust.ts';
 import type { SlotContent, SlotContents } from './slot-contents.ts';
 
-/** `signed-only`: a recipe counts only where the top-level targets list it, so offline keys have signed it. */
+/** `signed-only`: only recipes listed by the top-level targets are used, as these are signed by offline keys. */
 export type DeltaMode = 'on' | 'signed-only' | 'off';
 
 /** A recipe that fits this device and a release. */
 export interface Delta {
   name: DeltaName;
   recipe: Recipe;
-  /** Of the recipe's bytes, in hex. */
+  /** SHA-256 of the recipe's bytes, in hex. */
   sha256: string;
   base: SlotContent;
-  /** Length of the target's index, as the manifest names it. */
+  /** Length of the target's index according to the manifest, in bytes. */
   indexBytes: number;
 }
 
 interface DeltasDependencies {
   product: string;
   mode: DeltaMode;
-  /** CPU time that applying patches may take for one image, milliseconds. */
+  /** The CPU time that applying patches may take for one image, in milliseconds. */
   maxApplyMs: number;
   trust: Pick<Trust, 'document' | 'absentBytes'>;
   gateways: { readonly liveliest: Pick<Gateway, 'getJson'> };
@@ -51,7 +51,7 @@ interface DeltasDependencies {
   log: Log;
 }
 
-/** Finds the recipes of this device's updates. Without one an update goes by chunks. */
+/** Finds the recipes for this device's updates. Without a recipe, an update uses chunks. */
 export class Deltas {
   readonly #deps: DeltasDependencies;
 
@@ -60,8 +60,8 @@ export class Deltas {
   }
 
   /**
-   * The recipe that leads from the release that runs to this one. A gateway that knows no recipes, or a recipe that isn't usable, is no
-   * error: the update goes another way. Bytes that come over the network are counted as spent on the image.
+   * Finds the recipe from the running release to this one. If a gateway doesn't know recipes, or the recipe isn't usable, that is no error:
+   * the update uses chunks. Fetched bytes count as spent on the image.
    * @throws the reason of `signal`
    */
   async find(
@@ -72,7 +72,7 @@ export class Deltas {
     const { product, mode, trust, spending, contents } = this.#deps;
     if (!this.mayCome(booted, counter)) return undefined;
     const name = { product, from: this.#counterIn(booted), to: counter };
-    // A device that pays for bytes itself takes the way that costs it least.
+    // A device that pays for bytes uses the way that is cheapest for itself.
     if (!spending.isBounded && (await this.#goesByChunks(name, signal))) return undefined;
     if (!spending.hasRecipesLeft)
       this.#deps.log(
@@ -80,7 +80,7 @@ export class Deltas {
         'many recipes were fetched for this release: no new one is, and chunks are fetched',
       );
     try {
-      // The holder of an online key may sign a new one each hour. One that is here is used, however many there were.
+      // The holder of an online key may sign a new recipe each hour. One that is stored here is used, however many there were.
       const longestBytes = Math.min(spending.leftBytes, image.lengthBytes, MAX_RECIPE_BYTES);
       const maxBytes = spending.hasRecipesLeft ? longestBytes : 0;
       const isTopLevel = mode === 'signed-only';
@@ -105,15 +105,15 @@ export class Deltas {
   }
 
   /**
-   * Whether the site's gateway says that chunks cost the site's WAN less than the deltas of all its devices. It isn't believed in
-   * anything but that: chunks lead to the same image.
+   * Whether the site's gateway says that chunks cost the site's WAN less than the deltas of all its devices. No more trust in the gateway
+   * is needed: chunks lead to the same image.
    */
   async #goesByChunks({ product, from, to }: DeltaName, signal: AbortSignal): Promise<boolean> {
     try {
       const path = `/site/v1/ways/${product}/${from}/${to}`;
       const { status, body } = await this.#deps.gateways.liveliest.getJson(path, signal);
       const { data } = siteWaySchema.safeParse(body);
-      // A gateway of an earlier version, or an origin, doesn't know the question.
+      // A gateway of an earlier version, or an origin, doesn't know this request.
       const isSo = status === 200 && data?.way === 'chunks';
       if (isSo)
         this.#deps.log(
@@ -127,21 +127,21 @@ export class Deltas {
     }
   }
 
-  /** Whether a recipe from the release that runs to this one could be used, where there is one. */
+  /** Whether a recipe from the running release to this one could be used, if there is one. */
   mayCome(booted: SlotName, counter: number): boolean {
     const from = this.#counterIn(booted);
     return this.#deps.mode !== 'off' && from >= 1 && from !== counter && !this.#isSpent();
   }
 
   /**
-   * Whether the origin may still make a recipe that could be used. It can't where only those of offline keys count.
+   * Whether the origin may still make a recipe that could be used. It can't where only recipes signed by offline keys may be used.
    * @param counter of the release that is ordered
    */
   mayBeMade(booted: SlotName, counter: number): boolean {
     return this.#deps.mode === 'on' && this.mayCome(booted, counter);
   }
 
-  /** The target's index, rebuilt. @returns undefined where the recipe doesn't give it: it is to be fetched */
+  /** The target's index, rebuilt. @returns undefined where the recipe doesn't give it: then it is fetched */
   targetIndexOf({ recipe, base, indexBytes }: Delta): ChunkIndex | undefined {
     try {
       return targetIndexOf(recipe, base.index, indexBytes);
@@ -151,7 +151,7 @@ export class Deltas {
     }
   }
 
-  /** @returns the windows, checked against both images; undefined where they don't fit them */
+  /** @returns the windows, checked against both images; undefined where they don't fit these */
   windowsOf({ recipe, base }: Delta, target: ChunkIndex): readonly PlacedWindow[] | undefined {
     try {
       return windowsOf(recipe, base.index, target);
@@ -162,9 +162,9 @@ export class Deltas {
   }
 
   /**
-   * Where the patches lie in chunks.
-   * @param signal of the cycle; `isKept`: only where an earlier start has fetched it
-   * @returns undefined where it can't be had
+   * The index of the chunks that hold the patches.
+   * @param signal of the cycle; `isKept`: only if an earlier start has fetched it
+   * @returns undefined where it can't be fetched
    * @throws the reason of `signal`
    */
   async patchIndexOf(
@@ -185,7 +185,7 @@ export class Deltas {
     }
   }
 
-  /** What the index of the patches is still to cost. @throws the reason of `signal` */
+  /** Bytes of the index of the patches that are still to be fetched. @throws the reason of `signal` */
   async patchIndexBytes({ name }: Pick<Delta, 'name'>, signal: AbortSignal): Promise<number> {
     try {
       return (await this.#deps.trust.absentBytes(patchIndexTarget(name), signal)) ?? 0;
@@ -199,7 +199,7 @@ export class Deltas {
     return this.#deps.stateFile.current.slots[slot].release?.counter ?? 0;
   }
 
-  /** Two recipes have failed for this image, or applying patches has cost all the time that it may. */
+  /** Whether no more deltas are tried: two recipes have failed for this image, or applying patches has used up its time. */
   #isSpent(): boolean {
     const { spending, maxApplyMs } = this.#deps;
     return spending.failedRecipes.length >= MAX_FAILED_RECIPES || spending.applyMs >= maxApplyMs;

@@ -31,7 +31,7 @@ describe('a gateway that misbehaves', () => {
     path.startsWith('/chunks/') ? misbehave : undefined;
 
   it.each(['tamper', 'endless'] as const)(
-    'with chunks (%s) is banned and reported; another one serves',
+    'with wrong chunks (%s) is banned and reported; another one serves',
     async what => {
       harness.gateway.misbehave = chunks(what);
       expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
@@ -48,7 +48,7 @@ describe('a gateway that misbehaves', () => {
     expect(await harness.device.slot('B')).toEqual(image1);
   });
 
-  it('as the only one keeps the device waiting, not failed, until it sends right bytes', async () => {
+  it('with wrong chunks keeps the device waiting, not failed, if it is the only one, until it sends right ones', async () => {
     for (const each of [harness.gateway, harness.other]) each.misbehave = chunks('tamper');
     expect(await harness.device.cycle()).toMatchObject({
       state: 'waiting',
@@ -68,7 +68,7 @@ describe('a gateway that misbehaves', () => {
     },
   );
 
-  it('with old metadata is not banned: the next one is asked', async () => {
+  it('with old metadata is not banned; the next one is asked', async () => {
     const old = harness.fleet.snapshotOfFiles();
     await harness.device.cycle();
     await harness.fleet.publishAll();
@@ -80,13 +80,13 @@ describe('a gateway that misbehaves', () => {
     expect(harness.device.parts.status.current.metadata.problem).toBeUndefined();
   });
 
-  it('by another clock gets signatures by that clock', async () => {
+  it('with another clock gets requests signed by that clock', async () => {
     harness.gateway.clockOffsetMs = 5 * YEAR_MS;
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(harness.device.parts.outbox.pendingCount).toBe(0);
   });
 
-  it('by disappearing keeps the reports waiting; another gateway accepts them all', async () => {
+  it('that disappears keeps the reports waiting; another gateway accepts them all', async () => {
     harness.origin.acknowledges = false;
     await harness.device.cycle();
     const waiting = harness.device.parts.outbox.pendingCount;
@@ -169,7 +169,7 @@ describe('a power cut', () => {
     await harness.device.close({ isCut: true });
   };
 
-  it('while the new slot proves itself is no failure: the slot is tried again', async () => {
+  it('during the trial of the new slot is no failure: the slot is tried again', async () => {
     await cutAt('confirm after');
     await harness.device.open();
     await harness.device.cycle();

@@ -10,7 +10,7 @@ import { asObjection, type Release } from './releases.ts';
 import { CycleEnd } from './result.ts';
 import type { UpdateContext } from './update-checker.ts';
 
-// Which release a cycle installs, with everything that is known about it.
+// Finds the release that a cycle installs, with everything that is known about it.
 
 /** The first order whose manifest fits. @returns a result instead where there is none, and why */
 export async function releaseToInstall(
@@ -38,15 +38,15 @@ async function orderToFollow(
     const problem = 'manifest' in found ? objectionTo(order, found.manifest, facts) : found.objection;
     if (!problem && 'manifest' in found) return { followed: { order, manifest: found.manifest } };
     objection ??= problem;
-    // An older release may be the stepping stone to it.
+    // An older release may be a stepping stone to it.
     if (problem?.code !== 'SITECAST_STEPPING_STONE') break;
   }
   return { objection };
 }
 
 /**
- * Whether the next cycle would go on with an update that is under way: no newer order is to be followed in its place, and one still wants
- * it. True also where a manifest can't be had now: that isn't certain.
+ * Whether the next cycle would go on with the update that is under way: some order still wants it, and no newer order replaces it. True
+ * also where a manifest can't be fetched now, as it isn't certain then.
  */
 export async function isStillFollowed(
   deps: Pick<InstallDependencies, 'releases'>,
@@ -78,7 +78,7 @@ async function loadOrWait(
   }
 }
 
-/** With the recipe that leads to it, and its index: rebuilt by the recipe, from a slot's file, or fetched. */
+/** Loads the release with its recipe and its index: rebuilt with the recipe, stored with a slot, or fetched. */
 async function loadRelease(
   { releases, deltas, contents, schedule, spending }: InstallDependencies,
   order: Order,
@@ -86,16 +86,19 @@ async function loadRelease(
 ): Promise<Release> {
   spending.begin(manifest.index.sha256, manifest);
   const inSlot = await contents.withHash(manifest.index.sha256);
-  // What a slot holds already needs no recipe.
+  // A release that a slot holds needs no recipe.
   const { booted, rollouts } = facts;
   const delta = inSlot ? undefined : await deltas.find(manifest, booted, signal);
-  // The index is rebuilt by the recipe once that is there: fetched meanwhile, it would cost bytes that no plan of an update by deltas has.
+  // The recipe to come will give the index: fetching the index now would cost bytes that the plan of an update with deltas doesn't have.
   if (!inSlot && !delta && deltas.mayBeMade(booted, manifest.counter)) schedule.checkDeltas(rollouts, order);
   const known = inSlot ?? (delta && deltas.targetIndexOf(delta));
   return releases.load(order, manifest, { known, delta, spending, signal });
 }
 
-/** How the first order's image would come into its slot, and what it would wait for before anything is fetched; as far as that can be known now. */
+/**
+ * How the first order's image would be put into its slot, and what it would wait for before anything is fetched; as far as that is known
+ * now.
+ */
 export async function plannedWays(
   deps: InstallDependencies,
   context: UpdateContext,
@@ -130,7 +133,7 @@ async function nothingOrdered(
 ): Promise<CycleResult> {
   if (!why) return { state: 'idle' };
   const { state, rollout, ...reason } = why;
-  // How an attempt ended here was reported, and stays the last word; but an operator has to hear that a device can't go back.
+  // The end of an attempt is already reported, and stays the last result. But `check` must tell an operator that a device can't go back.
   const record = stateFile.current.rollouts.find(({ id }) => id === rollout?.id);
   const hasEnded = (record?.ended?.attempt ?? 0) >= (rollout?.attempt ?? 1);
   if (!hasEnded || reason.code === ROLLBACK_IMPOSSIBLE) await reporter.report(state, { rollout, reason });

@@ -3,31 +3,31 @@ import { SitecastError } from '@sitecast/shared/errors';
 import pLimit from 'p-limit';
 import type { Gateway } from '../ports.ts';
 
-/** Chunks whose frames are asked about, evenly spread over those that are to be fetched. */
+/** How many chunks a gateway is asked about, spread evenly over those to be fetched. */
 const SAMPLES = 24;
 const AT_ONCE = 4;
-/** Known so many, no others are asked about. */
+/** If as many lengths are known, no gateway is asked. */
 const ENOUGH_SAMPLES = SAMPLES / 2;
-/** Milliseconds that asking may take altogether. A gateway fetches chunks that it doesn't have. */
+/** How long asking may take in all, in ms. A gateway fetches the chunks that it doesn't have. */
 const ASK_WITHIN_MS = 10_000;
-/** Of the estimated part, what it surely takes: samples differ from the rest. */
+/** The share of an estimate that is taken as certain, since the samples differ from the rest. */
 const SURE_SHARE = 0.75;
 
 /** Bytes of the frames of some chunks. */
 interface FrameEstimate {
   bytes: number;
-  /** They surely take that. */
+  /** The least that they take. */
   leastBytes: number;
 }
 
 /**
- * How long the frames of an image's chunks are, where no recipe says it: nothing that is signed does. A gateway is asked for the lengths
- * of some (HEAD). It may lie: then a download is begun that ends at its bound, or one waits that the gateway needn't have served either.
+ * How long the frames of an image's chunks are, where there is no recipe: no other signed file says it. A gateway is asked for the lengths
+ * of some frames (HEAD). If it lies, the worst is a download that ends at its bound, or one that waits although it needn't.
  */
 export class FrameSizes {
   readonly #gateways: { readonly liveliest: Pick<Gateway, 'frameBytes'> };
   #image: string | undefined;
-  /** Of that image, by the numbers of the chunks. */
+  /** Lengths of that image's frames, by the numbers of the chunks. */
   readonly #known = new Map<number, number>();
 
   constructor(gateways: { readonly liveliest: Pick<Gateway, 'frameBytes'> }) {
@@ -37,7 +37,7 @@ export class FrameSizes {
   /**
    * @param indexSha256 of the image
    * @param chunks numbers of chunks, each chunk once
-   * @returns undefined where the gateway doesn't say
+   * @returns undefined where no gateway says
    * @throws the reason of `signal`
    */
   async estimate(

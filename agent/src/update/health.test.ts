@@ -8,7 +8,7 @@ import type { DeviceChanges } from '../testing/device.ts';
 import { AgentHarness } from '../testing/harness.ts';
 import { until } from '../testing/process.ts';
 
-// What speaks against a new slot, and what doesn't.
+// What counts against a new slot, and what doesn't.
 
 const image = randomBytes(60_000);
 let harness: AgentHarness;
@@ -35,7 +35,7 @@ async function open(changes: DeviceChanges, health: Partial<typeof DEFAULTS> = {
   await harness.device.open({ haste: 10_000, log, ...changes, settings });
 }
 
-/** A health command that fails at its first runs. */
+/** A health command that fails in its first runs. */
 const failing = (times: number) => {
   const count = join(harness.device.directory, 'count');
   return { health: `echo x >> ${count}; [ $(wc -l < ${count}) -gt ${times} ]`, count };
@@ -54,18 +54,18 @@ it.each([
   expect(logged.filter(line => line.includes('the health check is repeated'))).toHaveLength(runs - 1);
 });
 
-it('takes a built-in check that fails for a failed health check, and names it', async () => {
+it('takes a failed built-in check for a failed health check, and names it', async () => {
   const checks = { ...DEFAULTS.checks, diskBytes: 2 ** 52 };
   const { health, count } = failing(0);
   await open({ settings: { hooks: { health } } }, { checks });
   const result = await harness.device.cycle();
   expect(result).toMatchObject({ state: 'rolledBack', reason: { code: 'healthFailed' } });
   expect(result.reason?.message).toMatch(/^disk: .*MiB needed$/);
-  // The command isn't asked then.
+  // The command isn't run then.
   await expect(runsOf(count)).rejects.toThrow('ENOENT');
 });
 
-it('checks a slot once more after its soak, and keeps it then', async () => {
+it('checks a slot again after its soak, and keeps it', async () => {
   const { health, count } = failing(0);
   await open({ haste: 20, settings: { hooks: { health } } }, { confirmAfterMs: 20_000 });
   const cycle = harness.device.cycle();
@@ -103,7 +103,7 @@ it('begins the soak anew after a restart of the agent, and counts a power cut in
 
 let noted: unknown;
 
-/** The site goes offline with the boot. */
+/** The site is offline from the boot on. */
 function offlineAfterBoot(): FileBootControl {
   let starts = 0;
   noted = undefined;
@@ -127,7 +127,7 @@ it.each([false, true])('keeps a slot whose site is offline (gateway check: %s)',
   expect(noted).toMatchObject(isGatewayChecked ? { isGatewayReached: true } : {});
 });
 
-it('keeps a slot of which nothing can be reported', async () => {
+it('keeps a slot even if no report can be sent', async () => {
   harness.gateway.judge = () => 'not taken';
   harness.gateway.refuses = 'whole';
   await open({});

@@ -4,18 +4,18 @@ import type { HookSubject, Hooks } from './hooks.ts';
 interface HealthDependencies {
   hooks: Pick<Hooks, 'run'>;
   checks: readonly HealthCheck[];
-  /** How often a failed check is repeated, and after how long. */
+  /** How often a failed check is repeated. */
   retries: number;
   retryPauseMs: number;
-  /** Milliseconds that one of `checks` may take. The command has its own bound. */
+  /** How long each of `checks` may take, in ms. The command has its own bound. */
   timeoutMs: number;
   clock: AgentClock;
   log: Log;
-  /** Fires when this process is asked to end. */
+  /** Aborted when this process is asked to end. */
   stop: AbortSignal;
 }
 
-/** Judges the slot that runs: the built-in checks, then the owner's command. What can't be reported, or a site that is offline, doesn't speak against a slot. */
+/** Judges the running slot: the built-in checks, then the owner's command. Unsent reports or an offline site don't count against a slot. */
 export class Health {
   readonly #deps: HealthDependencies;
 
@@ -23,7 +23,7 @@ export class Health {
     this.#deps = deps;
   }
 
-  /** What the checks want to know of the time before the update. */
+  /** What the checks need to know from before the update. */
   async notes(): Promise<HealthNotes> {
     const notes: HealthNotes = {};
     for (const { note } of this.#deps.checks) if (note) Object.assign(notes, await note(this.#signal()));
@@ -31,7 +31,7 @@ export class Health {
   }
 
   /**
-   * @returns what speaks against the slot, also after the retries
+   * @returns what counts against the slot after all retries; undefined: nothing
    * @throws the reason of `stop`
    */
   async judge(subject: HookSubject, notes: HealthNotes): Promise<string | undefined> {

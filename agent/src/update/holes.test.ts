@@ -5,9 +5,9 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { publishTestDelta } from '../testing/deltas.ts';
 import { AgentHarness } from '../testing/harness.ts';
 
-// Real files: what lies on the disk is counted in blocks, what comes over the network in bytes.
+// Real files. Disk usage is counted in blocks, transfer in bytes.
 
-/** No multiple of a block: holes begin and end within chunks. */
+/** Not a multiple of a block, so that holes begin and end within chunks. */
 const CHUNK_BYTES = 65_636;
 const HOLE_BYTES = 40_960;
 const BLOCK_BYTES = 4096;
@@ -22,7 +22,7 @@ const holed = (): Buffer => {
 const many = (count: number, make: () => Buffer): Buffer[] => Array.from({ length: count }, make);
 const copied = many(4, holed);
 const image1 = Buffer.concat([...copied, ...many(12, solid)]);
-/** Four chunks that are copied, some zeros, three that a window gives, more zeros, and three that are fetched: each with a hole. */
+/** Four copied chunks, zeros, three chunks of a window, zeros, and three fetched chunks. Each chunk has a hole. */
 const image2 = Buffer.concat([
   ...copied,
   Buffer.alloc(4 * CHUNK_BYTES),
@@ -48,7 +48,7 @@ beforeEach(async () => {
 });
 afterEach(() => harness.close());
 
-/** A chunk has at most a block more at each end of its data. */
+/** A chunk takes at most one block more at each end of its data. */
 const MOST_ON_DISK = DATA_BYTES + 4 * BLOCK_BYTES * WITH_HOLE;
 
 it.each([
@@ -64,7 +64,7 @@ it.each([
   expect(blocks * 512).toBeLessThanOrEqual(MOST_ON_DISK);
   expect(image2.length - DATA_BYTES).toBe(ALL_ZERO * CHUNK_BYTES + WITH_HOLE * HOLE_BYTES);
   const { spentBytes = Number.POSITIVE_INFINITY } = harness.reports.at(-1)?.transfer ?? {};
-  // The patch that tests make isn't compressed but for its frames; recipe and index of the patches are a few hundred bytes.
+  // The tests' patches aren't compressed themselves, only their frames are; recipe and index of the patches are a few hundred bytes.
   expect(spentBytes).toBeLessThan(FETCHED_BYTES + 3 * HOLE_BYTES + 4096);
   expect(harness.gateway.requests.filter(line => line.includes('.cacnk')).length).toBeGreaterThan(0);
 });

@@ -3,7 +3,7 @@ import { outputText } from '@sitecast/shared/text';
 import type { AgentClock, CommandOutcome, Log, RunCommand, Slot, SlotName } from '../ports.ts';
 import { failed, postponed } from './result.ts';
 
-/** Commands of the device's owner, each a shell command line. */
+/** Commands of the device's owner; each is a shell command line. */
 export const HOOK_NAMES = [
   'pre-download',
   'pre-install',
@@ -18,8 +18,8 @@ export type HookName = (typeof HOOK_NAMES)[number];
 const EXIT_NOT_NOW = 75;
 const MAX_TOLD_CHARS = 400;
 /**
- * Milliseconds. A machine that shuts down ends the agent and its hooks at nearly the same moment. So a hook's failure counts only if the
- * agent isn't asked to stop within that time.
+ * In ms. A machine that shuts down ends the agent and its hooks at nearly the same moment, so a hook's failure counts only if the agent
+ * isn't asked to stop within that time.
  */
 const STOP_SETTLES_MS = 1000;
 
@@ -55,8 +55,8 @@ export class Hooks {
   }
 
   /**
-   * Runs a hook that may refuse.
-   * @throws CycleEnd (`failed` or `waiting`) where it does; as `run`
+   * Runs a hook that can refuse.
+   * @throws CycleEnd (`failed` or `waiting`) where it refuses; what `run` throws
    */
   async ask(name: 'pre-download' | 'pre-install', subject: HookSubject, signal: AbortSignal): Promise<void> {
     const result = await this.run(name, subject, signal);
@@ -66,8 +66,8 @@ export class Hooks {
   }
 
   /**
-   * Runs a hook, where there is one.
-   * @throws the signal's reason, also where the hook has failed because of what the signal stands for
+   * Runs a hook, if there is one.
+   * @throws the signal's reason, also if the hook failed because the process ends
    */
   async run(name: HookName, subject: HookSubject, signal: AbortSignal): Promise<HookResult> {
     const { hooks, hookTimeoutMs, healthTimeoutMs, clock, log } = this.#deps;
@@ -85,14 +85,14 @@ export class Hooks {
     }
     const how = isTimedOut ? `not done after ${timeoutMs / 1000} s` : `exit code ${exitCode ?? 'none'}`;
     const message = `${name}: ${how}: ${outputText(output, MAX_TOLD_CHARS)}`;
-    // A device that has to wait then logs the wait, once. After the other hooks it goes on.
+    // Where the device waits because of this hook, the wait is logged, once. After other hooks the update goes on.
     const isWaitedFor = name === 'pre-download' || name === 'pre-install';
     if (!isNotNow) log('warn', message, { hook: name, exitCode, isTimedOut });
     else if (!isWaitedFor) log('info', `${message}; the update goes on`, { hook: name, exitCode });
     return { kind: isNotNow ? 'notNow' : 'failed', message };
   }
 
-  /** A machine on which the health check can't even be started isn't healthy. Other hooks are tried again. */
+  /** If the health check can't be started, the slot counts as unhealthy. Other hooks are tried again. */
   async #outcomeOf(
     name: HookName,
     command: string,

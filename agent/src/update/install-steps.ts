@@ -22,11 +22,11 @@ import * as become from './transitions.ts';
 import type { UpdateChecker, UpdateContext } from './update-checker.ts';
 import type { DeltaUnusable } from './delta-unusable.ts';
 
-// The steps of `installUpdate` in update.ts, in their order.
+// The steps of `installUpdate` in update.ts, in order.
 
-/** A chunk that reads back wrong is fetched again. A slot that is wrong even then isn't reliable. */
+/** How often a slot is filled. Chunks that read back wrong are fetched again once; if some are wrong again, the slot isn't reliable. */
 const MAX_FILLS = 2;
-/** Milliseconds that a slot counts as just read back: no longer than the questions before the activation may take. */
+/** How long a slot counts as just read back, in ms: enough for the requests before the activation. */
 const FRESH_FOR_MS = 60_000;
 
 export interface InstallDependencies extends JudgeDependencies {
@@ -46,16 +46,16 @@ export interface InstallDependencies extends JudgeDependencies {
   log: Log;
 }
 
-/** What one cycle does about an order. */
+/** The order that a cycle carries out. */
 export interface Attempt {
   release: Release;
   target: SlotName;
-  /** What the check at the beginning of the cycle has found. */
+  /** The result of the check at the beginning of the cycle. */
   context: UpdateContext;
   signal: AbortSignal;
 }
 
-/** The update in the state is one that no order wants any more: it ends. */
+/** Ends the update in the state, if no order wants it any more. */
 export async function abandonUnwanted(
   deps: InstallDependencies,
   { choice }: Pick<UpdateContext, 'choice'>,
@@ -65,7 +65,7 @@ export async function abandonUnwanted(
     await abandon(deps, update, noLongerWanted(update));
 }
 
-/** Whether an earlier cycle of this process has verified the slot, and nothing of this process has written there since. */
+/** Whether an earlier cycle of this process has verified the slot, and this process hasn't written to it since. */
 export function isVerified(
   { filler, stateFile }: InstallDependencies,
   { release, target }: Attempt,
@@ -75,7 +75,7 @@ export function isVerified(
   return isNoted && filler.hasReadBack(target, release);
 }
 
-/** An order to go back fetches nothing where the slot still holds what once ran. What of it has changed is fetched again. */
+/** Whether the slot still holds the release that a roll-back leads to: then nothing is fetched. Changed chunks are fetched again. */
 export async function holdsReturn(
   { filler, stateFile, clock }: InstallDependencies,
   { release, target, signal }: Attempt,
@@ -89,8 +89,8 @@ export async function holdsReturn(
 }
 
 /**
- * Compares the slot with the image: the slot is the journal, and what lies right there isn't fetched. Then finds the cheapest way for
- * the rest.
+ * Compares the slot with the image, and finds the cheapest way for each missing chunk. No journal is needed: chunks that are in place in
+ * the slot aren't fetched.
  * @throws CycleEnd (`waiting`) where the order's terms, the owner or a hook say "not now", or it would cost too much; SITECAST_SLOT_MISSING
  */
 export async function plan(
@@ -111,7 +111,7 @@ export async function plan(
   return { planned, costs };
 }
 
-/** Writes what is missing to the slot, and makes it durable. No boot chooses the slot from before the first byte. */
+/** Writes the missing chunks to the slot, and makes them durable. Before the first byte, the slot is excluded from booting. */
 export async function fetch(
   { filler, stateFile, boot, reporter, stateChanges, spending, clock }: InstallDependencies,
   { release, target, signal }: Attempt,
@@ -123,7 +123,7 @@ export async function fetch(
     const { bytes } = planned.plan;
     if (spending.plannedBytes === undefined)
       await spending.notePlan(totalBytes(costs, spending), costs.framesBy === 'plain');
-    // Once an attempt: a download that was cut off and goes on is the same one.
+    // Reported once per attempt: a download that is resumed is the same one.
     await reporter.report('downloading', order, true);
     const copiedBytes = bytes.booted + bytes.other;
     const fetchBytes = bytes.fetched + bytes.patches;
@@ -136,7 +136,7 @@ export async function fetch(
     const { update } = stateFile.current;
     if (update?.phase !== 'downloading' || !isSameUpdate(update, order)) {
       await filler.withdraw(target);
-      // Before the first byte: from now on no boot may choose this slot.
+      // Before the first byte is written: from now on no boot may choose this slot.
       await boot.markBad(target);
       const begun = updateOf(release, { target, phase: 'downloading', stateFile, clock });
       await stateFile.change(become.toDownloading(begun));
@@ -147,13 +147,13 @@ export async function fetch(
   }
 }
 
-/** Reports why a delta is of no use. A recipe that was wrong isn't tried again. */
+/** Reports why a delta can't be used. A wrong recipe isn't tried again. */
 export async function giveUpDelta(
   { spending, reporter, log }: InstallDependencies,
   { order, delta }: Release,
   { code, message, hasFailed }: DeltaUnusable,
 ): Promise<void> {
-  // A gateway that has no patches, as one of an earlier version, does nothing wrong.
+  // A gateway that has no patches, such as one of an earlier version, does nothing wrong.
   log(hasFailed ? 'warn' : 'info', `${order.release.version} goes on without its delta: ${message}`, {
     code,
   });
@@ -161,7 +161,7 @@ export async function giveUpDelta(
   await reporter.report('downloading', { ...order, reason: { code, message } });
 }
 
-/** Reads the whole slot back past the page cache. What is wrong is fetched once more. */
+/** Reads the whole slot back past the page cache. Wrong chunks are fetched once more. */
 export async function verify(
   { filler, stateFile, reporter, status, stateChanges, clock }: InstallDependencies,
   { release, target, signal }: Attempt,
@@ -177,7 +177,7 @@ export async function verify(
         code: 'SITECAST_SLOT_UNRELIABLE',
         message: `${plural(missing.count, 'chunk')} of slot ${target} read back wrong, again`,
       });
-    // What reads back wrong is a few chunks: they are copied or fetched, without patches.
+    // Only a few chunks read back wrong: they are copied or fetched, without patches.
     const whole = { ...release, delta: undefined };
     const planned = await filler.planMissing(target, whole, missing, signal);
     const writer = await filler.open(target);
@@ -196,9 +196,8 @@ export async function verify(
 }
 
 /**
- * Whatever was checked before is checked again right before its use. The lease is held where the boot loader may be told, and given
- * back otherwise.
- * @param readBackAtMs when this cycle read the slot back, by the device's clock; -Infinity where an earlier cycle did
+ * Checks everything again right before the activation. The lease is kept where the boot loader may be told, and given back otherwise.
+ * @param readBackAtMs when this cycle read the slot back, by the device's clock; -Infinity if an earlier cycle did
  * @returns false where the slot was altered
  * @throws CycleEnd (`waiting`; `idle` where the order no longer stands; `failed` where a hook refuses); the reason of `signal`
  */
@@ -217,7 +216,7 @@ export async function mayActivate(
   try {
     await hooks.ask('pre-install', { slot: target, release: order.release }, signal);
     if (!(await isStillRight(deps, attempt, readBackAtMs))) return false;
-    // After the slot, which may take minutes: a pause or abort that has come by now still holds.
+    // Checked after the slot, which may take minutes: a pause or abort that has arrived meanwhile still counts.
     await checkOrderAgain(deps, attempt);
     await ownLeave?.confirm(signal);
     isAllowed = true;
@@ -228,7 +227,7 @@ export async function mayActivate(
   }
 }
 
-/** A gateway's lease; or, where none of them can be asked, this device's own leave. @throws CycleEnd (`waiting`) where it has neither */
+/** Takes a gateway's lease; if no gateway can be asked, the device's own leave. @throws CycleEnd (`waiting`) where it gets neither */
 async function takeLeave(
   { leases, leaveByTurns }: InstallDependencies,
   { release, context, signal }: Attempt,
@@ -245,7 +244,7 @@ async function takeLeave(
   }
 }
 
-/** Another program may have written to the slot since it was verified, and a hook may do anything. */
+/** Whether the slot is still right: another program may have written to it since it was verified, and a hook may do anything. */
 async function isStillRight(
   { clock, hooks, filler, status }: InstallDependencies,
   { release, target, signal }: Attempt,
@@ -257,7 +256,7 @@ async function isStillRight(
   return (await filler.readBack(target, release, signal)).count === 0;
 }
 
-/** The rollout may have been paused, or the release withdrawn, since the cycle began. */
+/** Checks the order again: the rollout may have been paused, or the release withdrawn, since the cycle began. */
 async function checkOrderAgain(
   { checker, releases, schedule, stateFile }: InstallDependencies,
   { release, signal }: Attempt,
@@ -276,7 +275,7 @@ async function checkOrderAgain(
   await schedule.checkActivation(again.facts.rollouts, order, again.isRefreshed);
 }
 
-/** Tells the boot loader to try the slot. From here on only a boot leads back. @returns the update in its phase `rebooting` */
+/** Tells the boot loader to try the slot. From here on, only a boot leads back. @returns the update in its phase `rebooting` */
 export async function activate(
   { filler, boot, health, stateFile, reporter, status, clock, log, stop }: InstallDependencies,
   { booted, bootId }: BootState,
@@ -303,7 +302,7 @@ export async function activate(
     await boot.setTrial(target, Math.min(TRIAL_BOOTS, maxTries));
   } catch (error) {
     if (isSystemError(error) || stop.aborted) throw error;
-    // The loader may have taken note all the same, and then nothing would watch over that boot.
+    // The loader may have stored the order despite the error. Nothing would watch over that boot, so it is taken back.
     await boot
       .markBad(target)
       .catch((also: unknown) => log('error', 'a slot could not be marked as bad', { err: also }));
@@ -314,7 +313,7 @@ export async function activate(
   return rebooting;
 }
 
-/** Ends the attempt, or only this cycle, as the error says. @throws what ends neither: see `resultOfAttempt` */
+/** Ends the attempt, or only this cycle, depending on the error. @throws other errors: see `resultOfAttempt` */
 export async function endAttempt(
   deps: InstallDependencies,
   order: Order,
@@ -346,7 +345,7 @@ async function abandon(
   status.set({ progress: undefined, plan: undefined, ways: undefined });
 }
 
-/** The update as it is noted in one of the phases before the boot loader is told. */
+/** The update as it is stored in the phases before the boot loader is told. */
 function updateOf(
   { order, index, indexSha256 }: Release,
   {

@@ -15,15 +15,18 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { DurableFiles } from '../state/durable-files.ts';
 
 const PATCHES_DIRECTORY = 'patches';
-/** After a failed write nothing is kept for so long, whatever room the file system says it has: a quota, say, isn't in that. */
+/** How long nothing is kept after a failed write. The file system's free space doesn't show everything, such as a quota. */
 const FULL_FOR_MS = 60 * 60_000;
 
-/** Chunks of patches, kept durably until what they make is durable in the slot: a power cut makes no patch come twice. */
+/**
+ * Chunks of patches. They are kept durably until the chunks made from them are durable in the slot, so a power cut makes no patch be
+ * fetched twice.
+ */
 export class KeptPatches {
   readonly #data: string;
   readonly directory: string;
   readonly #files: Pick<DurableFiles, 'replace'>;
-  /** On the monotonic clock. */
+  /** By the monotonic clock. */
   #fullUntilMs = Number.NEGATIVE_INFINITY;
 
   /** @param data the agent's own directory */
@@ -33,7 +36,7 @@ export class KeptPatches {
     this.#files = files;
   }
 
-  /** @returns undefined where it isn't here, or is damaged */
+  /** @returns undefined where it isn't kept, or is damaged */
   async get(id: ChunkId): Promise<Buffer | undefined> {
     try {
       const bytes = await readFileBounded(this.#pathOf(id), MAX_CHUNK_BYTES);
@@ -44,12 +47,12 @@ export class KeptPatches {
     }
   }
 
-  /** Ids of those that lie here, in hex; whether they are right shows when they are read. */
+  /** Ids of the kept chunks, in hex. Damaged ones are noticed only when they are read. */
   async ids(): Promise<ReadonlySet<string>> {
     return new Set(await this.#names());
   }
 
-  /** To hand them out. */
+  /** The kept chunks, for peers. */
   get store(): ChunkStore {
     const store: ChunkStore = {
       name: this.directory,
@@ -63,7 +66,7 @@ export class KeptPatches {
     return store;
   }
 
-  /** What the file system of the data directory has room for. Infinite where it doesn't say. */
+  /** Free bytes on the data directory's file system. Infinite if it doesn't say. */
   async freeBytes(): Promise<number> {
     if (performance.now() < this.#fullUntilMs) return 0;
     try {
@@ -75,7 +78,7 @@ export class KeptPatches {
     }
   }
 
-  /** Durable once it returns. */
+  /** Durable when it resolves. */
   async put(id: ChunkId, bytes: Uint8Array): Promise<void> {
     try {
       await makeDirectory(this.directory, 0o700);
@@ -86,7 +89,7 @@ export class KeptPatches {
     }
   }
 
-  /** Removes all but these. What a power cut brings back is removed by the next call. */
+  /** Removes all but these. Files that come back after a power cut are removed by the next call. */
   async keepOnly(ids: readonly ChunkId[]): Promise<void> {
     const kept = new Set(ids.map(chunkIdToHex));
     for (const name of await this.#names())

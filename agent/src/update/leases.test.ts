@@ -34,7 +34,7 @@ beforeEach(async () => {
   refused.length = 0;
   const monotonicMs = (): number => nowMs;
   const known = await KnownGateways.open(directory, [first.url, second.url]);
-  // The device knows which gateways these are, so it asks for leases alone.
+  // The device knows the ids of these gateways, so it requests only leases.
   for (const { url, id } of [first, second]) await known.at(url).learn(id);
   const open = ({ url }: FakeGateway): HttpGateway =>
     new HttpGateway(url, { identity, receiver: known.at(url), now: () => Date.now(), maxConnections: 1 });
@@ -79,7 +79,7 @@ describe('a lease', () => {
     expect(counts()).toEqual([1, 1]);
   });
 
-  it('is refused by the next gateway where that one counts the devices that are down', async () => {
+  it('is refused by the next gateway if that one counts the devices that are down', async () => {
     first.misbehave = faultAt(ROUTE, 'broken');
     second.lease = () => ({ granted: false, retryAfterMs: 5000 });
     await expect(leases.take('r1', signal)).rejects.toMatchObject({
@@ -87,7 +87,7 @@ describe('a lease', () => {
     });
   });
 
-  it('is no longer waited for at one gateway alone that has refused it for four hours', async () => {
+  it('is requested from the next gateway as well where one has refused it for four hours', async () => {
     first.lease = () => ({ granted: false, retryAfterMs: 5000 });
     second.lease = () => ({ granted: true });
     const denied = { result: { reason: { code: 'SITECAST_LEASE_DENIED' } } };
@@ -98,7 +98,7 @@ describe('a lease', () => {
     nowMs += 1;
     await leases.take('r1', signal);
     expect(counts()).toEqual([3, 1]);
-    // Another rollout begins with the same trust.
+    // For another rollout, the four hours begin again.
     await expect(leases.take('r2', signal)).rejects.toMatchObject(denied);
   });
 
@@ -113,13 +113,13 @@ describe('a lease', () => {
     for (const gateway of [first, second]) gateway.misbehave = faultAt(ROUTE, fault);
     await expect(leases.take('r1', signal)).rejects.toBeInstanceOf(CycleEnd);
     expect(refused.includes('r1')).toBe(isRefusal);
-    // What is said about a lease that goes back is no refusal.
+    // An error when a lease is given back is no refusal.
     refused.length = 0;
     await leases.giveBack('r1');
     expect(refused).toEqual([]);
   });
 
-  it('goes back to the gateway that gave it', async () => {
+  it('is given back to the gateway that granted it', async () => {
     first.misbehave = faultAt(ROUTE, problem(401, {}));
     second.lease = () => ({ granted: true });
     await leases.take('r1', signal);
@@ -127,7 +127,7 @@ describe('a lease', () => {
     expect(counts()).toEqual([1, 2]);
   });
 
-  it('of the time before a reboot goes back wherever it may be', async () => {
+  it('from before a reboot is given back to every gateway', async () => {
     first.misbehave = faultAt(ROUTE, 'drop');
     second.lease = () => ({ granted: true });
     await leases.giveBack('r1');

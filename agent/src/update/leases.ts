@@ -9,15 +9,15 @@ import { type CycleEnd, postponed } from './result.ts';
 /** Milliseconds: a third of what a gateway grants. */
 const RENEWAL_MS = 5 * 60_000;
 const DEFAULT_RETRY_MS = 10_000;
-/** Whatever a gateway says, it isn't asked again sooner. */
+/** The least time between two requests to a gateway, whatever it answers. */
 const MIN_RETRY_MS = 2000;
 const MAX_RETRY_MS = 10 * 60_000;
 
-/** A gateway only has to write a short record before it answers. */
+/** In ms. A gateway only has to write a short record before it answers. */
 const ANSWER_TIMEOUT_MS = 10_000;
 /**
- * "Not now" of one gateway is believed alone for so long: twice the 2 hours for which an honest gateway lets a device hold a lease, and
- * has it wait after that. Then the next gateway is asked as well.
+ * For this long, the "not now" of a single gateway is final: twice the 2 hours for which an honest gateway lets a device hold a lease
+ * before that device must wait. After that, the next gateway is asked as well.
  */
 const PATIENCE_MS = 4 * 3_600_000;
 const REFUSED = 'SITECAST_LEASE_REFUSED';
@@ -25,9 +25,9 @@ const REFUSED = 'SITECAST_LEASE_REFUSED';
 const MAX_TOLD_HOLDERS = 4;
 
 interface Denied {
-  /** Milliseconds until the next request. */
+  /** How long to wait before the next request, in ms. */
   retryMs: number;
-  /** The devices that are down, as the gateway says; empty where it doesn't. */
+  /** The devices that are down according to the gateway; empty where it doesn't say. */
   heldBy: string;
 }
 
@@ -35,25 +35,25 @@ type LeaseAction = 'take' | 'renew' | 'return';
 
 interface LeaseDependencies {
   gateways: Pick<Gateways, 'all' | 'inOrder' | 'each' | 'post'>;
-  /** This device's. */
+  /** This device's id. */
   id: string;
   clock: AgentClock;
   log: Log;
   stop: AbortSignal;
-  /** A gateway has said no, or "not now": durable once it resolves. */
+  /** Called when a gateway has answered no, or "not now". Durable when it resolves. */
   onRefused: (rollout: string) => Promise<void>;
   /** Milliseconds on a clock that never goes back. */
   monotonicMs?: () => number;
 }
 
 /**
- * Asks the gateways for leases: a site lets only so many of its devices be down at one time. Each gateway counts by itself, and any of
- * them may be hostile: so only a lease, or "not now" for a while, is a verdict. After any other answer the next gateway is asked.
+ * Requests leases from gateways: only so many devices of a site may be down at a time. Each gateway counts by itself, and any may be
+ * hostile. So only a lease, or "not now" within the bound above, is a verdict. After any other answer, the next gateway is asked.
  */
 export class Leases {
   readonly #deps: LeaseDependencies;
   readonly #monotonicMs: () => number;
-  /** Gateways that hold a lease of this device; empty after a start, as after a reboot. */
+  /** Gateways that hold a lease of this device; empty after a start, and so after a reboot. */
   readonly #granters = new Set<Gateway>();
   /** Since when each gateway has answered "not now" for this rollout, on the monotonic clock. */
   #denials = { rollout: '', sinceMs: new Map<Gateway, number>() };
@@ -89,7 +89,7 @@ export class Leases {
     }
   }
 
-  /** Never fails: a lease that isn't given back runs out by itself. */
+  /** Gives the lease back. Never fails: a lease that isn't given back expires. */
   async giveBack(rollout: string): Promise<void> {
     const { gateways, stop } = this.#deps;
     const holders = this.#granters.size > 0 ? [...this.#granters] : gateways.all;
@@ -105,7 +105,10 @@ export class Leases {
     );
   }
 
-  /** Renews the lease: health checks, an operator's word or reading a slot back may outlast it. @returns ends that */
+  /**
+   * Renews the lease until the returned function is called: health checks, a wait for confirmation, or reading a slot back may take longer
+   * than a lease.
+   */
   keep(rollout: string): () => void {
     const { clock, log, stop } = this.#deps;
     const done = new AbortController();
@@ -114,7 +117,7 @@ export class Leases {
       for (;;) {
         await clock.sleep(RENEWAL_MS, signal);
         if (signal.aborted) return;
-        // A failure changes nothing: this device is down already.
+        // A failure has no consequence: this device is down already.
         await this.#renew(rollout, signal).catch((error: unknown) => {
           if (!signal.aborted) log('warn', "the lease isn't renewed; the update goes on", { err: error });
         });
@@ -124,7 +127,7 @@ export class Leases {
     return () => done.abort();
   }
 
-  /** Wherever this device can be counted: it is down, whatever a gateway answers. */
+  /** Renews it at every gateway that may count this device, which is down whatever they answer. */
   async #renew(rollout: string, signal: AbortSignal): Promise<void> {
     const { gateways } = this.#deps;
     const order = [...new Set([...this.#granters, ...gateways.inOrder])];
@@ -135,7 +138,7 @@ export class Leases {
     await gateways.each(renewed, signal, order);
   }
 
-  /** @throws SITECAST_LEASE_REFUSED, SITECAST_GATEWAY_UNREACHABLE: this gateway gives no verdict; the signal's reason */
+  /** @throws SITECAST_LEASE_REFUSED, SITECAST_GATEWAY_UNREACHABLE: no verdict from this gateway; the signal's reason */
   async #ask(
     gateway: Gateway,
     action: LeaseAction,
@@ -186,7 +189,7 @@ export function noteRefusals(
   };
 }
 
-/** A gateway says that this device may not be down now. It isn't a SitecastError: no other gateway is asked. */
+/** The verdict that this device may not go down now. It isn't a SitecastError, so no other gateway is asked. */
 function notNow({ retryMs, heldBy }: Denied): CycleEnd {
   const who = heldBy === '' ? '' : `: ${heldBy}`;
   return postponed(
@@ -196,7 +199,7 @@ function notNow({ retryMs, heldBy }: Denied): CycleEnd {
   );
 }
 
-/** No gateway counts the devices that are down, so it isn't safe to go down. */
+/** No gateway counts the devices that are down, so going down isn't safe. */
 function noVerdict(error: Error): CycleEnd {
   const isRefused = error instanceof SitecastError && error.code === REFUSED;
   const reason = isRefused
@@ -207,12 +210,12 @@ function noVerdict(error: Error): CycleEnd {
 
 const jitter = (): number => 0.5 + Math.random();
 
-/** A gateway that doesn't know the rollout, or can't read the request, refuses nothing. */
+/** Whether the answer is a refusal. A gateway that doesn't know the rollout, or can't read the request, hasn't refused. */
 function isRefusal(status: number, granted: boolean | undefined): boolean {
   return status === 403 || (status === 200 && granted === false);
 }
 
-/** An origin hands out none. A gateway that doesn't know the rollout yet does. */
+/** Whether the server grants no leases at all, like an origin. A gateway does, even if it doesn't know the rollout yet. */
 function knowsNoLeases(status: number, body: unknown): boolean {
   return status === 405 || (status === 404 && !isRolloutUnknown(body));
 }
@@ -221,7 +224,7 @@ function isRolloutUnknown(body: unknown): boolean {
   return problemReader.parse(body).code === 'SITECAST_ROLLOUT_UNKNOWN';
 }
 
-/** Nothing vouches for these. Only ids, names and times are taken from them. */
+/** Names the holders. The gateway's answer isn't signed, so only ids, names and times are used. */
 function holdersText(heldBy: readonly unknown[]): string {
   return heldBy
     .slice(0, MAX_TOLD_HOLDERS)

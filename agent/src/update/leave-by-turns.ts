@@ -19,21 +19,24 @@ interface LeaveByTurnsDependencies {
   trust: Pick<Trust, 'clock'>;
   stateFile: Pick<StateFile, 'current'>;
   silence: Pick<GatewaySilence, 'forMs'>;
-  /** Undefined: it has no peers, so it can't see how many are down, and waits for a gateway. */
+  /** Undefined: the device has no peers, so it can't see how many are down, and waits for a gateway. */
   exchange: Pick<SiteExchange, 'knownDevices' | 'outOfReach'> | undefined;
   log: Log;
 }
 
-/** Leave to go down that a device took by itself. */
+/** A device's own leave to go down, without a gateway. */
 export interface OwnLeave {
   /**
-   * Right before the boot loader is told: nothing that counts has changed since.
+   * Called right before the boot loader is told: checks that the conditions still hold.
    * @throws CycleEnd (`waiting`)
    */
   confirm(signal: AbortSignal): Promise<void>;
 }
 
-/** Decides when a device may go down whose site has no gateway left: where the signed order allows that, and never after a refusal. */
+/**
+ * Decides when a device may go down if its site has no working gateway: only where the signed order allows that, and never after a
+ * refusal.
+ */
 export class LeaveByTurns {
   readonly #deps: LeaveByTurnsDependencies;
 
@@ -42,8 +45,8 @@ export class LeaveByTurns {
   }
 
   /**
-   * @param rollout as it was signed
-   * @param noLease why no gateway gives leave: what is thrown where this isn't allowed either
+   * @param rollout the signed one
+   * @param noLease why there is no lease: thrown where own leave isn't allowed either
    * @throws CycleEnd (`waiting`); the signal's reason
    */
   async take(rollout: Rollout | undefined, noLease: CycleEnd, signal: AbortSignal): Promise<OwnLeave> {
@@ -61,7 +64,7 @@ export class LeaveByTurns {
     });
     return {
       confirm: async stop => {
-        // A gateway may be back by now: then it is asked.
+        // A gateway may be back by now. Then it is asked instead.
         await this.#demandTurn(turn, noLease);
         if (clock.now() >= turn.endMs) throw waitsForTurn('its turn was over before it was ready');
         await this.#demandPeers(exchange, rollout, stop);

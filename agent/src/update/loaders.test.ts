@@ -6,7 +6,7 @@ import type { SlotName } from '../ports.ts';
 import { BOOT_MACHINES, type BootMachine } from '../testing/boot-machines.ts';
 import { AgentHarness } from '../testing/harness.ts';
 
-// A whole update through the boot loaders that count by themselves. Between two openings the machine boots.
+// A whole update with boot loaders that count boots themselves. Each time the device is opened again, the machine has booted.
 
 const image = randomBytes(60_000);
 let harness: AgentHarness;
@@ -32,7 +32,7 @@ async function start(machine: BootMachine, booted: SlotName, health: string): Pr
   await harness.device.open({ boot, haste: 20_000, settings: { hooks: { health } } });
 }
 
-/** The power goes, or a reboot comes. */
+/** A power cut, or a reboot. */
 async function boot(machine: BootMachine, health: string): Promise<SlotName> {
   await harness.device.close({ isCut: true });
   boots += 1;
@@ -42,7 +42,7 @@ async function boot(machine: BootMachine, health: string): Promise<SlotName> {
   return booted;
 }
 
-it.each(loaders)('an update by `%s` boots the new slot, and keeps it', async (_name, machine, whyNot) => {
+it.each(loaders)('`%s` boots the new slot of an update, which is kept', async (_name, machine, whyNot) => {
   if (whyNot !== undefined) return;
   await machine.create(partition);
   await start(machine, 'A', 'true');
@@ -55,13 +55,13 @@ it.each(loaders)('an update by `%s` boots the new slot, and keeps it', async (_n
   );
 });
 
-it.each(loaders)('a slot that hangs is left by `%s` after its two tries', async (_name, machine, whyNot) => {
+it.each(loaders)('`%s` leaves a slot that hangs after its two tries', async (_name, machine, whyNot) => {
   if (whyNot !== undefined) return;
   await machine.create(partition);
   await start(machine, 'A', 'true');
   await harness.device.cycle();
   await harness.device.close({ isCut: true });
-  // Nothing of the slot gets as far as the agent; a watchdog resets it.
+  // The agent isn't reached in that slot; a watchdog resets the machine.
   expect([await machine.boot(partition), await machine.boot(partition)]).toEqual(['B', 'B']);
   expect(await boot(machine, 'true')).toBe('A');
   expect(harness.reports.at(-1)).toMatchObject({
@@ -71,7 +71,7 @@ it.each(loaders)('a slot that hangs is left by `%s` after its two tries', async 
   expect(await boot(machine, 'true')).toBe('A');
 });
 
-it.each(loaders)('a slot that is unhealthy is left by `%s`', async (_name, machine, whyNot) => {
+it.each(loaders)('`%s` leaves a slot that is unhealthy', async (_name, machine, whyNot) => {
   if (whyNot !== undefined) return;
   await machine.create(partition);
   await start(machine, 'A', 'true');

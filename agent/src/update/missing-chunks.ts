@@ -18,7 +18,7 @@ export class MissingChunks {
     return this.#count;
   }
 
-  /** Of all of them together, in plain bytes. */
+  /** The total length of the missing chunks, in plain bytes. */
   get lengthBytes(): number {
     return this.#lengthBytes;
   }
@@ -34,7 +34,7 @@ export class MissingChunks {
     this.#lengthBytes += this.#index.lengthOf(at);
   }
 
-  /** The chunk is in its place now. */
+  /** Called when the chunk is in its place. */
   remove(at: number): void {
     if (!this.has(at)) return;
     this.#isMissing[at] = 0;
@@ -43,8 +43,8 @@ export class MissingChunks {
   }
 
   /**
-   * What is to be fetched, in the image's order, each chunk id once: an image may repeat a chunk (runs of zeros). A chunk that was
-   * fetched is written to all of `placesOf`.
+   * The chunks to fetch, in the image's order, each chunk id once: an image may repeat a chunk (runs of zeros). A fetched chunk is written
+   * to all of its `placesOf`.
    */
   *firsts(): Generator<number> {
     const isRepeated = new Uint8Array(this.#index.count);
@@ -55,7 +55,7 @@ export class MissingChunks {
     }
   }
 
-  /** All missing places of a chunk that `firsts` gave. */
+  /** All missing places of a chunk that `firsts` returned. */
   *placesOf(first: number): Generator<number> {
     for (let at: number | undefined = first; at !== undefined; at = this.#index.nextSame(at))
       if (this.has(at)) yield at;
@@ -63,8 +63,8 @@ export class MissingChunks {
 }
 
 /**
- * Hashes a slot at the index's offsets. The slot is the journal: what lies right there needs no other note.
- * @param reader undefined: nothing is there yet
+ * Hashes the slot's bytes at the index's offsets. The slot itself is the journal: no other note says which chunks are in place.
+ * @param reader undefined: the slot holds nothing yet
  * @param onProgress called with the bytes read so far
  */
 export async function compareWithIndex(

@@ -25,7 +25,7 @@ function carriedOut(bytes: Uint8Array, moves: readonly Move[], maxHeldBytes: num
   return { slot, done, mostHeld };
 }
 
-/** Chunks of a slot, some of which lie elsewhere in the next image. */
+/** Chunks of a slot, some of which are elsewhere in the next image. */
 const cases = fc
   .array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 24 })
   .chain(lengths =>
@@ -50,7 +50,7 @@ const cases = fc
     return { moves, sizeBytes: place + starts.length * 9 + 9 };
   });
 
-it('overwrites nothing that is still to be read, whatever moves where', () => {
+it('never overwrites bytes that are still to be read, whatever moves where', () => {
   fc.assert(
     fc.property(cases, ({ moves, sizeBytes }) => {
       const before = Uint8Array.from({ length: sizeBytes }, (_, at) => at % 251);
@@ -64,7 +64,7 @@ it('overwrites nothing that is still to be read, whatever moves where', () => {
   );
 });
 
-it('holds no more than its bound, leaves out what circles beyond it, and gets the others right', () => {
+it('holds no more than its bound, leaves out circles beyond it, and gets the others right', () => {
   fc.assert(
     fc.property(cases, fc.integer({ min: 0, max: 12 }), ({ moves, sizeBytes }, maxHeldBytes) => {
       const before = Uint8Array.from({ length: sizeBytes }, (_, at) => at % 251);
@@ -80,7 +80,7 @@ it('holds no more than its bound, leaves out what circles beyond it, and gets th
   );
 });
 
-it('needs no memory where everything moves one way', () => {
+it('needs no memory where everything moves in one direction', () => {
   const up = Array.from({ length: 50 }, (_, at) => ({ from: at * 10, lengthBytes: 10, to: [at * 10 + 3] }));
   expect([...orderMoves(up, 0)].map(({ does }) => does)).toEqual(up.map(() => 'copy'));
   const down = up.map(({ from, lengthBytes }) => ({ from: from + 100, lengthBytes, to: [from + 97] }));

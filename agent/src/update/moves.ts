@@ -2,20 +2,20 @@
 export interface Move {
   readonly from: number;
   readonly lengthBytes: number;
-  /** An image may repeat a chunk. */
+  /** All new places: an image may repeat a chunk. */
   readonly to: readonly number[];
 }
 
 /** `copy`: read and write. `hold`: read into memory, because its source is about to be overwritten. `writeHeld`: write from memory. */
 export interface MoveStep {
   readonly does: 'copy' | 'hold' | 'writeHeld';
-  /** Its number in the list. */
+  /** The move's number in the list. */
   readonly move: number;
 }
 
 /**
- * Pure: an order of copying in which nothing is overwritten that is still to be read. Where moves wait for each other in a circle, one
- * of them is held in memory; beyond the bound it is left out, and its chunk has to come from elsewhere.
+ * An order of moves in which no bytes are overwritten before they were read. Pure. Where moves wait for each other in a circle, one of them
+ * is held in memory; if that exceeds the bound, it is left out, and its chunk must come from elsewhere.
  */
 export function* orderMoves(moves: readonly Move[], maxHeldBytes: number): Generator<MoveStep> {
   const { dependents, blockers } = graphOf(moves);
@@ -55,7 +55,10 @@ export function* orderMoves(moves: readonly Move[], maxHeldBytes: number): Gener
   }
 }
 
-/** `dependents` of a move overwrite its source; `blockers` counts the sources that a move would overwrite. */
+/**
+ * The order's graph: `dependents[move]` are the moves that overwrite its source; `blockers[move]` counts the sources that it would
+ * overwrite.
+ */
 function graphOf(moves: readonly Move[]): { dependents: number[][]; blockers: Uint32Array } {
   const bySource = moves.map((_, at) => at).sort((one, other) => fromOf(moves, one) - fromOf(moves, other));
   const longest = moves.reduce((most, { lengthBytes }) => Math.max(most, lengthBytes), 0);

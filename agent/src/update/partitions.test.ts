@@ -4,7 +4,7 @@ import { simulatePartition } from '../testing/partition-simulation.ts';
 // `npm run test:trials` does this with 10,000 partitions, and prints the shares.
 const PARTITIONS = 600;
 
-it('in sites without a gateway every device gets its turn, and hardly more devices are down than the rollout lets be', () => {
+it('in sites without a gateway, gives each device its turn, with hardly more devices down than the rollout allows', () => {
   const outcomes = Array.from({ length: PARTITIONS }, (_, seed) => simulatePartition(seed));
   for (const { updated, devices, gone, mostDown, maxDown } of outcomes) {
     expect(updated).toBe(devices - gone);

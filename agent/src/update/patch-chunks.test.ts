@@ -10,7 +10,7 @@ const CHUNKS = 20;
 const MIB = 2 ** 20;
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
-it('fetches no patches that lie in longer chunks than what they give, however short they say they are', async () => {
+it('fetches no patches in chunks that are longer than what they give, however short the patches are said to be', async () => {
   const harness = await AgentHarness.open();
   const { fleet, device, gateway } = harness;
   try {
@@ -23,7 +23,7 @@ it('fetches no patches that lie in longer chunks than what they give, however sh
     fleet.addRollout(2);
     await fleet.publishAll();
     gateway.served.length = 0;
-    // Each second patch has a byte, in a chunk of a mebibyte that a patch fills which nobody can apply.
+    // Each second patch has one byte. It shares a chunk of one mebibyte with a patch that no device can apply.
     const windows = Array.from({ length: CHUNKS }, (_, at) => ({
       firstChunk: at,
       chunkCount: 1,
@@ -58,7 +58,7 @@ it('fetches no patches that lie in longer chunks than what they give, however sh
           kept.reduce((sum, bytes) => sum + bytes, 0),
         );
       } catch {
-        // There is no such directory yet.
+        // The directory doesn't exist yet.
       }
       return undefined;
     };

@@ -38,7 +38,7 @@ const fallenBack: Story = {
   booted: 'A',
 };
 
-/** @param failpoint for the first run. Where it cuts the power, the device starts again */
+/** @param failpoint where the first run loses power. The device then starts again */
 async function update({ hooks }: Story, failpoint: Failpoint) {
   const device = await TestDevice.create([gateway.url], origin.fleet.rootBytes);
   const settings = { hooks };
@@ -99,7 +99,7 @@ async function expectToEndAfterCutsAt(places: readonly string[], story: Story): 
   expect(origin.conflicts).toEqual([]);
 }
 
-/** Each name at its first place, and some more. SITECAST_TEST_EVERY_POINT=1 tests all of them, which takes two minutes. */
+/** Each name at its first place, and some more. SITECAST_TEST_EVERY_POINT=1 tests all places, which takes two minutes. */
 it('continues after a power cut at each failpoint of an update, to the same slot, fetching nothing twice, reporting all once', async () => {
   const all = await failpointsOf(completed);
   expect(new Set(all.map(where => where.replace(/#.*/, ''))).size).toBe(26);
@@ -109,7 +109,7 @@ it('continues after a power cut at each failpoint of an update, to the same slot
   await expectToEndAfterCutsAt(places, completed);
 });
 
-/** As above, from the point where the slot is given up. */
+/** The same from the failpoint on at which the slot is given up. */
 it('falls back after a power cut at each failpoint of a fall-back, barring the release, reporting all once', async () => {
   const all = await failpointsOf(fallenBack);
   const after = all.slice(all.indexOf('reboot after#1'));

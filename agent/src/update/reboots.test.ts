@@ -6,7 +6,7 @@ import { systemClock } from '../adapters/system-clock.ts';
 import { AgentHarness } from '../testing/harness.ts';
 import { BootProgram } from '../testing/boot-program.ts';
 
-// A program drives the boot of these machines: it comes later, or not at all.
+// On these machines a program reboots: the boot comes later, or not at all.
 
 const HASTE = 20_000;
 const image = randomBytes(60_000);
@@ -26,7 +26,7 @@ afterEach(async () => {
 
 const system = systemClock('auto');
 
-/** @param haste how many times faster its waits pass */
+/** @param haste how many times faster waits pass */
 async function open(haste: number, hooks: Record<string, string> = {}): Promise<void> {
   const log = (_level: string, message: string) => void logged.push(message);
   const boot = new CommandBootControl(program.command, {
@@ -51,7 +51,7 @@ it('waits for a boot that comes a moment after the verb has returned', async () 
 });
 
 it.each(['never', 'fails'] as const)(
-  'reports a boot that does not come (%s) as awaited, asks for it again, and gives the attempt up in the end',
+  'reports that a boot which does not come (%s) is awaited, asks for it again, and gives the attempt up in the end',
   async manner => {
     await program.reboots(manner);
     await open(HASTE);
@@ -72,7 +72,7 @@ it.each(['never', 'fails'] as const)(
     expect(rest).toMatchObject({ state: 'failed', reason: { code: 'SITECAST_REBOOT_FAILED' } });
     expect(await reboots()).toBe(8);
     expect(logged.filter(line => line.startsWith('a reboot was asked for')).length).toBe(8);
-    // The running slot stays, even if a boot comes after all.
+    // The running slot stays, even if the boot comes later after all.
     await program.boot();
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'A', next: 'A' });
     expect(harness.device.parts.stateFile.current.barred).toEqual([]);
@@ -84,8 +84,8 @@ it.each(['never', 'fails'] as const)(
   },
 );
 
-it('asks for a boot no sooner than its pause is over, whatever changes arrive; a late boot counts', async () => {
-  // Where the verb itself fails, only the pause is waited for: a minute.
+it('asks for a boot only when its pause is over, whatever changes arrive; a late boot counts', async () => {
+  // Where the program itself fails, the pause is one minute.
   await program.reboots('fails');
   await open(1);
   expect(await harness.device.cycle()).toMatchObject({ state: 'rebooting' });
@@ -96,7 +96,7 @@ it('asks for a boot no sooner than its pause is over, whatever changes arrive; a
   expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
 });
 
-it('asks for the boot out of a bad slot without end, and never confirms the bad slot', async () => {
+it('asks for the boot out of a bad slot without limit, and never confirms the bad slot', async () => {
   await open(HASTE, { health: `sh -c 'echo never > ${harness.device.directory}/machine/manner; exit 1'` });
   let rest = await harness.device.cycle();
   for (let asked = await reboots(); asked < 10; asked = await reboots()) {

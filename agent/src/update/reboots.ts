@@ -3,17 +3,17 @@ import type { Reason, Update } from '../state/agent-state.ts';
 import type { AgentClock, BootControl, BootState, Log } from '../ports.ts';
 import type { CycleResult } from '../state/status.ts';
 
-/** Milliseconds that a boot may take to begin. */
+/** How long a boot may take to begin, in ms. */
 const PATIENCE_MS = 60_000;
 const FIRST_LOOK_MS = 250;
 const MAX_LOOK_MS = 10_000;
-/** Milliseconds between two requests for a boot, doubled each time. */
+/** The wait between two requests for a boot, in ms; doubled each time. */
 const FIRST_PAUSE_MS = 60_000;
 const MAX_PAUSE_MS = 3_600_000;
-/** Times that a boot into the new slot is asked for, within about two hours. A boot out of a bad slot is asked for without end. */
+/** How often a boot into the new slot is asked for, within about two hours. For a boot out of a bad slot there is no limit. */
 const MAX_ASKED = 8;
 
-/** The change to note before a boot is asked for. After the boot nothing else shows that it was asked for. */
+/** The change of state to store before a boot is asked for: after the boot, nothing else shows that. */
 export function askedOnceMore({ rebootsAsked = 0 }: Update): Pick<Update, 'rebootsAsked'> {
   return { rebootsAsked: rebootsAsked + 1 };
 }
@@ -25,7 +25,7 @@ interface RebootDependencies {
   stop: AbortSignal;
 }
 
-/** Asks for boots and waits for them. A boot that doesn't come is logged, counted, and asked for ever less often. */
+/** Asks for boots and waits for them. A boot that doesn't come is logged, counted, and asked for at growing intervals. */
 export class Reboots {
   readonly #deps: RebootDependencies;
   #pause: { about: string; result: CycleResult } | undefined;
@@ -34,7 +34,7 @@ export class Reboots {
     this.#deps = deps;
   }
 
-  /** Set while it is too early to ask for this boot once more. */
+  /** The result to wait with, while it is too early to ask for this boot again. */
   pauseOf(update: Update): CycleResult | undefined {
     return this.#pause?.about === subjectOf(update) ? this.#pause.result : undefined;
   }
@@ -51,10 +51,10 @@ export class Reboots {
   }
 
   /**
-   * Asks for a boot and waits for it. Many machines end this process before it returns.
-   * @param bootId of the boot that is to be over
-   * @returns what runs after the boot; or the result of a cycle that asks for it again later
-   * @throws the reason why the agent is stopped. Most often that is the boot itself
+   * Asks for a boot and waits for it. On many machines this process ends before it returns.
+   * @param bootId of the boot that should end
+   * @returns the state after the boot; or the result of a cycle that asks for it again later
+   * @throws the reason why the agent is stopped, which is usually the boot itself
    */
   async ask(update: Update, bootId: string | undefined): Promise<BootState | CycleResult> {
     const { boot, stop } = this.#deps;
@@ -84,7 +84,7 @@ export class Reboots {
     }
   }
 
-  /** A machine that is going down may not answer any more. */
+  /** The state of the boot. Undefined if the boot control doesn't answer, like on a machine that is going down. */
   async #look(): Promise<BootState | undefined> {
     const { boot, stop } = this.#deps;
     try {

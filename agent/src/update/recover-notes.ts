@@ -20,7 +20,7 @@ interface RecoveryDependencies {
 }
 
 /**
- * Makes up for lost notes of the agent (`state.json`) or of its boot control, from the reports, the boot control and the slots. Either
+ * Rebuilds lost notes of the agent (`state.json`) or of its boot control from the reports, the boot control and the slots. Either
  * loss is logged and reported.
  */
 export async function recoverNotes(deps: RecoveryDependencies, boot: BootState): Promise<void> {
@@ -46,7 +46,10 @@ async function recoverState(deps: RecoveryDependencies, boot: BootState, loss: S
   await report(deps, 'SITECAST_STATE_INVALID', `${loss.what}; it is made up anew, from ${from}`);
 }
 
-/** The copy counts only where the slot holds what it says: an earlier release of the agent, which keeps no copy, may have written there. */
+/**
+ * Restores the other slot's record from the copy of its index. The copy counts only if the slot holds that image: an agent of an earlier
+ * version, which keeps no copy, may have written there.
+ */
 async function otherRecord(
   deps: RecoveryDependencies,
   name: SlotName,
@@ -63,7 +66,7 @@ async function otherRecord(
       await reader.close();
     }
   } catch (error) {
-    // A slot that can't be read counts as bad. The next update reports why it can't be read.
+    // An unreadable slot counts as bad. The next update reports why it can't be read.
     if (error instanceof SitecastError) return { state: 'bad' };
     throw error;
   }

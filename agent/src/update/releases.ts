@@ -21,9 +21,9 @@ export interface Release {
   manifest: ReleaseManifest;
   indexBytes: Uint8Array;
   index: ChunkIndex;
-  /** Of the index's bytes, in hex: what devices call the image. */
+  /** SHA-256 of the index, in hex: it identifies the image among devices. */
   indexSha256: string;
-  /** A recipe that leads to it from the release that runs. */
+  /** A recipe from the running release to this one. */
   delta?: Delta | undefined;
 }
 
@@ -39,7 +39,7 @@ export class Releases {
 
   /**
    * The manifest that an order names.
-   * @throws CycleEnd (`failed`) where it is no longer listed, isn't the one that was ordered, or is none
+   * @throws CycleEnd (`failed`) where it isn't listed any more, isn't the ordered one, or is malformed
    */
   async manifestOf({ release, manifestSha256 }: Order, signal: AbortSignal): Promise<ReleaseManifest> {
     const bytes = await this.#trust.document(manifestTarget(this.#product, release.counter), signal);
@@ -50,9 +50,10 @@ export class Releases {
   }
 
   /**
-   * @param known an index that the device has already, by the hash that the manifest names
-   * @param spending pays for what comes over the network
-   * @throws CycleEnd (`failed`) where manifest and index don't fit together; (`waiting`) where the index is longer than may still be spent
+   * @param known returns an index that the device has already, by the SHA-256 in the manifest
+   * @param spending counts the fetched bytes
+   * @throws CycleEnd (`failed`) where manifest and index don't fit together; (`waiting`) where the index is longer than what may still be
+   * spent
    */
   async load(
     order: Order,
@@ -74,7 +75,7 @@ export class Releases {
     const indexBytes =
       known?.encode() ??
       (await this.#trust.document(target, signal, { maxBytes: spending.leftBytes, payer: spending }));
-    // By what is left now: gateways that sent something else have spent some of it.
+    // Checked again with what is left now: gateways that sent wrong bytes have used up some of it.
     if (!indexBytes && manifest.index.lengthBytes > spending.leftBytes)
       throw indexTooLarge(manifest, spending.leftBytes);
     if (!indexBytes || sha256(indexBytes) !== manifest.index.sha256)
@@ -86,10 +87,10 @@ export class Releases {
   }
 
   /**
-   * The index of any release that is still listed: of the one that runs, say.
-   * @param sha256 of the index that is wanted; undefined: the one that the manifest names
-   * @param worthBytes an index that isn't shorter is not fetched
-   * @returns undefined where the release or that index isn't listed, or isn't worth it
+   * The index of any listed release, such as the running one.
+   * @param sha256 of the wanted index; undefined: the one in the manifest
+   * @param worthBytes the index is fetched only if it is shorter
+   * @returns undefined where the release or that index isn't listed, or isn't worth fetching
    */
   async indexOf(
     counter: number,
@@ -116,7 +117,7 @@ export class Releases {
   }
 }
 
-/** Why a manifest can't be used. @throws what isn't about the manifest */
+/** Why a manifest can't be used. @throws errors that aren't about the manifest */
 export function asObjection(error: unknown): { objection: Reason } {
   if (error instanceof CycleEnd && error.result.reason) return { objection: error.result.reason };
   if (error instanceof SitecastError && error.kind === 'badInput')

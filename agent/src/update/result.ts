@@ -4,8 +4,8 @@ import type { Reason } from '../state/agent-state.ts';
 import type { CycleResult } from '../state/status.ts';
 
 /**
- * Ends a cycle where it is; the result says how. `waiting`: the update goes on later. `failed`: the attempt is over. `idle`: the update
- * is no longer wanted.
+ * Ends the cycle; its result says how. `waiting`: the update goes on later. `failed`: the attempt is over. `idle`: the update is no longer
+ * wanted.
  */
 export class CycleEnd extends Error {
   override readonly name = 'CycleEnd';
@@ -27,7 +27,7 @@ export function failed(reason: Reason): CycleEnd {
   return new CycleEnd(reason.message, { state: 'failed', reason });
 }
 
-/** The update is no longer wanted. The next cycle begins at once, and finds out what is. */
+/** The update is no longer wanted. The next cycle begins at once, and chooses again. */
 export function superseded(message: string): CycleEnd {
   return new CycleEnd(message, { state: 'idle', retryMs: 0 });
 }
@@ -41,7 +41,7 @@ const SLOT_WAITS: ReadonlySet<string> = new Set([
   'SITECAST_SLOT_OVERLAP',
 ]);
 
-/** How an error ends a cycle; undefined for a mistake in the program. */
+/** How an error ends a cycle; undefined for a programming error. */
 export function resultOf(error: unknown): CycleResult | undefined {
   if (error instanceof CycleEnd) return error.result;
   const waiting = waitOf(error);
@@ -54,7 +54,7 @@ export function resultOf(error: unknown): CycleResult | undefined {
 
 /**
  * How an error ends an attempt to install, or just this try.
- * @throws what ends neither: the reason of `signal`, a system's error that isn't waited for, a mistake in the program
+ * @throws other errors: the reason of `signal`, a system error that isn't waited for, a programming error
  */
 export function resultOfAttempt(error: unknown, signal: AbortSignal): CycleResult {
   if (error instanceof CycleEnd && error !== signal.reason) return error.result;

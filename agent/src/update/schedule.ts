@@ -8,7 +8,7 @@ import type { Trust } from '../upstream/trust.ts';
 import type { Order } from './choose.ts';
 import { type CycleEnd, postponed } from './result.ts';
 
-/** Milliseconds: the age up to which a timestamp counts as new, and vouches for the local clock. The origin renews it hourly. */
+/** The age up to which a timestamp counts as new, and confirms the local clock, in ms. The origin renews it hourly. */
 const VOUCHING_MS = 2 * 3_600_000;
 const MINUTE_MS = 60_000;
 const MIB = 1024 * 1024;
@@ -18,14 +18,14 @@ const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
 export interface ActivationFacts {
   nowMs: number;
   clock: Clock;
-  /** What the system says of its clock; undefined where it says nothing. */
+  /** Whether the system says that its clock is synchronized; undefined where it says nothing. */
   isSynchronised: boolean | undefined;
-  /** Whether a gateway has just confirmed the metadata, or had newer metadata. */
+  /** Whether a gateway has just confirmed the metadata, or sent newer ones. */
   isRefreshed: boolean;
-  /** An order to roll back waits for no window. */
+  /** True for an order to roll back, which waits for no window. */
   isUrgent: boolean;
   rollout: Pick<Rollout, 'notBefore' | 'window' | 'offlineForMs'>;
-  /** The device's own least time between two activations. */
+  /** The device's own minimum time between two activations. */
   minIntervalMs: number;
   lastActivationMs: number | undefined;
 }
@@ -41,7 +41,7 @@ export interface Wait {
 }
 
 /**
- * Pure: what an activation waits for. The metadata has to be fresh; then come the rollout's terms, then this device's own interval.
+ * What an activation waits for. Pure. First the metadata must be fresh; then the rollout's terms count, then this device's own interval.
  * @returns undefined where the slot may be activated
  */
 export function activationWait(facts: ActivationFacts): Wait | undefined {
@@ -49,9 +49,9 @@ export function activationWait(facts: ActivationFacts): Wait | undefined {
 }
 
 function freshnessWait({ isRefreshed, nowMs, clock, rollout }: ActivationFacts): Wait | undefined {
-  // A clock that is behind `issued` can't tell the age of the metadata.
+  // A clock that is behind the metadata's `issued` can't tell their age.
   const ageMs = clock.issuedMs === undefined || clock.state !== 'ok' ? undefined : nowMs - clock.issuedMs;
-  // A gateway without WAN refreshes as well, with an old timestamp. So the timestamp's age counts, too.
+  // A gateway without WAN answers too, but with an old timestamp. So the timestamp's age counts as well.
   if (isRefreshed && (ageMs === undefined || ageMs <= VOUCHING_MS)) return undefined;
   if (ageMs !== undefined && ageMs <= rollout.offlineForMs) return undefined;
   return {
@@ -66,7 +66,7 @@ type ScheduleFacts = Pick<ActivationFacts, 'nowMs' | 'clock' | 'isSynchronised'>
   rollout: Pick<Rollout, 'notBefore' | 'window' | 'download'>;
 };
 
-/** @returns undefined where a download may begin. A download that runs when the window closes goes on. */
+/** What a download waits for. @returns undefined where it may begin. A download that is running when the window closes goes on */
 export function downloadWait(facts: ScheduleFacts): Wait | undefined {
   return facts.rollout.download === 'window' ? scheduleWait(facts) : undefined;
 }
@@ -92,7 +92,7 @@ function scheduleWait(facts: ScheduleFacts): Wait | undefined {
   return undefined;
 }
 
-/** Whether something vouches for the time: the system, or a timestamp of the last hours. */
+/** Whether the time is confirmed: by the system, or by a timestamp of the last hours. */
 export function isTimeTrusted({
   isSynchronised,
   clock,
@@ -106,7 +106,7 @@ export function isTimeTrusted({
 function intervalWait({ nowMs, minIntervalMs, lastActivationMs }: ActivationFacts): Wait | undefined {
   if (lastActivationMs === undefined) return undefined;
   const sinceMs = nowMs - lastActivationMs;
-  // A clock that was set back would make the device wait for years.
+  // If the clock was set back, the interval is ignored: the device could wait for years.
   if (sinceMs < 0 || sinceMs >= minIntervalMs) return undefined;
   return {
     for: 'interval',
@@ -122,25 +122,25 @@ interface ScheduleDependencies {
   minActivationIntervalMs: number;
   /** An update that would fetch more waits for approval; undefined: no bound. */
   maxFetchBytes: number | undefined;
-  /** What one release may cost; undefined: no bound. */
+  /** The bound on what one release may cost; undefined: no bound. */
   maxBytes: number | undefined;
 }
 
-/** What an update still takes over the network, bytes. What peers will give counts as if gateways gave it. */
+/** What an update still fetches, in bytes. Chunks that peers will give count as if gateways gave them. */
 export interface Costs {
   patches: number;
-  /** Signed files that lead to the patches. What was fetched for the plan itself is spent by now. */
+  /** Signed files that are needed for the patches. Files that were fetched for the plan itself count as spent. */
   files: number;
-  /** Compressed chunks: by the recipe, by the lengths of some, or their plain length. */
+  /** Compressed chunks: according to the recipe, estimated from some lengths, or their plain length. */
   frames: number;
   framesBy: 'recipe' | 'sample' | 'plain';
-  /** What the chunks surely take. */
+  /** The least that the chunks can take. */
   leastFrames: number;
-  /** What all of it may take more than planned. */
+  /** How much more than planned everything may take. */
   marginBytes: number;
 }
 
-/** When an order may be followed, by the rollout's terms and this device's own. */
+/** When an order may be followed, by the rollout's terms and the device's own. */
 export class Schedule {
   readonly #deps: ScheduleDependencies;
 
@@ -148,7 +148,7 @@ export class Schedule {
     this.#deps = deps;
   }
 
-  /** @throws CycleEnd (`waiting`) outside of the rollout's window, where the rollout wants downloads in it */
+  /** @throws CycleEnd (`waiting`) outside of the rollout's window, if the rollout wants downloads in it */
   async checkDownload(rollouts: RolloutsFile, order: Order): Promise<void> {
     const rollout = rollouts.rollouts.find(({ id }) => id === order.rollout.id);
     if (!rollout || order.kind === 'rollBack') return;
@@ -158,9 +158,9 @@ export class Schedule {
   }
 
   /**
-   * @param fetchBytes plain bytes of what is fetched, and patches
-   * @throws CycleEnd (`waiting`) where this device's owner has to approve of a download of that size first: where it surely takes more
-   *   than is left of the bound. One that may fit begins, and ends at the bound at the latest.
+   * @param fetchBytes plain bytes of fetched chunks, plus patches
+   * @throws CycleEnd (`waiting`) where the download surely takes more than the owner's approval or bound allows. A download that may fit
+   * begins, and ends at the bound.
    */
   checkSize(
     { release }: Order,
@@ -185,7 +185,7 @@ export class Schedule {
   }
 
   /**
-   * A device that pays for each byte waits for the deltas of its order, as long as the order says that they are being made.
+   * Makes a device that pays for bytes wait for the deltas of its order, as long as the order says that they are being made.
    * @throws CycleEnd (`waiting`)
    */
   checkDeltas(rollouts: RolloutsFile, order: Order): void {
@@ -194,7 +194,7 @@ export class Schedule {
     if (maxBytes === undefined || deltasBy === undefined) return;
     const { state } = trust.clock();
     const leftMs = Date.parse(deltasBy) - clock.now();
-    // By a clock that is wrong it might wait for years.
+    // With a wrong clock, the device could wait for years.
     if (state === 'behind' || state === 'suspect' || !(leftMs > 0)) return;
     const message = `the origin still makes deltas to ${order.release.version}, which save bytes: waits for them until ${deltasBy} at the latest; started with --deltas off it would take chunks, as far as --max-bytes allows them`;
     const reason = { code: 'SITECAST_WAITING_DELTAS', message };
@@ -223,12 +223,12 @@ export class Schedule {
   }
 }
 
-/** @param remedy what allows it */
+/** @param remedy what the owner does to allow it */
 function tooLarge(what: string, remedy: string): CycleEnd {
   return postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message: `${what}: ${remedy}` });
 }
 
-/** What the device's owner does to allow so many bytes. */
+/** The setting with which the owner allows this many bytes. */
 function allowing(option: string, bytes: number): string {
   const [unit, name] = bytes < MIB ? [1024, 'KiB'] : [MIB, 'MiB'];
   return `to allow it, start the agent with ${option} ${Math.ceil(bytes / unit)}${name} or more`;

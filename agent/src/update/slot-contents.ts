@@ -6,7 +6,7 @@ import { SlotIndexFile } from '../state/slot-index-file.ts';
 import type { Spending } from '../state/spending.ts';
 import type { StateFile } from '../state/state-file.ts';
 
-/** Gets indexes of releases that are listed. */
+/** Fetches indexes of listed releases. */
 interface IndexSource {
   indexOf(
     counter: number,
@@ -29,14 +29,14 @@ interface SlotContentsDependencies {
   log: Log;
 }
 
-/** The image that a slot is supposed to hold. Only reading shows whether it does. */
+/** The image that a slot should hold. Only reading shows whether it does. */
 export interface SlotContent {
   index: ChunkIndex;
   /** Of the index's bytes, in hex. */
   indexSha256: string;
 }
 
-/** The chunk indexes of what the slots hold: the one place that keeps them, with peers and without. */
+/** Stores the chunk indexes of the slots' images. No other place does, with or without peers. */
 export class SlotContents {
   readonly #deps: SlotContentsDependencies;
 
@@ -44,17 +44,17 @@ export class SlotContents {
     this.#deps = deps;
   }
 
-  /** The slot was read back whole, and holds this image. */
+  /** Called when the slot was read back whole and holds this image. */
   async keep(name: SlotName, indexBytes: Uint8Array): Promise<void> {
     try {
       await this.#file(name).write(indexBytes);
     } catch (error) {
-      // A full disk, say: the next update fetches the index, and the slot is handed out until the next start only.
+      // For example a full disk. The next update then fetches the index, and peers get the slot's chunks only until the next start.
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
     }
   }
 
-  /** An index that is kept here, of either slot. @returns undefined where none has that hash */
+  /** A stored index, of either slot. @returns undefined where none has that hash */
   async withHash(indexSha256: string): Promise<ChunkIndex | undefined> {
     for (const name of SLOT_NAMES) {
       const found = await this.#file(name).read(indexSha256);
@@ -63,15 +63,15 @@ export class SlotContents {
     return undefined;
   }
 
-  /** What the slot held before it was written to last. It is only a hint. */
+  /** The image of the slot before the last writes to it. Only a hint. */
   last(name: SlotName): Promise<ChunkIndex | undefined> {
     return this.#file(name).readLast();
   }
 
   /**
-   * The image of the slot that runs, from the device's own files. A device from the factory knows its release and not the index: that
-   * is fetched once, and kept.
-   * @param worthBytes an index that isn't shorter is not fetched
+   * The image of the running slot, from the device's own files. A device from the factory knows its release but not the index, which is
+   * then fetched once, and stored.
+   * @param worthBytes the index is fetched only if it is shorter
    * @returns undefined where it can't be known
    * @throws the reason of `signal`
    */

@@ -9,7 +9,7 @@ const CHUNKS = 40;
 const pieces = Array.from({ length: CHUNKS }, () => randomBytes(CHUNK_BYTES));
 const added = Array.from({ length: 3 }, () => randomBytes(CHUNK_BYTES));
 const image1 = Buffer.concat(pieces);
-/** All of the first image, moved up by what was added before it. */
+/** The whole first image, moved up by added chunks before it. */
 const image2 = Buffer.concat([...added, ...pieces]);
 
 let harness: AgentHarness;
@@ -40,7 +40,7 @@ const slotFile = (name: 'a' | 'b') => join(harness.device.directory, `${name}.im
 const dataFile = (name: string) => join(harness.device.directory, 'data', name);
 
 describe('an update over a release that runs', () => {
-  it('copies chunks from the booted slot, wherever they moved to, without peers as well', async () => {
+  it('copies chunks from the booted slot, wherever they moved to, also without peers', async () => {
     await install(1, image1);
     const { result, fetched: chunks } = await install(2, image2);
     expect(result).toMatchObject({ state: 'completed' });
@@ -53,7 +53,7 @@ describe('an update over a release that runs', () => {
     const altered = await open(slotFile('b'), 'r+');
     const at = 5 * CHUNK_BYTES + 7;
     await altered.write(Buffer.of((image1[at] ?? 0) ^ 1), 0, 1, at);
-    // And it ends early.
+    // It is also cut off.
     await altered.truncate(image1.length - 1);
     await altered.close();
     const { result, fetched: chunks } = await install(2, image2);
@@ -113,7 +113,7 @@ describe('the slot that is written', () => {
     expect(chunks.length).toBe(last.length > image1.length ? added.length : 0);
   });
 
-  it('gives no chunk that it does not hold any more', async () => {
+  it('gives no chunk that it no longer holds', async () => {
     await install(1, image1);
     await install(2, randomBytes(30_000));
     await writeFile(slotFile('b'), randomBytes(image1.length));
@@ -139,7 +139,7 @@ describe('runs of zeros', () => {
     expect(blocks * 512).toBeLessThan(20 * CHUNK_BYTES);
   });
 
-  it('replace what else lies in their place', async () => {
+  it('replace other bytes at their places', async () => {
     await writeFile(slotFile('b'), randomBytes(sparse.length));
     const { result, fetched: chunks } = await install(1, sparse);
     expect(result).toMatchObject({ state: 'completed' });
@@ -148,7 +148,7 @@ describe('runs of zeros', () => {
   });
 });
 
-it('shows and reports as to be fetched only what no slot holds', async () => {
+it('shows and reports only those chunks as to be fetched that no slot holds', async () => {
   await install(1, image1);
   await publish(2, image2);
   await harness.device.close();

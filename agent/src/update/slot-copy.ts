@@ -6,12 +6,12 @@ import type { Slot, SlotReader, SlotWriter } from '../ports.ts';
 import type { MissingChunks } from './missing-chunks.ts';
 import { type Move, orderMoves } from './moves.ts';
 
-/** Chunks that are held in memory because they move in a circle. */
+/** How many bytes of chunks that move in a circle are held in memory. */
 const MAX_HELD_BYTES = 8 * 1024 * 1024;
-/** An image may repeat a chunk. So many of its places are tried where the first ones were altered. */
+/** How many places of a repeated chunk are tried if the first ones were altered. */
 const MAX_PLACES_TRIED = 4;
 
-/** Indexes of what the slots hold, as far as known. */
+/** Indexes of the slots' images, as far as known. */
 interface CopySources {
   booted: ChunkIndex | undefined;
   /** Of the slot that is written: what it held before. */
@@ -20,7 +20,7 @@ interface CopySources {
 
 export interface SlotCopy {
   index: ChunkIndex;
-  /** What is copied is removed from it. */
+  /** Copied chunks are removed from it. */
   missing: MissingChunks;
   plan: Plan;
   sources: CopySources;
@@ -31,14 +31,14 @@ export interface SlotCopy {
 }
 
 /**
- * Writes what the slots hold already, as planned, and zeros. Each chunk is read, checked against its id, and then written. What doesn't
- * check, or can't be read, stays missing: a mounted or trimmed base, or a bad block.
+ * Writes the chunks that the slots hold, as planned, and zeros. Each chunk is read, verified by its id, and then written. A chunk that
+ * can't be read or verified stays missing, for example in a mounted or trimmed base, or on a bad block.
  * @throws as `SlotWriter.write`; the reason of `signal`
  */
 export async function copyFromSlots(copy: SlotCopy): Promise<void> {
   const { index, slots, writer, sources } = copy;
   const copier = new Copier(copy);
-  // What the slot itself holds comes first: everything else overwrites it.
+  // The slot's own chunks come first: everything else overwrites them.
   await withReader(slots.target, reader => copier.moveWithin(reader));
   const emptyFrom = await writer.extend(index.lengthBytes);
   if (sources.booted) await withReader(slots.booted, reader => copier.copyFrom(reader));
@@ -104,7 +104,7 @@ class Copier {
     return [...missing.firsts()].filter(first => plan.wayOf(first) === way);
   }
 
-  /** Where the slot that is written holds the chunk: in one of its places in the new image, or where the last one had it. */
+  /** Where the slot that is written holds the chunk: in one of its places in the new image, or where the last image had it. */
   #placeWithin(first: number): number {
     const { index, missing, sources } = this.#copy;
     const id = index.idAt(first);
@@ -121,7 +121,7 @@ class Copier {
     }
   }
 
-  /** @returns undefined where something else lies there, or nothing can be read */
+  /** @returns undefined where other bytes are there, or nothing can be read */
   async #read(reader: SlotReader, first: number, from: number): Promise<Buffer | undefined> {
     const { index } = this.#copy;
     const into = this.#memory.subarray(0, index.lengthOf(first));
@@ -165,7 +165,7 @@ async function withReader(slot: Slot, work: (reader: SlotReader) => Promise<void
   try {
     reader = await slot.openForReading();
   } catch (error) {
-    // A source that can't be opened is none.
+    // A source that can't be opened counts as empty.
     if (!(error instanceof SitecastError)) throw error;
   }
   if (!reader) return;

@@ -27,10 +27,10 @@ import { locateSlot } from './slots.ts';
 import { DeltaUnusable } from './delta-unusable.ts';
 import type { WindowFiller } from './window-filler.ts';
 
-/** Of one fill. So many show well enough that a site is full of misbehaving peers. */
+/** How many bans one fill reports: enough to show that a site is full of misbehaving peers. */
 const MAX_REPORTED_BANS = 8;
 const PROGRESS_EVERY_MS = 2000;
-/** Chunks come faster than anybody looks. */
+/** The least time between two updates of the shown progress, in ms. */
 const SHOW_EVERY_MS = 100;
 
 interface SlotFillerDependencies {
@@ -38,13 +38,13 @@ interface SlotFillerDependencies {
   slots: Readonly<Record<SlotName, Slot>>;
   stateFile: StateFile;
   gateways: Pick<Gateways, 'liveliest' | 'post'>;
-  /** Undefined: chunks come from gateways alone. */
+  /** Undefined: chunks come only from gateways. */
   exchange: SiteExchange | undefined;
   contents: SlotContents;
   deltas: Pick<Deltas, 'windowsOf' | 'patchIndexOf'>;
   fetcher: ChunkFetcher;
   windows: WindowFiller;
-  /** The encoders that recipes may need, by their names. */
+  /** Names of the installed encoders that recipes may need. */
   encoders: readonly string[];
   spending: Pick<Spending, 'flush' | 'shown'>;
   clock: AgentClock;
@@ -52,16 +52,16 @@ interface SlotFillerDependencies {
   reporter: Reporter;
 }
 
-/** How the missing chunks of a slot come to their places. */
+/** How the missing chunks of a slot get to their places. */
 export interface FillPlan {
   missing: MissingChunks;
   plan: Plan;
   booted: SlotContent | undefined;
-  /** What the slot held before. */
+  /** What the slot that is written held before. */
   other: ChunkIndex | undefined;
-  /** Of the recipe; empty: no recipe. */
+  /** The recipe's windows; empty: no recipe. */
   windows: readonly PlacedWindow[];
-  /** A recipe says how long the frames of chunks are. */
+  /** Whether a recipe says how long the frames of chunks are. */
   hasFrameBytes: boolean;
 }
 
@@ -72,26 +72,26 @@ interface Fill extends FillPlan {
   signal: AbortSignal;
 }
 
-/** Of one fill, in plain bytes. */
+/** Progress of one fill, in plain bytes. */
 interface Progress {
   doneBytes: number;
   totalBytes: number;
   held: HeldImage | undefined;
 }
 
-/** What one fill uses besides its plan. */
+/** The parts of one fill besides its plan. */
 interface Filling {
   source: PaidSource;
   onBan: PeerFetch['onBan'];
   progress: Progress;
 }
 
-/** Writes the image of a release into a slot, and says what of it lies there. */
+/** Writes the image of a release into a slot, and says which of its chunks are in place. */
 export class SlotFiller {
   readonly #deps: SlotFillerDependencies;
   #progressAt = 0;
   #shownAt = 0;
-  /** By slot: SHA-256 of the index of the image that was last read back whole there. Nothing was written there since. */
+  /** By slot: SHA-256 of the index of the image that this process has read back whole there, with no write since. */
   readonly #readBack = new Map<SlotName, string>();
 
   constructor(deps: SlotFillerDependencies) {
@@ -112,7 +112,7 @@ export class SlotFiller {
     );
   }
 
-  /** Which chunks of the image the slot doesn't hold in their places, and how they come there. @throws the reason of `signal` */
+  /** Finds which chunks of the image are not in place in the slot, and the way of each. @throws the reason of `signal` */
   async plan(target: SlotName, release: Release, signal: AbortSignal): Promise<FillPlan> {
     const reader = await this.#deps.slots[target].openForReading();
     try {
@@ -123,7 +123,7 @@ export class SlotFiller {
     }
   }
 
-  /** How the missing chunks come to their places. @throws the reason of `signal` */
+  /** Finds the way of each missing chunk. @throws the reason of `signal` */
   async planMissing(
     target: SlotName,
     { index, delta }: Release,
@@ -153,7 +153,7 @@ export class SlotFiller {
     return { missing, plan, booted, other, windows, hasFrameBytes: placed !== undefined };
   }
 
-  /** What an earlier start has fetched of each window's patch: that costs nothing any more. @throws the reason of `signal` */
+  /** Bytes of each window's patch that an earlier start has fetched: they cost nothing any more. @throws the reason of `signal` */
   async #keptOf(
     delta: Delta,
     windows: readonly PlacedWindow[],
@@ -165,7 +165,7 @@ export class SlotFiller {
     return patchIndex && filler.keptBytesOf(patchIndex, windows);
   }
 
-  /** What the slot lacks by what the medium holds, past the page cache. An image that is there whole is remembered until the slot is written to. */
+  /** Finds the chunks that the medium lacks, read past the page cache. That the image is there whole is remembered until the next write. */
   async readBack(
     target: SlotName,
     { index, indexSha256 }: Release,
@@ -186,26 +186,26 @@ export class SlotFiller {
     }
   }
 
-  /** Whether this process has read the image back whole from the slot, and has written nothing there since. */
+  /** Whether this process has read the image back whole from the slot, with no write since. */
   hasReadBack(target: SlotName, { indexSha256 }: Release): boolean {
     return this.#readBack.get(target) === indexSha256;
   }
 
-  /** The slot has to be read back again before it counts as right. */
+  /** The slot must be read back again before it counts as right. */
   forget(target: SlotName): void {
     this.#readBack.delete(target);
   }
 
   /**
-   * Opens a slot to write to it. The boot loader is told only afterwards. So a slot that can't be opened, because it is mounted, say,
-   * keeps what it holds and stays bootable.
+   * Opens a slot to write to it. The boot loader is told only after that: a slot that can't be opened, for example because it is mounted,
+   * keeps its content and stays bootable.
    */
   async open(target: SlotName): Promise<SlotWriter> {
     await locateSlot(this.#deps, target);
     this.forget(target);
     const writer = await this.#deps.slots[target].openForWriting();
     try {
-      // The file may have been made just now. From here on it counts as missing when it is gone.
+      // The file may have been created just now. From here on it counts as missing if it disappears.
       await locateSlot(this.#deps, target);
     } catch (error) {
       await writer.close();
@@ -214,21 +214,22 @@ export class SlotFiller {
     return writer;
   }
 
-  /** Before something else is written to the slot: nothing of it is handed out any more. */
+  /** Stops serving the slot's chunks to peers, before something else is written to it. */
   async withdraw(target: SlotName): Promise<void> {
     await this.#deps.exchange?.withdraw(target);
   }
 
-  /** The slot is right: it stays handed out, after a start of the agent as well, and the next update copies from it. */
+  /** Called when the slot is right: it is served to peers, also after a start of the agent, and the next update copies from it. */
   async keep(target: SlotName, { indexBytes }: Release): Promise<void> {
     this.#deps.exchange?.settle(target);
     await this.#deps.contents.keep(target, indexBytes);
   }
 
   /**
-   * Writes the missing chunks as planned and makes them durable: what the slots hold, what windows give, what is fetched. Each is
-   * verified before its first byte is written.
-   * @throws SITECAST_NO_SOURCE and others of the sources; DeltaUnusable; as `SlotWriter.write`. Nothing is under way any more by then
+   * Writes the missing chunks as planned and makes them durable: chunks of the slots, chunks of windows, fetched chunks. Each is verified
+   * before its first byte is written.
+   * @throws SITECAST_NO_SOURCE and others of the sources; DeltaUnusable; what `SlotWriter.write` throws. All parallel work has ended by
+   * then
    */
   async writeMissing(fill: Fill): Promise<void> {
     const { release, missing, writer, signal } = fill;
@@ -322,7 +323,7 @@ export class SlotFiller {
     });
   }
 
-  /** What is written is handed out to others at once. */
+  /** Called for each written chunk: peers can fetch it at once. */
   #wrote({ index, order }: Release, progress: Progress, at: number): void {
     progress.held?.add(at);
     progress.doneBytes += index.lengthOf(at);
@@ -344,7 +345,7 @@ export class SlotFiller {
     });
   }
 
-  /** For an operator who watches. It isn't sent again where it is lost. */
+  /** Sends the progress to operators who watch. If it is lost, it isn't sent again. */
   #sendProgress({ rollout }: Order, { doneBytes, totalBytes }: Progress): void {
     const { gateways, id, clock } = this.#deps;
     const nowMs = performance.now();
@@ -353,7 +354,7 @@ export class SlotFiller {
     const at = new Date(clock.now()).toISOString();
     const entry = { id, rollout: rollout.id, state: 'downloading', doneBytes, totalBytes, at };
     gateways.post(gateways.liveliest, '/site/v1/progress', { progress: [entry] }).catch(() => {
-      // It is lost. The next progress replaces it.
+      // Ignored: the next progress replaces it.
     });
   }
 }

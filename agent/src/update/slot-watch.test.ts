@@ -66,7 +66,7 @@ it('reports a slot that cannot be read, and does not wait for one that hangs', a
   const watch = new SlotWatch({ slots: { A: a, B: slot }, stateFile }, 20);
   for (let round = 0; round < 3; round += 1)
     expect((await watch.look('A')).B.problem?.message).toBe(`the slot ${b.path} does not answer`);
-  // Each look takes a thread that hangs in the kernel. More of them would use up all threads.
+  // A look blocks a thread in the kernel. More of them would use up all threads.
   expect(looks).toBe(1);
   isHanging = false;
   answer();

@@ -72,7 +72,7 @@ describe('a slot that was verified and then altered', () => {
     expect(told().map(({ state }) => state)).not.toContain('failed');
   });
 
-  it('waits where the right bytes cannot be fetched, and is marked bad until they are', async () => {
+  it('waits where the right bytes cannot be fetched, and stays marked bad until they are', async () => {
     await harness.device.open({ haste: 100 });
     await alterLater();
     harness.gateway.misbehave = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
@@ -84,7 +84,7 @@ describe('a slot that was verified and then altered', () => {
     expect(await harness.device.slot('B')).toEqual(image1);
   });
 
-  it('in the cycle that verified it, but long ago by the clock, is read back, too', async () => {
+  it('after the cycle has verified it long ago by the clock is read back, too', async () => {
     const changes: DeviceChanges = { clockOffsetMs: 0 };
     await harness.device.open(changes);
     let altered: Promise<void> | undefined;
@@ -108,7 +108,7 @@ describe('a slot that was verified and then altered', () => {
     expect(await harness.device.slot('B')).toEqual(image1);
   });
 
-  it('again and again is given up: nothing of it was activated', async () => {
+  it('again and again is given up, and never activated', async () => {
     await harness.device.open({ settings: { hooks: { 'pre-install': flip } } });
     expect(await harness.device.cycle()).toMatchObject({
       state: 'failed',
@@ -118,7 +118,7 @@ describe('a slot that was verified and then altered', () => {
     expect(told().map(({ state }) => state)).not.toContain('installing');
   });
 
-  it('to which an order leads back is fetched again, also after an interrupted try', async () => {
+  it('and that a roll-back leads to is fetched again, also after an interrupted try', async () => {
     await harness.device.open({ haste: 100 });
     await harness.device.cycle();
     const rollout = await rollOut(2);
@@ -139,7 +139,7 @@ describe('a slot that was verified and then altered', () => {
     expect(chunks() - before).toBe(1);
   });
 
-  it('while an order to roll back to it waited is fetched again', async () => {
+  it('while a roll-back to it waited is fetched again', async () => {
     await harness.device.cycle();
     const rollout = await rollOut(2);
     await harness.device.cycle();
@@ -158,7 +158,7 @@ describe('a slot that was verified and then altered', () => {
     harness.gateway.lease = () => ({ granted: true });
   }
 
-  it('before the agent was restarted is filled again, like any other', async () => {
+  it('before the agent was restarted is filled again like any other slot', async () => {
     await alterLater();
     await harness.device.close({ isCut: true });
     await harness.device.open();
@@ -216,7 +216,7 @@ describe('a slot that is missing', () => {
     harness.fleet.addRelease({ counter: 3, image: image1 });
     await rollOut(3);
     expect(await harness.device.cycle()).toMatchObject(missing);
-    // As a version without remembered slot places left it.
+    // The state of a version that didn't remember slot places.
     await harness.device.parts.stateFile.change({ slotPlaces: undefined });
     await harness.device.close();
     await harness.device.open();
@@ -226,7 +226,7 @@ describe('a slot that is missing', () => {
     expect(await harness.device.slot('B')).toEqual(image1);
   });
 
-  it('although it runs is not taken for empty: the factory’s image is seen once the slot is there', async () => {
+  it('although it is running is not taken for empty: the factory’s image is noted as soon as the slot is there', async () => {
     const slots = { A: path('link'), B: path('b.img') };
     await symlink('/dev/sitecast-nosuch', slots.A);
     await harness.device.open({ settings: { slots, factoryRelease: { counter: 1, version: '1.0.0' } } });

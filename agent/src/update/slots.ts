@@ -12,7 +12,7 @@ interface SlotDependencies {
 }
 
 /**
- * Finds where a slot lies, and remembers it: a slot that goes missing later isn't taken for one that is yet to be made.
+ * Finds where a slot is, and remembers that: a slot that goes missing later must not be created anew.
  * @throws SITECAST_SLOT_MISSING, and what else `Slot.locate` throws
  */
 export async function locateSlot({ slots, stateFile }: SlotDependencies, name: SlotName): Promise<SlotPlace> {
@@ -23,13 +23,13 @@ export async function locateSlot({ slots, stateFile }: SlotDependencies, name: S
   return place;
 }
 
-/** Locates both slots at a start. A slot that is missing is only logged; an update waits for it. */
+/** Locates both slots at the start. A missing slot is only logged; an update waits for it. */
 export async function locateSlots(deps: SlotDependencies & { log: Log }): Promise<void> {
   for (const name of SLOT_NAMES) {
     try {
       await locateSlot(deps, name);
     } catch (error) {
-      // On a full disk the place can't be noted now. It is noted later.
+      // The disk is full, for example. The place will be noted later.
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
       deps.log('warn', error.message, { code: error.code });
     }
@@ -37,8 +37,8 @@ export async function locateSlots(deps: SlotDependencies & { log: Log }): Promis
 }
 
 /**
- * Notes once what the factory left in the slot that runs: it is known to run, and perhaps which release it is.
- * @returns why that can't be seen yet: a device node that comes late isn't an empty slot
+ * Notes once what the factory installed in the running slot: at least that it runs, and its release if that is known.
+ * @returns why that can't be known yet: a device node that appears late isn't an empty slot
  */
 export async function noteFactorySlot(
   deps: SlotDependencies & { factoryRelease: { counter: number; version: string } | undefined },
@@ -63,15 +63,15 @@ export async function noteFactorySlot(
   return undefined;
 }
 
-/** Milliseconds. A medium that hangs in the kernel never answers. */
+/** In ms. A medium that hangs in the kernel never answers. */
 const MAX_LOOK_MS = 2000;
 
-/** What is wrong with the slots at present, beside what is remembered of them: for the status. */
+/** What is wrong with the slots at present, in addition to what the state says of them: for the status. */
 export class SlotWatch {
   readonly #deps: Pick<SlotDependencies, 'slots'> & { stateFile: Pick<StateFile, 'current'> };
   readonly #maxLookMs: number;
   readonly #problems = new Map<SlotName, Reason | undefined>();
-  /** Looks under way. The next look waits for one that hangs, instead of beginning another. */
+  /** Looks under way. If one hangs, the next look waits for it instead of starting another. */
   readonly #looks = new Map<SlotName, Promise<Reason | undefined>>();
 
   constructor(
@@ -82,12 +82,12 @@ export class SlotWatch {
     this.#maxLookMs = maxLookMs;
   }
 
-  /** By the last look. */
+  /** The result of the last look. */
   get shown(): Status['slots'] {
     return { A: this.#shownOf('A'), B: this.#shownOf('B') };
   }
 
-  /** @returns as `shown`, by a look that is taken now */
+  /** Looks now. @returns like `shown` */
   async look(booted: SlotName | undefined): Promise<Status['slots']> {
     await Promise.all(
       SLOT_NAMES.map(async name => this.#problems.set(name, await this.#lookInTime(name, booted === name))),

@@ -8,15 +8,15 @@ import {
   type Update,
 } from '../state/agent-state.ts';
 
-// Pure: what the agent's state becomes with each step of an update. All that belongs to one step is written at once, so a power cut
-// leaves the step done or not done.
+// How each step of an update changes the agent's state (pure functions). A step is written as one change, so after a power cut it is either
+// done or not done.
 
 type Transition = (state: AgentState) => Partial<AgentState>;
 
 /** How an attempt ended. */
 export type Outcome = NonNullable<RolloutRecord['ended']>['outcome'];
 
-/** From now on the slot holds nothing that could run. */
+/** From now on the slot holds nothing that can be booted. */
 export const toDownloading =
   (update: Update): Transition =>
   ({ slots }) => ({ slots: { ...slots, [update.target]: { state: 'bad' } }, update });
@@ -26,7 +26,7 @@ export const toVerified =
   (update: Update, record: SlotRecord): Transition =>
   ({ slots }) => ({ slots: { ...slots, [update.target]: record }, update });
 
-/** The boot loader is being told. `cameFrom` is noted for an install only: a roll-back leads there. */
+/** The boot loader is about to be told. `cameFrom` is noted only for an install: a roll-back leads there. */
 export const toActivating =
   (update: Update, { booted, at }: { booted: SlotName; at: string }): Transition =>
   ({ slots, rollouts }) => {
@@ -53,7 +53,7 @@ export const toFailed =
     lastFailure: { at, reason, release: attempt.release },
   });
 
-/** The slot proved itself: whatever failed with its release before, that release is no longer barred. */
+/** The slot has passed its trial. If its release was barred, it no longer is. */
 export const toConfirmed =
   (update: Update, outcome: Outcome): Transition =>
   ({ slots, rollouts, barred }) => ({
@@ -78,7 +78,7 @@ export const toNeverBooted =
     lastFailure: { at, reason, release: update.release },
   });
 
-/** The slot was tried and given up; the other one runs again. */
+/** The slot was tried and given up, and the other one runs again. */
 export const toFallenBack =
   (update: Update, { reason, at }: { reason: Reason; at: string }): Transition =>
   ({ slots, rollouts, barred }) => ({
@@ -96,7 +96,7 @@ export const toFallenBack =
     booted: otherSlot(update.target),
   });
 
-/** The boot loader left a slot that had proved itself: its rollout has failed here, unless that was an ordered roll-back. */
+/** The boot loader has left a slot after its trial: its rollout has failed here, except for an ordered roll-back. */
 export const toLeft =
   (left: SlotName, { reason, at }: { reason: Reason; at: string }): Transition =>
   ({ slots, rollouts, barred }) => {

@@ -26,13 +26,13 @@ describe('a turn', () => {
         expect(beginMs).toBeLessThan(startMs + BEGINS_WITHIN_MS);
         expect(lateMs - beginMs).toBe(BEGINS_WITHIN_MS);
         expect(nowMs).toBeLessThan(lateMs);
-        // At most the rest of this cycle and all of the next one.
+        // At most the rest of this cycle and the whole next one.
         expect(beginMs - nowMs).toBeLessThan(2 * turnsIn(of.knownDevices) * LEASE_MS);
       }),
     );
   });
 
-  it('comes once in each cycle, and is the same whenever it is asked for before it is over', () => {
+  it('comes once in each cycle, and stays the same until it is over', () => {
     assert(
       property(anyTurn, anyTime, (of, nowMs) => {
         const cycleMs = turnsIn(of.knownDevices) * LEASE_MS;
@@ -46,7 +46,7 @@ describe('a turn', () => {
     );
   });
 
-  it('is another one for each device, rollout and cycle: all turns are taken about as often', () => {
+  it('differs between devices, rollouts and cycles: all turns are taken about equally often', () => {
     const counts = new Map<number, number>();
     for (let at = 0; at < 9600; at += 1) {
       const turn = nextTurn({ rollout: 'r', device: `device-${at}`, knownDevices: 10 }, 0);
@@ -68,7 +68,7 @@ describe('leave without a gateway', () => {
   const turn = { beginMs: 1000, lateMs: 2000, endMs: 3000 };
   const facts = { nowMs: 1500, turn, silentForMs: SILENT_FOR_MS, isTimeTrusted: true };
 
-  it('is there in the turn, once no gateway has answered for 6 hours, by a clock that is known to be right', () => {
+  it('is given in the turn, when no gateway has answered for 6 hours and the clock is known to be right', () => {
     expect(SILENT_FOR_MS).toBe(6 * HOUR_MS);
     expect(leaveWait(facts)).toBeUndefined();
     expect(leaveWait({ ...facts, nowMs: 1000 })).toBeUndefined();
@@ -77,7 +77,7 @@ describe('leave without a gateway', () => {
     expect(leaveWait({ ...facts, nowMs: 999 })).toEqual({ for: 'turn', beginMs: 1000 });
   });
 
-  it('lets as many be down as gateways do', () => {
+  it('lets as many devices be down as gateways do', () => {
     expect(maxDownOf(3, 2500)).toBe(1);
     expect(maxDownOf(8, 2500)).toBe(2);
     expect(maxDownOf(11, 2500)).toBe(2);

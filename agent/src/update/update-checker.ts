@@ -14,7 +14,7 @@ import type { Membership } from '../upstream/membership.ts';
 import type { Trust } from '../upstream/trust.ts';
 import { type Choice, choose, type Facts } from './choose.ts';
 
-/** What a check has found out, and what follows from it. */
+/** The result of a check: facts, and what follows from them. */
 export interface UpdateContext {
   facts: Facts;
   choice: Choice;
@@ -37,7 +37,7 @@ interface UpdateCheckerDependencies {
   silence: Pick<GatewaySilence, 'note'>;
 }
 
-/** Finds out what the repository orders, what the origin says this device is, and what follows from both. */
+/** Finds out what the repository orders and what the origin says this device is, and chooses. */
 export class UpdateChecker {
   readonly #deps: UpdateCheckerDependencies;
 
@@ -53,7 +53,7 @@ export class UpdateChecker {
     if (!signers) return problem ?? { state: 'waiting', waitingFor: 'gateway' };
     const assignment = await this.#membership(signal, problem === undefined);
     if (!('id' in assignment)) return assignment;
-    // By such a clock all metadata has expired, so there is nothing to choose from.
+    // With such a clock all metadata seem expired, so nothing can be chosen.
     if (problem?.state === 'clockSuspect') return problem;
     const documents = await this.#documents(signal);
     if (!documents) return problem ?? { state: 'idle' };

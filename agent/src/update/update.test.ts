@@ -57,13 +57,13 @@ describe('an update', () => {
     await install(2, image2);
     expect(await harness.device.slot('A')).toEqual(image2);
     const chunks = harness.gateway.count('/chunks/');
-    // Slot B still holds the same bytes, as another release.
+    // Slot B still holds the same bytes, which are now another release's.
     expect((await install(3, image1)).rest).toMatchObject({ state: 'completed' });
     expect(harness.gateway.count('/chunks/')).toBe(chunks);
     expect(await harness.device.slot('B')).toEqual(image1);
   });
 
-  it('whose health check fails falls back, is reported and barred, and is not tried again', async () => {
+  it('whose health check fails falls back, reports and bars the release, and does not try it again', async () => {
     await install(1, image1);
     await harness.device.close();
     await harness.device.open({ settings: { hooks: { health: 'exit 3' } } });
@@ -96,7 +96,7 @@ describe('an update', () => {
 });
 
 describe('a boot loader that falls back long after the release was confirmed', () => {
-  /** The machine boots the given slot. */
+  /** Boots the machine into the given slot. */
   async function comeUpIn(slot: 'A' | 'B', changes = {}) {
     await harness.device.parts.boot.setNext(slot);
     await harness.device.close({ isCut: true });
@@ -125,7 +125,7 @@ describe('a boot loader that falls back long after the release was confirmed', (
       reason: { code: 'bootCountExhausted' },
       booted: { slot: 'B', release: { counter: 1 } },
     });
-    // No later boot selects that slot by itself.
+    // No later boot chooses that slot by itself.
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
     rollout.attempt = 2;
     await harness.fleet.publishAll();
@@ -143,13 +143,13 @@ describe('a boot loader that falls back long after the release was confirmed', (
     expect(harness.device.parts.stateFile.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
   });
 
-  it('is not suspected where only the agent was restarted; an unknown release is not barred', async () => {
+  it('is not assumed where only the agent was restarted; an unknown release is not barred', async () => {
     await install(1, image1);
     await harness.device.close();
     await harness.device.open();
     await harness.device.cycle();
     expect(states()).not.toContain('rolledBack');
-    // The factory's image is reported. It has no release to bar.
+    // The factory's image is reported. There is no release to bar.
     await comeUpIn('A');
     await harness.device.parts.stateFile.change({ barred: [] });
     await comeUpIn('B');
@@ -160,7 +160,7 @@ describe('a boot loader that falls back long after the release was confirmed', (
     expect(last?.release).toBeUndefined();
   });
 
-  it('from a release that an order led back to does not get that order again', async () => {
+  it('away from a release that an order led back to does not carry out that order again', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
     rollout.state = 'rollingBack';
@@ -189,7 +189,7 @@ describe('a device keeps to orders', () => {
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('logs a hook that says "not now" where nothing waits for it', async () => {
+  it('logs a hook that says "not now", even if nothing waits for it', async () => {
     const logged: string[] = [];
     await harness.device.open({
       settings: { hooks: { 'post-install': 'echo busy; exit 75' } },
@@ -249,7 +249,7 @@ describe('a device keeps to orders', () => {
       booted: { slot: 'A', release: { counter: 1 } },
       reason: { code: 'ordered' },
     });
-    // It stays there, although an older rollout is the baseline.
+    // It stays there, even though an older rollout is the baseline.
     expect(await harness.device.cycle()).toMatchObject({ state: 'idle' });
   });
 

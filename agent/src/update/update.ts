@@ -35,21 +35,21 @@ import { failed } from './result.ts';
 import type { UpdateContext } from './update-checker.ts';
 import { DeltaUnusable } from './delta-unusable.ts';
 
-// The update, from the order to the confirmed slot, in two functions. Each step notes its phase durably before it acts, so after a
-// power cut or a restart both go on from the phase that is stored. A cycle asks `judgeBoot` first: it goes on with an update that the
-// boot loader knows of, and leaves the others to `installUpdate`.
+// The update, from the order to the confirmed slot, in two functions. Each step stores its phase durably before it acts, so after a power
+// cut or a restart the update goes on from the stored phase. A cycle calls `judgeBoot` first, which handles an update that the boot loader
+// knows of; `installUpdate` handles all others.
 //
 //   installUpdate:  check → plan → fetch → verify → activate → reboot    (phases `downloading`, `verified`, `activating`)
 //   judgeBoot:      start → health → confirm, or fall back               (`rebooting`, `confirming`, `confirmed`, `fallingBack`)
 //
-// What each step does stands in install-steps.ts and boot-steps.ts.
+// The steps themselves are in install-steps.ts and boot-steps.ts.
 
-/** A slot that was verified and then altered is filled again. If it is altered once more, something keeps writing there. */
+/** How often an altered slot is filled again. If it is altered once more, something keeps writing there. */
 const MAX_REFILLS = 1;
 
 /**
- * Follows what a check has found, as far as it gets in this cycle.
- * @throws what doesn't end an attempt: the reason of `signal`, a system's error
+ * Carries out what a check has found, as far as possible in this cycle.
+ * @throws what doesn't end an attempt: the reason of `signal`, a system error
  */
 export async function installUpdate(
   deps: InstallDependencies,
@@ -74,8 +74,8 @@ export async function installUpdate(
 }
 
 /**
- * Plan, fetch, verify. A slot that was being filled, or was verified, before a restart is compared as a whole; what lies right stays.
- * @returns when the slot was read back, by the device's clock; -Infinity where that was in an earlier cycle
+ * Plan, fetch, verify. A slot that was being filled or was verified before a restart is compared as a whole; chunks that are in place stay.
+ * @returns when the slot was read back, by the device's clock; -Infinity if that was in an earlier cycle
  */
 async function fill(deps: InstallDependencies, attempt: Attempt): Promise<number> {
   if (isVerified(deps, attempt)) return Number.NEGATIVE_INFINITY;
@@ -89,7 +89,7 @@ async function fill(deps: InstallDependencies, attempt: Attempt): Promise<number
   return deps.clock.now();
 }
 
-/** A delta that turns out to be of no use is reported, and the rest planned anew without it: that may cost more than is allowed. */
+/** Fetches. If the delta turns out to be unusable, that is reported, and the rest planned again without it; the new plan may cost too much. */
 async function fetchAsPlanned(deps: InstallDependencies, attempt: Attempt): Promise<void> {
   try {
     await fetch(deps, attempt, await plan(deps, attempt));
@@ -111,7 +111,7 @@ function noteAltered({ log }: InstallDependencies, { release, target }: Attempt,
 }
 
 /**
- * Judges what the present boot means for the update that is under way, and goes on with it.
+ * Judges what this boot means for the update that is under way, and goes on with it.
  * @returns undefined where none is under way, or the boot loader wasn't told yet: then `installUpdate` goes on
  */
 export async function judgeBoot(deps: JudgeDependencies, boot: BootState): Promise<CycleResult | undefined> {
@@ -124,7 +124,7 @@ export async function judgeBoot(deps: JudgeDependencies, boot: BootState): Promi
     case 'askAgain':
       return update.phase === 'fallingBack' ? fallBack(deps, update) : reboot(deps, update);
     case 'firstBoot':
-      // After a power cut that did the rebooting, the reboot isn't reported yet.
+      // If the reboot was a power cut, it isn't reported yet.
       await deps.reporter.report('rebooting', update, true);
       return prove(deps, await note(deps, update, { phase: 'confirming', bootId: boot.bootId }));
     case 'sameBoot':
@@ -142,7 +142,7 @@ export async function judgeBoot(deps: JudgeDependencies, boot: BootState): Promi
   }
 }
 
-/** Health, then confirm or fall back. Meanwhile the lease is renewed. */
+/** Checks the health, then confirms or falls back. The lease is renewed meanwhile. */
 async function prove(deps: JudgeDependencies, update: Update): Promise<CycleResult> {
   const stopRenewing = deps.leases.keep(update.rollout.id);
   try {
@@ -167,7 +167,7 @@ async function fallBack(deps: JudgeDependencies, update: Update): Promise<CycleR
   return deps.reboots.pauseOf(update) ?? judgeAfter(deps, await askForFallBack(deps, update));
 }
 
-/** Most machines end this process before it gets here. Others just restarted what they run. */
+/** Handles the state after a requested boot. On most machines this process has ended by then; others only restart the agent. */
 async function judgeAfter(deps: JudgeDependencies, found: BootState | CycleResult): Promise<CycleResult> {
   if (!('bootId' in found)) return found;
   deps.status.set({ booted: found.booted });

@@ -15,22 +15,22 @@ import type { Delta } from './deltas.ts';
 import type { KeptPatches } from './kept-patches.ts';
 import type { MissingChunks } from './missing-chunks.ts';
 
-/** Patches that are kept in the data directory at one time, unless a single window needs more. */
+/** Bound on the patches that are kept in the data directory at a time, unless a single window needs more. */
 const MAX_KEPT_BYTES = 8 * 1024 * 1024;
-/** What is left free beside them in the data directory, for the agent's other files. */
+/** Bytes that stay free in the data directory for the agent's other files. */
 const RESERVED_BYTES = 1024 * 1024;
-/** What a full or failing disk says. */
+/** Error codes of a full or failing disk. */
 const STORAGE_ERRORS = ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO'];
-/** Until then a patch that the gateway refuses may still come from a peer. */
+/** How long to wait for a peer with a patch that the gateway refuses, in ms. */
 const REFUSED_MS = 5000;
 
 export interface WindowFill {
   delta: Delta;
-  /** Those that the plan uses, in order. */
+  /** The windows that the plan uses, in order. */
   windows: readonly PlacedWindow[];
   patchIndex: ChunkIndex;
   index: ChunkIndex;
-  /** What windows give is removed from it. */
+  /** Chunks that windows give are removed from it. */
   missing: MissingChunks;
   booted: Slot;
   writer: SlotWriter;
@@ -39,7 +39,7 @@ export interface WindowFill {
     wanted: readonly number[],
     request: { refusedMs: number; deliver: (at: number, plain: Uint8Array) => Promise<void> },
   ) => Promise<void>;
-  /** A chunk of the patch index is kept now. */
+  /** Called when a chunk of the patch index is kept. */
   onKept: (at: number) => void;
   signal: AbortSignal;
   onWritten: (at: number) => void;
@@ -61,10 +61,10 @@ export class WindowFiller {
   }
 
   /**
-   * Batch after batch: the base ranges are checked first, then the patches are fetched and kept, then each window is made, checked chunk by
-   * chunk and written, and made durable before its patches are let go. A window whose base was altered is left out: its chunks stay missing.
-   * Where an agent has ended in the middle of this recipe's patches before, each window is a batch of its own.
-   * @throws DeltaUnusable; as `SlotWriter.write`; the reason of `signal`
+   * Works in batches of windows. For each batch: checks the base ranges, fetches and keeps the patches, makes each window, checks and
+   * writes it chunk by chunk, and drops its patches when that is durable. A window whose base was altered is left out, so its chunks stay
+   * missing. If the agent has ended unexpectedly during this recipe before, each batch is one window.
+   * @throws DeltaUnusable; what `SlotWriter.write` throws; the reason of `signal`
    */
   async apply(fill: WindowFill): Promise<void> {
     const { patches, spending, applier } = this.#deps;
@@ -96,22 +96,22 @@ export class WindowFiller {
       await patches.keepOnly([]);
     } finally {
       await reader.close();
-      // Its thread isn't needed until the next download.
+      // The thread isn't needed until the next download.
       await applier.close();
     }
   }
 
-  /** The patches that are kept, to hand them out. */
+  /** The kept patches, for peers. */
   get kept(): ChunkStore {
     return this.#deps.patches.store;
   }
 
-  /** Whether an earlier start has left patches here. */
+  /** Whether an earlier start has left patches. */
   async hasKept(): Promise<boolean> {
     return (await this.#deps.patches.ids()).size > 0;
   }
 
-  /** How much of the patch of each window is here already, in bytes. */
+  /** How many bytes of each window's patch are kept already. */
   async keptBytesOf(patchIndex: ChunkIndex, windows: readonly PlacedWindow[]): Promise<number[]> {
     const ids = await this.#deps.patches.ids();
     return windows.map(({ patchOffset, patchLength }) => {
@@ -126,7 +126,7 @@ export class WindowFiller {
     });
   }
 
-  /** Lets go of patches that an update has left which was given up. */
+  /** Drops the patches of an update that was given up. */
   clear(): Promise<void> {
     return this.#deps.patches.keepOnly([]);
   }
@@ -136,15 +136,15 @@ export class WindowFiller {
   }
 
   /**
-   * Awaits what writes to the data directory.
-   * @throws DeltaUnusable where that is full or fails: chunks go straight to the slot, so they may still come
+   * Waits for a write to the data directory.
+   * @throws DeltaUnusable where the disk is full or fails: chunks are written straight to the slot, so they may still work
    */
   async #kept<T>(work: Promise<T>): Promise<T> {
     try {
       return await work;
     } catch (cause) {
       if (!isSystemError(cause, ...STORAGE_ERRORS)) throw cause;
-      // What is there takes the room that the agent's other files need. Where that fails, too, the first error says why.
+      // Frees the space for the agent's other files. If that fails too, the first error is the one to report.
       await this.#deps.patches.keepOnly([]).catch(() => {});
       throw notKept(cause.message, cause);
     }
@@ -164,14 +164,14 @@ export class WindowFiller {
     return usable;
   }
 
-  /** Lets go of all patches but those of the windows that come now, as far as an earlier start may have fetched them. */
+  /** Drops all patches except those of the windows to come, which an earlier start may have fetched. */
   async #keepFrom({ patchIndex, windows }: WindowFill, first: number): Promise<void> {
     const [ahead = []] = batchesOf(patchIndex, windows.slice(first), MAX_KEPT_BYTES);
     const needed = new Set(ahead.flatMap(window => neededChunks(patchIndex, window)));
     await this.#deps.patches.keepOnly([...needed].map(at => patchIndex.idAt(at)));
   }
 
-  /** The window's base range in the applier's memory, where the slot still holds all chunks that it lies in. */
+  /** Reads the window's base range into the applier's memory, if the slot still holds all of its chunks. */
   async #readBase(
     reader: SlotReader,
     base: ChunkIndex,
@@ -200,7 +200,7 @@ export class WindowFiller {
     const { patches } = this.#deps;
     const { patchIndex, fetch, onKept, signal } = fill;
     const needed = windows.flatMap(window => neededChunks(patchIndex, window));
-    // Each chunk once: patches may repeat one, too.
+    // Each chunk once: patches may share or repeat chunks.
     const wanted = [...new Set(needed.map(at => patchIndex.find(patchIndex.idAt(at)) ?? at))];
     const absent: number[] = [];
     for (const at of wanted) {
@@ -244,14 +244,14 @@ export class WindowFiller {
     } catch (cause) {
       signal.throwIfAborted();
       if (!(cause instanceof SitecastError)) throw cause;
-      // Its bound is what was left for the whole release.
+      // The limit was what remained for the whole release.
       if (cause.code === 'SITECAST_PATCH_TIME') throw timeUsedUp(cause);
       throw new DeltaUnusable(cause.code, cause.message, { hasFailed: true, cause });
     }
     await write(fill, window, made);
   }
 
-  /** The window's patch in the applier's memory, chunk by chunk. */
+  /** Reads the window's patch into the applier's memory, chunk by chunk. */
   async #patchOf(patchIndex: ChunkIndex, { patchOffset, patchLength }: PlacedWindow): Promise<Uint8Array> {
     const patch = this.#deps.applier.patchMemory(patchLength);
     for (const at of neededChunks(patchIndex, { patchOffset, patchLength })) {
@@ -268,8 +268,8 @@ export class WindowFiller {
 }
 
 /**
- * The plan goes by the lengths of patches; what is fetched are the chunks that they lie in.
- * @throws DeltaUnusable where these are far longer, and longer than what they give
+ * Checks the cost once more: the plan counts the patches themselves, but whole chunks are fetched.
+ * @throws DeltaUnusable where these are far longer than the patches, and longer than what they give
  */
 function demandWorth({ patchIndex, windows, index, missing }: WindowFill): void {
   const bytes = patchChunkBytes(patchIndex, windows);
@@ -297,7 +297,7 @@ async function write(
     throw new DeltaUnusable('SITECAST_PATCH_WRONG', message, { hasFailed: true });
   }
   for (const at of chunksOf(window)) {
-    // An image may repeat a chunk: it is written wherever it is missing.
+    // An image may repeat a chunk. It is written to each missing place.
     const first = index.find(index.idAt(at)) ?? at;
     for (const place of missing.placesOf(first)) {
       await writer.write(pieceOf(at), index.startOf(place));
@@ -322,7 +322,7 @@ function neededChunks(
   throw new DeltaUnusable('SITECAST_RECIPE_WINDOWS', message, { hasFailed: true });
 }
 
-/** @param maxBytes of the chunks that the patches of one batch lie in, unless it is a single window */
+/** @param maxBytes of the chunks for one batch, unless it is a single window */
 function* batchesOf(
   patchIndex: ChunkIndex,
   windows: readonly PlacedWindow[],
@@ -343,7 +343,7 @@ async function readerOf(slot: Slot): Promise<SlotReader | undefined> {
   try {
     return await slot.openForReading();
   } catch (error) {
-    // A base that can't be opened is none.
+    // A base that can't be opened counts as missing.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }
