@@ -52,15 +52,15 @@ it('serves no revoked device, and returns those that were revoked meanwhile', as
   expect(admission.mayServe(other, await signed(assignmentFor(other, { revoked: true })))).toBe(false);
 });
 
-it('serves nobody whose assignment has ended by the time when the trusted metadata was signed', async () => {
+it('serves no peer whose assignment has ended by the time when the trusted metadata was signed', async () => {
   const ended = await signed(assignmentFor(other, { expiresAt: ISSUED }));
   expect(admission.mayServe(other, ended)).toBe(false);
   const held = await signed(assignmentFor(other, { expiresAt: '2030-01-01T00:00:01Z' }));
   expect(admission.mayServe(other, held)).toBe(true);
-  // Its own end ends nothing that it does for others.
+  // The end of this device's own assignment doesn't change what it does for others.
   own = assignmentFor(self, { expiresAt: ISSUED });
   expect(admission.mayServe(other, held)).toBe(true);
-  // Metadata of an origin that doesn't say when it signs ends no assignment.
+  // If the origin's metadata doesn't say when it was signed, no assignment counts as ended.
   issuedMs = undefined;
   expect(admission.mayServe(other, ended)).toBe(true);
 });

@@ -3,7 +3,7 @@ import type { RunCommand } from '../ports.ts';
 import type { Membership } from '../upstream/membership.ts';
 import type { Trust } from '../upstream/trust.ts';
 
-/** Says which machines this device hands chunks to: devices and gateways of its site whose assignment wasn't revoked, and hasn't ended. */
+/** Decides which machines this device serves: devices and gateways of its site with an assignment that wasn't revoked and hasn't ended. */
 export class Admission {
   readonly #trust: Pick<Trust, 'signers' | 'clock'>;
   readonly #membership: Pick<Membership, 'stored'>;
@@ -37,12 +37,12 @@ export class Admission {
   }
 }
 
-/** Milliseconds for which an answer of the command holds. */
+/** How long an answer of the command counts, in ms. */
 const HOLDS_MS = 15_000;
 
 /**
- * Asks the owner's command whether this is a good time to hand out chunks. It is asked now and then while peers want some. Until it
- * answers, its last answer holds.
+ * Asks the owner's command whether this is a good time to serve chunks. The command runs from time to time while peers request chunks.
+ * Until it answers, its last answer counts.
  */
 export class ServeHook {
   readonly #ask: () => Promise<boolean>;
@@ -51,13 +51,13 @@ export class ServeHook {
   #askedMs = Number.NEGATIVE_INFINITY;
 
   /**
-   * @param ask whether chunks may be handed out; never rejects
+   * @param ask whether chunks may be served; never rejects
    * @param now milliseconds on a clock that never goes back
    */
   constructor(ask: (() => Promise<boolean>) | undefined, now: () => number = () => performance.now()) {
     this.#ask = ask ?? (async () => true);
     this.#now = now;
-    // Nothing is handed out before the first answer.
+    // With a command, nothing is served before its first answer.
     this.#isWelcome = ask === undefined;
   }
 
@@ -73,7 +73,7 @@ export class ServeHook {
   }
 }
 
-/** The owner's command as such a hook. Without a command it is always a good time. */
+/** The owner's command as a `ServeHook`. Without a command, chunks are always served. */
 export function serveHook(
   { hooks, hookTimeoutMs, product }: { hooks: { serve?: string }; hookTimeoutMs: number; product: string },
   run: RunCommand,
@@ -85,7 +85,7 @@ export function serveHook(
   return new ServeHook(() =>
     run(serve, { env, timeoutMs: hookTimeoutMs, signal }).then(
       ({ exitCode, isTimedOut }) => exitCode === 0 && !isTimedOut,
-      // A command that can't be run doesn't allow it.
+      // A command that can't be run counts as a no.
       () => false,
     ),
   );

@@ -13,7 +13,7 @@ interface HeldFilesOptions {
   slots: () => Readonly<Record<SlotName, SlotRecord>>;
 }
 
-/** The signed files that this device has: the metadata that it trusts, documents, and the indexes of its slots. */
+/** The signed files that this device can serve: its trusted metadata, documents, and the indexes of its slots. */
 export function heldFiles({ trust, directory, slots }: HeldFilesOptions): HeldFiles {
   return {
     metadata: path => trust.heldMetadata(path),
@@ -24,7 +24,7 @@ export function heldFiles({ trust, directory, slots }: HeldFilesOptions): HeldFi
     },
   };
 
-  /** An index that came about by a recipe was never fetched, so it is in the slot's file alone. */
+  /** An index that was rebuilt by a recipe was never fetched, so it is stored only with its slot. */
   async function indexOfSlot(sha256: string): Promise<Uint8Array | undefined> {
     for (const name of SLOT_NAMES) {
       if (slots()[name].indexSha256 !== sha256) continue;

@@ -23,7 +23,7 @@ const peer = (port = 7403) => {
   return { id, addresses: [`/ip4/192.0.2.1/tcp/${port}/p2p/${id}`] };
 };
 
-it('knows after a restart whom gateways have named, one after the other, those that were named last first', async () => {
+it('remembers over a restart which devices gateways have named, the latest first', async () => {
   const [one, two, three] = [peer(), peer(), peer()];
   const known = await open();
   for (const each of [one, two, three]) await known.note([each]);
@@ -37,7 +37,7 @@ it('keeps the last 256', async () => {
   expect((await open()).all).toEqual(all.slice(-256).reverse());
 });
 
-it('writes nothing where nothing has changed, and where others are named all the time only now and then', async () => {
+it('writes nothing where nothing has changed, and writes rarely where other devices are named all the time', async () => {
   let writes = 0;
   const known = await open({ replace: async () => void (writes += 1) });
   const first = peer();
@@ -51,7 +51,7 @@ it('writes nothing where nothing has changed, and where others are named all the
   expect(writes).toBeLessThanOrEqual(26);
 });
 
-it('begins anew where the file is damaged or names what is no address, and works where it cannot be written', async () => {
+it('begins anew where the file is damaged or contains wrong addresses, and works where it cannot be written', async () => {
   const path = join(directory, 'peers.json');
   const other = peer();
   const wrong = { ...other, addresses: ['/dns4/attacker.example/tcp/1'] };

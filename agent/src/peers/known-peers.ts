@@ -8,10 +8,13 @@ import { z } from 'zod';
 import type { FoundPeer, Log } from '../ports.ts';
 import type { DurableFiles } from '../state/durable-files.ts';
 
-/** Those that were named the longest ago make room. */
+/** The most devices that are kept; those named the longest ago are forgotten first. */
 const MAX_KNOWN = 256;
 const MAX_FILE_BYTES = 512 * 1024;
-/** Writes: a site that starts is noted at once. In a large one a gateway names others each time, which mustn't wear the flash out. */
+/**
+ * The rate of writes. A device that is new at its site writes at once. At a large site a gateway names other devices each time, which must
+ * not wear out the flash.
+ */
 const WRITES = { perS: 1 / 600, burst: 16 };
 const FILE_NAME = 'peers.json';
 
@@ -28,8 +31,8 @@ interface KnownPeersOptions {
 }
 
 /**
- * The devices that gateways have named, over restarts: a device that boots where no gateway answers knows whom to ask. Only a hint: nothing vouches
- * for it, and where many are named a power cut may lose those of the last ten minutes.
+ * The devices that gateways have named, kept over restarts: a device that boots where no gateway answers knows which devices to ask. The
+ * list is only a hint, as it isn't signed; where many devices are named, a power cut may lose the last ten minutes of it.
  */
 export class KnownPeers {
   readonly #path: string;
@@ -52,12 +55,12 @@ export class KnownPeers {
     return known;
   }
 
-  /** Those that were named last come first. */
+  /** The devices named last come first. */
   get all(): FoundPeer[] {
     return [...this.#known.values()];
   }
 
-  /** A gateway has named these. Never throws. */
+  /** Called when a gateway has named these. Never throws. */
   async note(peers: readonly FoundPeer[]): Promise<void> {
     for (const peer of peers) {
       const before = this.#known.peek(peer.id);
@@ -75,7 +78,7 @@ export class KnownPeers {
     try {
       await files.replace(this.#path, Buffer.from(`${JSON.stringify(content)}\n`));
     } catch (error) {
-      // A full disk, say. The device works without it.
+      // For example a full disk. The device works without the file.
       log('warn', "the site's devices can't be noted for the next start", { err: error });
     }
   }

@@ -4,20 +4,20 @@ import { namedPeersSchema, type PeerNotice } from '@sitecast/shared/api';
 import type { FoundPeer, Gateway } from '../ports.ts';
 import type { Gateways } from '../upstream/gateways.ts';
 
-// A gateway answers, or any machine in its place. The worst answer names addresses of third parties. They are few, and only plain TCP
-// connections with a handshake go there.
+// A gateway answers, or any machine in its place. The worst answer names addresses of third parties. There are few of them, and this device
+// only makes a TCP connection with a handshake to each.
 
 const PATH = '/site/v1/peers';
 /** Milliseconds between two notices to a gateway, doubled each time, and reset with each new image. */
 const FIRST_PAUSE_MS = 1000;
 const MAX_PAUSE_MS = 60_000;
-/** The same for a gateway that doesn't answer, or doesn't know this device yet: it may have been restarted. */
+/** The longest wait for a gateway that doesn't answer or doesn't know this device yet: it may have been restarted. */
 const MAX_PAUSE_UNHEARD_MS = 15_000;
 const JITTER = 0.2;
 
 interface PeerTrackerOptions {
   gateways: Pick<Gateways, 'all' | 'post'>;
-  /** The notice to send; undefined: nothing to say yet. */
+  /** The notice to send; undefined: there is none yet. */
   notice: () => PeerNotice | undefined;
   onPeers: (peers: readonly FoundPeer[]) => void;
   /** Resolves after that many milliseconds, or when the signal fires. */
@@ -33,14 +33,14 @@ export class PeerTracker {
     this.#options = options;
   }
 
-  /** There is something new to announce, or a gateway that has to hear it again. */
+  /** Called when there is something new to announce, or when a gateway needs the announcement again. */
   nudge(): void {
     const before = this.#nudged;
     this.#nudged = new AbortController();
     before.abort();
   }
 
-  /** Until the signal fires. */
+  /** Runs until the signal fires. */
   async run(signal: AbortSignal): Promise<void> {
     await Promise.all(this.#options.gateways.all.map(gateway => this.#keepTelling(gateway, signal)));
   }
@@ -57,7 +57,7 @@ export class PeerTracker {
     }
   }
 
-  /** @returns whether the gateway took note, as far as that can be known */
+  /** @returns whether the gateway has stored the notice, as far as that can be known */
   async #tell(gateway: Gateway, signal: AbortSignal): Promise<boolean> {
     const { gateways, notice, onPeers } = this.#options;
     const told = notice();
@@ -69,7 +69,7 @@ export class PeerTracker {
       // An origin, or a gateway of an earlier release, doesn't know the path.
       return status === 200 || status === 404;
     } catch (error) {
-      // The gateway is away. The others, and multicast DNS, name peers meanwhile.
+      // The gateway can't be reached. Other gateways and multicast DNS name peers meanwhile.
       if (!(error instanceof SitecastError) && !signal.aborted) throw error;
       return false;
     }

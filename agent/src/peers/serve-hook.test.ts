@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { runCommand } from '../adapters/run-command.ts';
 import { ServeHook, serveHook } from './admission.ts';
 
-it('without a command, chunks are always served', () => {
+it('without a command, always serves chunks', () => {
   const hook = serveHook(
     { hooks: {}, hookTimeoutMs: 1000, product: 'camera' },
     runCommand,
@@ -11,7 +11,7 @@ it('without a command, chunks are always served', () => {
   expect(hook.isWelcome).toBe(true);
 });
 
-it('with a command, its exit code decides; before the first result nothing is served', async () => {
+it('with a command, decides by its exit code, and serves nothing before the first result', async () => {
   const answers: boolean[] = [];
   for (const command of ['exit 0', 'exit 75', 'exit 1', 'sleep 5']) {
     const runs: Promise<unknown>[] = [];

@@ -25,7 +25,7 @@ interface Shared {
   reader: SlotReader;
 }
 
-/** Hands out what the slots hold: one image each, complete or still being written. */
+/** Serves the chunks of the slots to peers: one image per slot, complete or still being written. */
 export class SharedSlots {
   readonly #peers: SitePeers;
   readonly #slots: Readonly<Record<SlotName, Slot>>;
@@ -38,7 +38,7 @@ export class SharedSlots {
     this.#directory = options.directory;
   }
 
-  /** After a start: hands out whatever was verified once. What has changed since is found when it is read. */
+  /** At the start: serves each image that was verified once. Later changes are noticed when a chunk is read. */
   async restore(records: Readonly<Record<SlotName, SlotRecord>>): Promise<void> {
     for (const name of SLOT_NAMES) {
       const { state, indexSha256 } = records[name];
@@ -52,9 +52,9 @@ export class SharedSlots {
   }
 
   /**
-   * Hands out this image from the slot.
-   * @param isHere says of each chunk whether it is in its place already
-   * @returns undefined where the slot can't be read: then nothing of it is handed out
+   * Serves this image from the slot.
+   * @param isHere whether the chunk with this number is in its place already
+   * @returns undefined where the slot can't be read: then none of its chunks are served
    */
   async begin(
     name: SlotName,
@@ -70,7 +70,7 @@ export class SharedSlots {
     return held;
   }
 
-  /** SHA-256 of their chunk indices, in hex, and how many chunks of each are here. */
+  /** For each image: SHA-256 of its chunk index, in hex, and how many of its chunks are here. */
   get holdings(): { image: string; count: number }[] {
     return [...this.#shared.values()].map(({ image, held }) => ({
       image: Buffer.from(image.id).toString('hex'),
@@ -78,12 +78,12 @@ export class SharedSlots {
     }));
   }
 
-  /** The slot is right. Nothing more is fetched. */
+  /** Called when the slot is right and nothing more is fetched. */
   settle(name: SlotName): void {
     this.#shared.get(name)?.held.settle();
   }
 
-  /** Before something else is written there. */
+  /** Called before something else is written to the slot. */
   async end(name: SlotName): Promise<void> {
     const shared = this.#shared.get(name);
     if (!shared) return;
@@ -101,7 +101,7 @@ async function readerOf(slot: Slot): Promise<SlotReader | undefined> {
   try {
     return await slot.openForReading();
   } catch (error) {
-    // A device node that isn't there yet, say. The next update gets the same error, and reports it.
+    // For example a device node that isn't there yet. The next update gets the same error, and reports it.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }
@@ -126,7 +126,7 @@ export class SlotChunks implements ChunkStore {
     return this.#index.find(id) !== undefined;
   }
 
-  /** @throws SITECAST_CHUNK_NOT_FOUND, also where something else lies in its place: it isn't here, or not yet */
+  /** @throws SITECAST_CHUNK_NOT_FOUND, also where other bytes are in its place */
   async get(id: ChunkId, { signal, into }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();
     const at = this.#index.find(id);

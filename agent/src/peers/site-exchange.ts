@@ -18,7 +18,7 @@ import type { KnownPeers } from './known-peers.ts';
 import { PeerTracker } from './peer-tracker.ts';
 import { SharedSlots } from './shared-slots.ts';
 
-/** Devices that are asked at one time whether they are up. */
+/** How many devices are asked at a time whether they are up. */
 const ASKED_AT_ONCE = 16;
 
 interface SiteExchangeOptions {
@@ -33,7 +33,7 @@ interface SiteExchangeOptions {
   known: KnownPeers;
 }
 
-/** This device's exchange of chunks with its site: what it hands out, what it fetches from peers, and how peers learn of it. */
+/** This device's exchange of chunks with its site: which chunks it serves, what it fetches from peers, and how peers learn of it. */
 export class SiteExchange {
   readonly #options: SiteExchangeOptions;
   readonly #shared: SharedSlots;
@@ -55,31 +55,32 @@ export class SiteExchange {
     options.peers.remember(options.known.all);
   }
 
-  /** Hands out what the slots hold, and announces it, until `close`. */
+  /** Serves what the slots hold, and announces it, until `close`. */
   async start(records: Readonly<Record<SlotName, SlotRecord>>): Promise<void> {
     await this.#shared.restore(records);
     this.#tracking = this.#tracker.run(this.#stop.signal);
   }
 
-  /** A gateway has named these. */
+  /** Called when a gateway has named these devices. */
   noteNamed(found: readonly FoundPeer[]): void {
     this.#options.peers.note(found);
     void this.#options.known.note(found);
   }
 
-  /** This device, as others reach it. */
+  /** This device's id and addresses for other devices. */
   get self(): FoundPeer {
     const { id, peers } = this.#options;
     return { id, addresses: peers.addresses };
   }
 
-  /** Devices of the site that this one knows of, itself included. */
+  /** How many devices of the site this one knows of, itself included. */
   get knownDevices(): number {
     return this.#named.length + this.#options.peers.knownDevices().found + 1;
   }
 
   /**
-   * Asks each device that a gateway has named whether it is up. Those that only multicast DNS has found don't count: anyone can invent them.
+   * Asks each device that a gateway has named whether it is up. Devices that only multicast DNS has found don't count: anyone can invent
+   * them.
    * @returns how many of them don't answer, or are being updated
    */
   async outOfReach(signal: AbortSignal): Promise<{ named: number; away: number }> {
@@ -91,13 +92,13 @@ export class SiteExchange {
     return { named: named.length, away };
   }
 
-  /** Ids of the devices that a gateway has named, without those that were revoked. */
+  /** Ids of the devices that a gateway has named, without revoked ones. */
   get #named(): readonly string[] {
     const { peers, admission } = this.#options;
     return peers.knownDevices().named.filter(id => !admission.isRevoked(id));
   }
 
-  /** Other devices that may give signed files. */
+  /** Other devices that may serve signed files. */
   sources(): ReturnType<SitePeers['sources']> {
     return this.#options.peers.sources();
   }
@@ -106,7 +107,7 @@ export class SiteExchange {
     return this.#options.peers.counts;
   }
 
-  /** This device is enrolled, and these machines aren't served any more. */
+  /** Called when this device is enrolled. From now on, revoked machines aren't served. */
   follow(revoked: readonly string[]): void {
     for (const id of this.#options.admission.follow(revoked)) this.#options.peers.drop(id);
     if (this.#isMember) return;
@@ -114,17 +115,17 @@ export class SiteExchange {
     this.#tracker.nudge();
   }
 
-  /** A gateway has hung up. If it was restarted, it doesn't know this device any more. */
+  /** Called when a gateway has closed the connection. If it was restarted, it doesn't know this device any more. */
   lostGateway(): void {
     this.#tracker.nudge();
   }
 
-  /** Before anything is written to a slot that held something else. */
+  /** Called before anything is written to a slot that held something else. */
   withdraw(slot: SlotName): Promise<void> {
     return this.#shared.end(slot);
   }
 
-  /** A download into a slot begins. @param isHere says of each chunk whether it is in its place already */
+  /** Called when a download into a slot begins. @param isHere whether the chunk with this number is in its place already */
   async begin(
     slot: SlotName,
     image: SiteImage,
@@ -135,7 +136,7 @@ export class SiteExchange {
     return held;
   }
 
-  /** Hands out chunks that lie in no slot, such as patches, and announces them, until `end` of what it returns. */
+  /** Serves chunks that lie in no slot, such as patches, and announces them, until `end` of the result is called. */
   lend(image: SiteImage, chunks: ChunkStore): HeldImage {
     const held = this.#options.peers.hold(image, chunks);
     const name = Buffer.from(image.id).toString('hex');
@@ -159,7 +160,7 @@ export class SiteExchange {
     return this.#options.peers.fetch(image, wanted, options);
   }
 
-  /** The slot was read back, and is right. */
+  /** Called when the slot was read back and is right. */
   settle(slot: SlotName): void {
     this.#shared.settle(slot);
   }

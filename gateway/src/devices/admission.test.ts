@@ -58,7 +58,7 @@ it('serves no device whose assignment has ended by the time when the trusted met
   const [ended, held] = ['2030-01-01T00:00:00Z', '2030-01-01T00:00:01Z'];
   expect(await mayServe(id, await signed({ expiresAt: ended }))).toBe(false);
   expect(await mayServe(id, await signed({ expiresAt: held }))).toBe(true);
-  // The device shows an old one. The renewed one, which this gateway knows, will come.
+  // The device shows an old assignment. The gateway knows the renewed one, which the device will get.
   known = about({ serial: 3, expiresAt: held });
   expect(await mayServe(id, await signed({ expiresAt: ended }))).toBe(false);
   issuedMs = undefined;

@@ -8,13 +8,16 @@ interface AdmissionDeps {
   signers: () => RoleSigners | undefined;
   /** When the trusted timestamp was signed. */
   issuedMs: () => number | undefined;
-  /** The newest that is known of a device. */
+  /** The newest known assignment of a device. */
   assignmentOf: (id: string) => Promise<Assignment | undefined>;
   isRevoked: (id: string) => boolean;
   isOwnRevoked: () => boolean;
 }
 
-/** Which devices this gateway serves over libp2p: those that show an assignment to this site that the origin signed and hasn't revoked, and that hasn't ended. */
+/**
+ * Decides which devices this gateway serves over libp2p: those that show an assignment to this site, signed by the origin, not revoked and
+ * not ended.
+ */
 export function admission(deps: AdmissionDeps): (id: string, credential: Uint8Array) => Promise<boolean> {
   const shown = new ShownAssignments();
   return async (id, credential) => {
@@ -23,7 +26,7 @@ export function admission(deps: AdmissionDeps): (id: string, credential: Uint8Ar
     const trusted = signers && { signers, issuedMs: deps.issuedMs() };
     const its = site !== undefined && trusted && shown.memberOf(site, { id, credential }, trusted);
     if (!its) return false;
-    // The device may have been moved or revoked since the origin signed what it shows.
+    // The device may have been moved or revoked since the origin signed the assignment that it shows.
     const known = await deps.assignmentOf(id);
     return !known || known.serial <= its.serial || (known.site === site && known.revoked !== true);
   };

@@ -123,7 +123,7 @@ let site: Site;
 beforeEach(() => {
   site = new Site();
 });
-/** The chunk from the devices; undefined where none of them sends it. */
+/** The chunk from the devices; undefined where none sends it. */
 const got = (...request: Parameters<DeviceChunks['get']>): Promise<Chunk | undefined> =>
   site.chunks.get(...request).catch((error: unknown) => {
     if (error instanceof SitecastError && error.code === 'SITECAST_CHUNK_NOT_FOUND') return undefined;
@@ -207,7 +207,7 @@ it('follows images up to a bound of chunks, and no larger ones', async () => {
   expect(await isFollowed(MAX_SUBSCRIBED_CHUNKS + 1)).toBe(false);
 });
 
-it('links eight devices for an image, of two images; tries sixteen, four of them known from multicast DNS only', async () => {
+it('links eight devices for each of two images; tries sixteen, at most four of which only multicast DNS has found', async () => {
   const [one, two, three] = ['a', 'b', 'c'].map(seed => site.add(imageOf(seed), 10, COUNT));
   if (!one || !two || !three) throw new Error('three images');
   for (let at = 0; at < 6; at += 1) site.discovered.push({ id: `found ${at}`, addresses: [] });
@@ -339,7 +339,7 @@ it('closes its links when no chunk was missing for a minute, and all of them at 
   expect(site.closed).toEqual([one.hex, two.hex]);
 });
 
-it('delays a fetch that can wait for twenty seconds at first, unless a device has the whole image', () => {
+it('delays a fetch that can wait for the first twenty seconds, unless a device has the whole image', () => {
   const image = imageOf('a');
   expect(site.chunks.isTooEarly(image.hex, COUNT)).toBe(true);
   site.nowMs += 10_000;

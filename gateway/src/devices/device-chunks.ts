@@ -15,40 +15,40 @@ import type { SubscribedImage, SiteNode } from './site-node.ts';
 import type { Holder, Tracker } from './tracker.ts';
 import { lruCache, type LruCache } from '@sitecast/shared/bounded';
 
-// Senders: devices of the site, by their assignment, and machines that multicast DNS finds. The worst that they can do: say that they hold
-// what they lack, or hang (that costs seconds for the chunks that were asked of them, then they are left); send wrong bytes (they are
-// verified before anything else sees them; the device is banned for an hour, logged and counted).
+// Senders: devices of the site, by their assignment, and machines that multicast DNS finds. The worst that they can do: announce chunks
+// that they lack, or hang (each chunk requested from them waits some seconds, then they aren't asked any more); or send wrong bytes (these
+// are verified before anything else sees them; the device is banned for an hour, logged and counted).
 
-/** Images that are subscribed to at one time: a device serves so many streams of one requester. */
+/** The most images that are subscribed to at a time: a device serves that many streams of one requester. */
 const MAX_SUBSCRIBED = 2;
-/** Devices with a link for one image; and devices that are tried until so many are linked. */
+/** How many devices are linked for one image, and how many are tried until that many are linked. */
 const MAX_LINKED = 8;
 const MAX_TRIED = 16;
-/** Of the tried ones, machines that multicast DNS alone has discovered. */
+/** How many of the tried machines may be known from multicast DNS only. */
 const MAX_DISCOVERED = 4;
-/** An image of more chunks is not asked of devices: 16 GiB at the default chunk size. */
+/** Images with more chunks aren't requested from devices: 16 GiB at the default chunk size. */
 export const MAX_SUBSCRIBED_CHUNKS = 262_144;
-/** Images that are considered together, those that most devices hold. Their indexes are kept. */
+/** How many images are considered: those that most devices hold. Their indexes are kept in memory. */
 const MAX_CANDIDATES = 8;
 /** How often it checks which devices hold more than this gateway, while chunks are missing. */
 const LOOK_EVERY_MS = 2000;
-/** A device is asked only where it holds this share of the image more than the site's gateways can. */
+/** A device is asked only if it holds at least this share of the image more than the site's gateways can hold. */
 const WORTH_ASKING = 0.1;
 /** Chunks that are looked up to estimate how much of an image is cached here. */
 const SAMPLES = 256;
-/** How long chunks wait for devices that were just added to say what they hold. */
+/** How long a request waits for devices that were just added to announce their chunks. */
 const ANNOUNCED_WITHIN_MS = 2000;
 const LOOK_AGAIN_MS = 20;
-/** A device's time for one chunk. */
+/** How long one device may take for one chunk. */
 const DEVICE_WITHIN_MS = 4000;
-/** The time for one chunk, its wait for a turn included. Then it is fetched elsewhere. */
+/** How long one chunk may take, with its wait for a turn. After that, it is fetched from another source. */
 const CHUNK_WITHIN_MS = 8000;
 const MAX_ASKED_AT_ONCE = 8;
-/** Links end after no chunk was missing for so long. */
+/** Links are closed when no chunk was missing for this long. */
 const IDLE_MS = 60_000;
 const BANNED_FOR_MS = 3_600_000;
 const MAX_BANNED = 256;
-/** Devices say what they hold within so long after this gateway's start. */
+/** How long after this gateway's start devices need to announce their chunks. */
 const HEAR_FIRST_MS = 20_000;
 
 interface DeviceChunksDeps {
@@ -59,12 +59,12 @@ interface DeviceChunksDeps {
   cache: { has(id: ChunkId): Promise<boolean> };
   /** This gateway's own assignment; undefined where it has none. */
   credential: () => Promise<Uint8Array | undefined>;
-  /** Gateways of the site that live, this one included. */
+  /** How many gateways of the site live, this one included. */
   siteGateways: () => number;
   /** The name that people gave to a device. */
   nameOf: (id: string) => string | undefined;
   onRefused: (code: string) => void;
-  /** How many times longer than usual it waits for devices: only tests on busy machines need that. */
+  /** By how much to lengthen its waits for devices: only tests on busy machines need that. */
   patience?: number;
   /** Milliseconds on a clock that never goes back. */
   now?: () => number;
@@ -74,17 +74,17 @@ interface DeviceChunksDeps {
 interface Subscription {
   readonly image: SubscribedImage;
   readonly openedMs: number;
-  /** Devices that have announced themselves to this gateway. */
+  /** Ids of tried devices that have announced themselves to this gateway. */
   readonly tried: Set<string>;
-  /** Machines that multicast DNS has discovered. */
+  /** Ids of tried machines that only multicast DNS has found. */
   readonly discovered: Set<string>;
   usedMs: number;
 }
 
 /**
- * Chunks that devices of the site hold and this gateway lacks: after its disk was emptied, or was too small. It asks devices only while
- * chunks are missing, and only devices that say that they hold clearly more of an image than the site's gateways can. While an update
- * comes in over the WAN, no device does.
+ * Chunks that devices of the site hold and this gateway lacks, for example because its disk was emptied or is too small. It asks devices
+ * only while chunks are missing, and only those that announce clearly more of an image than the site's gateways can hold. While an update
+ * is coming in over the WAN, no device does.
  */
 export class DeviceChunks implements ChunkStore {
   readonly name = 'devices of the site';
@@ -93,7 +93,7 @@ export class DeviceChunks implements ChunkStore {
   readonly #patience: number;
   readonly #subscriptions = new Map<string, Subscription>();
   readonly #indexes = lruCache<string, ChunkIndex>({ max: MAX_CANDIDATES });
-  /** Devices that gave wrong bytes for any image: none of them is added for another one. */
+  /** Devices that sent wrong bytes for any image. None of them is added again. */
   readonly #banned: LruCache<string, true>;
   readonly #turn = pLimit(MAX_ASKED_AT_ONCE);
   #looking: Promise<void> | undefined;
@@ -107,13 +107,13 @@ export class DeviceChunks implements ChunkStore {
     this.#patience = deps.patience ?? 1;
   }
 
-  /** Devices that are linked now. */
+  /** How many devices are linked now. */
   get linked(): number {
     return [...this.#subscriptions.values()].reduce((sum, { image }) => sum + image.linked, 0);
   }
 
   /**
-   * Whether a fetch over the WAN that can wait should wait: devices may soon say that they hold the image.
+   * Whether a fetch over the WAN that can wait should wait, because devices may soon announce the image.
    * @param chunks of the image
    */
   isTooEarly(image: string, chunks: number): boolean {
@@ -123,7 +123,7 @@ export class DeviceChunks implements ChunkStore {
     return most === undefined || most.chunks < chunks;
   }
 
-  /** Whether a device that can be asked says that it holds the chunk. */
+  /** Whether a device that can be asked has announced the chunk. */
   async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
     signal?.throwIfAborted();
     await this.#look(id);
@@ -132,7 +132,7 @@ export class DeviceChunks implements ChunkStore {
     return false;
   }
 
-  /** The chunk, verified. @throws SITECAST_CHUNK_NOT_FOUND, at once where no device says that it holds the chunk */
+  /** The chunk, verified. @throws SITECAST_CHUNK_NOT_FOUND, at once where no device has announced the chunk */
   async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();
     await this.#look(id);
@@ -145,7 +145,7 @@ export class DeviceChunks implements ChunkStore {
     throw chunkNotFound(id, this);
   }
 
-  /** Until the signal comes: ends links that are no longer used. At the end it ends all. */
+  /** Closes links that are no longer used, until the signal fires; then closes all. */
   async run(signal: AbortSignal): Promise<void> {
     while (await sleep(LOOK_EVERY_MS, signal)) {
       for (const [image, { usedMs }] of this.#subscriptions)
@@ -167,7 +167,7 @@ export class DeviceChunks implements ChunkStore {
         return await chunks.get(id, { signal: either });
       } catch (error) {
         signal?.throwIfAborted();
-        // There are other ways to the chunk.
+        // The chunk can come from other sources.
         if (late.aborted || error instanceof SitecastError) return undefined;
         throw error;
       }
@@ -176,7 +176,7 @@ export class DeviceChunks implements ChunkStore {
       await this.#untilAnnounced(subscription, id, either);
       if (!(await chunks.has(id))) return undefined;
       const chunk = await this.#turn(ask);
-      // The first device to answer may be misbehaving: others that were added with it may say only now what they hold.
+      // The first device to answer may be misbehaving. Others that were added with it may announce the chunk only now.
       if (chunk || late.aborted || !this.#isAnnouncing(subscription)) return chunk;
       if (!(await sleep(LOOK_AGAIN_MS, either))) return undefined;
     }
@@ -188,16 +188,16 @@ export class DeviceChunks implements ChunkStore {
     }
   }
 
-  /** Whether devices that were just added may soon say what they hold. */
+  /** Whether devices that were just added may soon announce their chunks. */
   #isAnnouncing({ image, openedMs, tried }: Subscription): boolean {
     return this.#now() - openedMs < ANNOUNCED_WITHIN_MS * this.#patience && image.announced < tried.size;
   }
 
-  /** Links devices that are worth asking for the chunk. Requests at the same time share one look. */
+  /** Links devices that are worth asking for the chunk. Concurrent requests share one run. */
   async #look(id: ChunkId): Promise<void> {
     if (!this.#looking && this.#now() - this.#lookedMs < LOOK_EVERY_MS) return;
     this.#looking ??= this.#lookNow(Uint8Array.from(id))
-      // For example an index that cannot be read just now: there are other ways to the chunk.
+      // For example an index that cannot be read just now. The chunk can come from other sources.
       .catch((error: unknown) =>
         this.#deps.log.warn({ err: error }, 'who holds a chunk could not be looked up'),
       )
@@ -251,7 +251,7 @@ export class DeviceChunks implements ChunkStore {
     return subscription;
   }
 
-  /** Adds as many as may be linked; later more, in place of those that did not link. */
+  /** Adds as many devices as may be linked; later others, in place of those that could not be linked. */
   #addPeers({ image, tried, discovered }: Subscription, holders: readonly Holder[]): void {
     const { node, tracker } = this.#deps;
     const most = Math.min(MAX_TRIED, tried.size + MAX_LINKED - image.linked);
@@ -270,7 +270,10 @@ export class DeviceChunks implements ChunkStore {
     }
   }
 
-  /** What came over the WAN lies at the site's gateways: a device that fetches along never holds clearly more than all of them. */
+  /**
+   * Whether a device holds clearly more than the site's gateways can. While an update comes over the WAN, none does: its chunks are at the
+   * gateways.
+   */
   async #isWorthAsking(index: ChunkIndex, [most]: readonly Holder[]): Promise<boolean> {
     const { cache, siteGateways } = this.#deps;
     const samples = Math.min(SAMPLES, index.count);
@@ -291,7 +294,7 @@ export class DeviceChunks implements ChunkStore {
       this.#indexes.set(image, index);
       return index;
     } catch (error) {
-      // A later format: its chunks come from elsewhere.
+      // The index has a later format. Its chunks must come from other sources.
       if (error instanceof SitecastError) return undefined;
       throw error;
     }

@@ -71,7 +71,7 @@ it('lets one of four devices be down, until it returns the lease or the lease ex
   expect(await isGranted('three')).toBe(true);
 });
 
-it('lets no device block the others for ever, however it renews, returns and takes leases', async () => {
+it('lets no device block the others for ever, however often it renews, returns and takes leases', async () => {
   let othersTurns = 0;
   for (let at = 0; at < 5 * 24 * 12; at += 1) {
     nowMs += 5 * MINUTE_MS;
@@ -82,7 +82,7 @@ it('lets no device block the others for ever, however it renews, returns and tak
       await leases.handle('two', ROLLOUT, 'return');
     }
   }
-  // Five days. The others have about half of the time.
+  // Of five days, the others get about half.
   expect(othersTurns).toBeGreaterThan(340);
 });
 
@@ -110,7 +110,7 @@ it('frees the lease of a device that was revoked or moved to another site', asyn
   expect(await isGranted('three')).toBe(true);
 });
 
-it('allows a device that ended in time a new lease soon', async () => {
+it('soon allows a device a new lease that ended in time', async () => {
   for (let update = 0; update < 20; update += 1) {
     expect(await isGranted('one')).toBe(true);
     nowMs += 10 * MINUTE_MS;

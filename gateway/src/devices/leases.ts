@@ -6,18 +6,18 @@ import pLimit from 'p-limit';
 import { z } from 'zod';
 import type { SiteDevices } from './site-devices.ts';
 
-/** Until when no device gets a lease: records of held leases may have been lost. */
+/** The time until which no device gets a lease, because records of held leases may have been lost. */
 export const LEASES_CLOSED_KEY = 'closedUntilMs';
-/** How soon a device that was refused asks again. */
+/** When a refused device should ask again, in ms. */
 const RETRY_AFTER_MS = 5000;
 
-/** A device that held a lease for the longest time gets none for so long: it must not stop its site. */
+/** A device that held a lease for the maximum time gets none for this long, so that it can't block its site. */
 const COOL_DOWN_MS = 2 * 3_600_000;
 
 const leaseSchema = z.object({
   rollout: z.string(),
   untilMs: z.number(),
-  /** When this device took it first, without a break since; records of earlier versions lack it. */
+  /** When this device first took it, without a break since. Records of earlier versions lack it. */
   sinceMs: z.number().exactOptional(),
 });
 type Lease = z.infer<typeof leaseSchema>;
@@ -27,14 +27,14 @@ export interface LeaseAnswer {
   granted: boolean;
   untilMs?: number;
   retryAfterMs?: number;
-  /** Where it is not granted: the devices that hold the leases, at most `MAX_NAMED_HOLDERS`. */
+  /** If not granted: the devices that hold leases, at most `MAX_NAMED_HOLDERS`. */
   heldBy?: Holder[];
 }
 
 /** A device that may be down now. */
 export interface Holder {
   id: string;
-  /** Undefined where it has none, or its assignment is not known. */
+  /** Undefined where the device has no name, or its assignment is not known. */
   name?: string | undefined;
   untilMs: number;
 }
@@ -56,15 +56,15 @@ interface LeasesDeps {
   site: () => Promise<string | undefined>;
   assignmentOf: (id: string) => Promise<Assignment | undefined>;
   rolloutsOf: (product: string) => RolloutsFile | undefined;
-  /** By the signed list of revocations, which arrives before the changed assignment. */
+  /** By the signed list of revocations, which arrives earlier than the changed assignment. */
   isRevoked: (id: string) => boolean;
   now: () => number;
 }
 
 /**
- * Leases are permissions to be down, so that a site never updates all its devices of a product at once: `maxDown` of the rollout, as a
- * share of the devices that this gateway knows an assignment of, at least one. Leases are kept on the disk, so a restart grants none
- * twice. (At a site with several gateways, each counts by itself.)
+ * Leases are permissions to be down, so that a site never updates all its devices of a product at once. The rollout's `maxDown` is a share
+ * of the devices whose assignment this gateway knows; at least one. Leases are stored on disk, so after a restart none is granted twice.
+ * (At a site with several gateways, each counts by itself.)
  */
 export class Leases {
   readonly #deps: LeasesDeps;
@@ -113,7 +113,7 @@ export class Leases {
     });
   }
 
-  /** Every lease that is held now, of devices that still belong to this site. */
+  /** Each held lease of a device that still belongs to this site. */
   async held(): Promise<HeldLease[]> {
     const nowMs = this.#deps.now();
     const found: HeldLease[] = [];
@@ -137,23 +137,23 @@ export class Leases {
     return found;
   }
 
-  /** A device that was revoked or moved to another site does not count. */
+  /** Whether a device belongs to this site. One that was revoked or moved doesn't count. */
   async #isOurs(id: string): Promise<boolean> {
     const { site, assignmentOf, isRevoked } = this.#deps;
     if (isRevoked(id)) return false;
     const [own, assignment] = await Promise.all([site(), assignmentOf(id)]);
-    // An assignment that cannot be read now counts: another device must not go down as well.
+    // A device whose assignment cannot be read now counts as down, so that no other one goes down as well.
     return assignment === undefined || (!assignment.revoked && assignment.site === own);
   }
 
   async #closedForMs(nowMs: number): Promise<number> {
     const untilMs = await this.#deps.records.get(LEASES_CLOSED_KEY);
     const closedMs = typeof untilMs === 'number' ? untilMs - nowMs : 0;
-    // Longer than possible: the clock was set back.
+    // A longer time is impossible unless the clock was set back.
     return closedMs > LEASE_MS ? 0 : closedMs;
   }
 
-  /** How long a lease was held is kept until the cool-down is over: returning it in between does not start anew. */
+  /** Returns a lease. How long it was held is kept until the cool-down is over, so that returning it doesn't reset that time. */
   async #giveBack(product: string, id: string): Promise<void> {
     const own = (await this.#leases(product)).get(id);
     const key = `${product}:${id}`;
@@ -164,7 +164,7 @@ export class Leases {
     ]);
   }
 
-  /** Leases by device: those that are held, and those that have ended and still count. */
+  /** Leases by device: held ones, and ended ones that still count. */
   async #leases(product: string): Promise<Map<string, Lease>> {
     const { records, now } = this.#deps;
     const nowMs = now();
@@ -172,7 +172,7 @@ export class Leases {
     const expired: string[] = [];
     for await (const [key, value] of records.entries(startingWith(`${product}:`))) {
       const lease = leaseSchema.safeParse(value);
-      // Ends later than possible: the clock was set back.
+      // A later end is impossible unless the clock was set back.
       const isKept =
         lease.success && lease.data.untilMs <= nowMs + LEASE_MS && !isForgotten(lease.data, nowMs);
       if (isKept) found.set(key.slice(product.length + 1), lease.data);
@@ -222,7 +222,7 @@ export class Leases {
 
 function isForgotten({ untilMs, sinceMs }: Lease, nowMs: number): boolean {
   if (untilMs > nowMs) return false;
-  // A break as long as a lease starts anew, but not for a device that used all its time.
+  // A break as long as a lease resets the time, but not for a device that used all its time.
   const isSpent = sinceMs !== undefined && untilMs - sinceMs >= MAX_LEASES_HELD_MS - LEASE_MS;
   return nowMs - untilMs >= (isSpent ? COOL_DOWN_MS : LEASE_MS);
 }

@@ -126,7 +126,7 @@ it('sends nothing to an origin of an earlier version for minutes, and logs nothi
   expect(log.lines.filter(({ level }) => level !== 'debug')).toEqual([]);
 });
 
-it('names no device that has left the site, and remembers none that never belonged to it', async () => {
+it('names no device that has left the site, and remembers no stranger', async () => {
   strangers.add(two);
   heard.note(one);
   heard.note(two);

@@ -31,7 +31,7 @@ async function newDevice(): Promise<TestDevice> {
   return device;
 }
 
-/** A poll that gets its answer at once. */
+/** A poll that is answered at once. */
 async function poll(
   device: TestDevice,
   by = device,
@@ -56,14 +56,14 @@ it('counts a device with a signed poll as heard, and serves all others as well',
   expect(await poll(stranger)).toBe(200);
   expect(await poll(device, stranger)).toBe(200);
   expect(await poll(device, device, Date.now() - 3_600_000)).toBe(200);
-  // It was sent to another gateway.
+  // The signature was made for another gateway.
   expect(await poll(device, device, Date.now(), stranger.id)).toBe(200);
   expect(await heardCount()).toBe(before);
   expect(await poll(device)).toBe(200);
   expect(await heardCount()).toBe(before + 1);
 });
 
-it('counts a device with a verified request as heard, and no stranger', async () => {
+it('counts a device with a verified request as heard, but no stranger', async () => {
   const device = await newDevice();
   const before = await heardCount();
   await new TestDevice().post(`${gateway.url}/site/v1/leases`, {});

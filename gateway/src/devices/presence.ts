@@ -17,11 +17,11 @@ import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 interface HeardDevicesDeps {
   /** Whether an id is a device of this site, by its assignment, and not revoked. No other id is remembered. */
   isHere: (id: string) => boolean;
-  /** A clock that never goes back nor jumps, milliseconds. */
+  /** Milliseconds of a clock that never goes back nor jumps. */
   clockMs?: () => number;
 }
 
-/** Which devices of the site this gateway has heard lately, by what they signed or showed. Kept in memory alone. */
+/** Which devices of the site this gateway has heard lately, by verified requests. Kept only in memory. */
 export class HeardDevices {
   readonly #isHere: (id: string) => boolean;
   readonly #clockMs: () => number;
@@ -35,12 +35,12 @@ export class HeardDevices {
     this.#begunMs = clockMs();
   }
 
-  /** Calls when a device is heard that was not heard before, or not lately. */
+  /** Calls the listener when a device is heard for the first time, or again after a silence. */
   onCame(listener: () => void): void {
     this.#listeners.push(listener);
   }
 
-  /** Notes that something from this device was verified just now. */
+  /** Notes that a request of this device was verified just now. */
   note(id: string): void {
     if (!this.#isHere(id)) return;
     const heardMs = this.#heardMs.get(id);
@@ -58,32 +58,32 @@ export class HeardDevices {
     return found;
   }
 
-  /** How long ago a device was last heard, milliseconds; HEARD_FOR_MS where that was forgotten. */
+  /** How long ago a device was last heard, in ms; HEARD_FOR_MS if that was forgotten. */
   ageMs(id: string): number {
     const heardMs = this.#heardMs.get(id);
     return heardMs === undefined ? HEARD_FOR_MS : this.#clockMs() - heardMs;
   }
 
-  /** Forgets a device once the origin knows that it is gone. */
+  /** Forgets a device. Called when the origin knows that the device is gone. */
   forget(id: string): void {
     if (this.ageMs(id) > HEARD_FOR_MS || !this.#isHere(id)) this.#heardMs.delete(id);
   }
 
-  /** Whether every live device has had the time to be heard since the start. */
+  /** Whether enough time has passed since the start that every live device was heard. */
   get isSettled(): boolean {
     return this.#clockMs() - this.#begunMs >= HEARD_FOR_MS;
   }
 }
 
-/** A message goes out up to so much early, so that a thousand gateways do not send at one moment. */
+/** Messages are sent up to this much early, so that a thousand gateways don't send at the same moment. */
 const JITTER_MS = 6000;
 const MIN_BACKOFF_MS = 2000;
 const MAX_BACKOFF_MS = 30_000;
-/** After a message, and after a device came, it waits so long for more devices, which go into one message. */
+/** After a message or a new device, how long it waits for more devices to go into the same message. */
 const GATHER_MS = 5000;
 /** How often it checks whether this gateway is enrolled. */
 const READY_CHECK_MS = 500;
-/** An origin of an earlier version does not know these messages. It may be upgraded one day. */
+/** The pause for an origin of an earlier version, which doesn't know these messages. It may be upgraded one day. */
 const OLD_ORIGIN_MS = 15 * 60_000;
 
 interface PresenceReporterDeps {
@@ -96,8 +96,8 @@ interface PresenceReporterDeps {
 }
 
 /**
- * Tells the origin which devices this gateway hears: what has changed since the last message that was answered, and, without a change,
- * that the gateway lives. At the start, and where the origin has lost the session, it tells everything.
+ * Tells the origin which devices this gateway hears: the changes since the last answered message, or just that the gateway lives. At the
+ * start, and where the origin has lost the session, it tells everything.
  */
 export class PresenceReporter {
   readonly #deps: PresenceReporterDeps;
@@ -107,10 +107,10 @@ export class PresenceReporter {
   #seq = 0;
   /** Devices that the origin counts as heard here. */
   readonly #reported = new Set<string>();
-  /** Devices that unanswered messages named: the origin may have read them. */
+  /** Devices that unanswered messages have named. The origin may have read them. */
   readonly #unsure = new Set<string>();
 
-  /** Whether the origin takes changes: then a device that came is reported at once. */
+  /** Whether the origin accepts changes. If so, a new device is reported at once. */
   #isListening = false;
   #hasNews = false;
   #wake: AbortController | undefined;
@@ -123,7 +123,7 @@ export class PresenceReporter {
     });
   }
 
-  /** Returns when the signal comes. */
+  /** Runs until the signal fires. */
   async run(signal: AbortSignal, gatherMs = GATHER_MS): Promise<void> {
     while (!signal.aborted) {
       const waitMs = await this.step();

@@ -15,18 +15,18 @@ import type { Log } from '@sitecast/shared/log';
 import { acknowledgementReader, assignmentReader } from '../upstream/answers.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
-/** Documents of one kind that are kept. Further ones are passed through. */
+/** How many documents of one kind are kept. More are only passed on. */
 const MAX_DOCUMENTS = 50_000;
-/** A held document that is older is asked for again, if an upstream can be reached. */
+/** A kept document that is older is requested again, if an upstream can be reached. */
 const REFRESH_AFTER_MS = 60_000;
 /** How long it is remembered that an upstream has no such document, or did not answer. */
 const ABSENT_FOR_MS = 3000;
 const MAX_REMEMBERED = 20_000;
-/** Questions to the upstream altogether: any machine on the LAN can ask for any id. */
+/** The rate of requests to upstreams in all: any machine on the LAN can ask for any id. */
 const ASKS = { perS: 20, burst: 100 };
-/** Questions that wait for their turn, for five seconds at most. */
+/** How many requests may wait for their turn, each for five seconds at most. */
 const MAX_WAITING_ASKS = 100;
-/** The requester of what no request causes. */
+/** Stands for a requester where no request is the cause. */
 const ITSELF = 'this gateway';
 
 const heldSchema = z.object({ envelope: envelopeSchema, askedMs: z.number() });
@@ -57,7 +57,7 @@ export const ACKNOWLEDGEMENTS: RelayedKind<Acknowledgement> = {
   path: 'acknowledgements',
   envelopeIn: json => acknowledgementReader.parse(json).acknowledgement,
   open: openAcknowledgement,
-  // The later one by the origin's clock, even if it acknowledges less: then the origin was restored from a backup.
+  // The later one by the origin's clock counts, even if it acknowledges less: then the origin was restored from a backup.
   supersedes: (next, held) =>
     Date.parse(next.at) > Date.parse(held.at) ||
     (next.at === held.at && next.epoch === held.epoch && next.seq > held.seq),
@@ -67,15 +67,15 @@ interface RelayedDocumentsDeps<T> {
   kind: RelayedKind<T>;
   records: KeyValueStore;
   upstreams: Pick<SiteUpstreams, 'ask'>;
-  /** The signers that count now, by the mirrored metadata; undefined before there is any. */
+  /** The keys that sign such documents, by the mirrored metadata; undefined before there is any. */
   signers: () => RoleSigners | undefined;
   now: () => number;
   log: Log;
-  /** Called with every document that is accepted. */
+  /** Called with every accepted document. */
   onAccepted?: (document: T) => void;
 }
 
-/** Documents that the origin has signed about devices: verified, the newest of each id kept, and asked for again when it is old. */
+/** Documents that the origin has signed about devices. They are verified, the newest of each id is kept, and old ones are requested again. */
 export class RelayedDocuments<T extends { id: string }> {
   readonly #deps: RelayedDocumentsDeps<T>;
   readonly #opened = lruCache<string, { payload: string; signers: RoleSigners; document: T & object }>({
@@ -106,7 +106,7 @@ export class RelayedDocuments<T extends { id: string }> {
   /**
    * The newest document about an id, as the origin signed it.
    * @param isForwarded whether another gateway asks: then no upstream is asked
-   * @param address where the question comes from. Each address has its turn, however many questions others cause
+   * @param address of the requester. Each address has its turn, however many requests others send
    */
   async get(
     id: string,
@@ -118,14 +118,14 @@ export class RelayedDocuments<T extends { id: string }> {
     return (await this.#held(id))?.envelope;
   }
 
-  /** Questions that were given up because other addresses had caused fewer, since the start. */
+  /** How many requests were given up since the start, because other addresses had sent fewer. */
   get givenUp(): number {
     return this.#asks.givenUp;
   }
 
   /**
-   * The held document about an id. The upstream is asked in one case alone: the held one was signed by a key that no longer counts. Then
-   * the origin has changed its key, and signs it anew.
+   * The kept document about an id. The upstream is asked only if the kept one was signed by a key that no longer counts: then the origin
+   * has changed its key, and signs the document again.
    */
   async known(id: string): Promise<T | undefined> {
     const held = await this.#held(id);
@@ -159,7 +159,7 @@ export class RelayedDocuments<T extends { id: string }> {
     return document;
   }
 
-  /** All held documents that verify. */
+  /** All kept documents that verify. */
   async *all(): AsyncGenerator<T> {
     for await (const [id] of this.#deps.records.entries(startingWith(''))) {
       const held = await this.#held(id);
@@ -180,7 +180,7 @@ export class RelayedDocuments<T extends { id: string }> {
       this.#opened.set(id, { payload: envelope.payload, signers, document });
       return { envelope, askedMs, document };
     } catch (error) {
-      // Signed by a key that no longer counts: it is asked for again.
+      // It was signed by a key that no longer counts, so it is requested again.
       if (error instanceof SitecastError) return undefined;
       throw error;
     }
@@ -195,7 +195,7 @@ export class RelayedDocuments<T extends { id: string }> {
   async #ask(id: string, address: string): Promise<void> {
     const { kind, upstreams, log } = this.#deps;
     if (!(await this.#asks.turn(address))) return;
-    // Whatever the answer, the question is not asked again at once.
+    // Whatever the answer was, the upstream is not asked again at once.
     this.#absent.set(id, true);
     try {
       const { status, json } = await upstreams.ask(`/site/v1/${kind.path}/${id}`);

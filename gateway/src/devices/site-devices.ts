@@ -13,14 +13,14 @@ export interface RunningDevice {
   counter: number;
   /** Undefined: it uses no deltas, or doesn't know them. */
   ability: DeltaAbility | undefined;
-  /** It leaves deltas alone where this gateway says so. */
+  /** Whether it uses chunks instead of deltas where this gateway recommends that. */
   takesSiteWay: boolean;
 }
 
 /** The devices that this gateway knows an assignment of. */
 export class SiteDevices {
   readonly #devices = new Map<string, Assignment>();
-  /** What devices of the site run, as far as they have reported since this gateway's start. */
+  /** What each device runs, if it has reported since this gateway's start. */
   readonly #running = new Map<string, RunningDevice>();
   #site: string | undefined;
 
@@ -29,7 +29,7 @@ export class SiteDevices {
     return this.#site;
   }
 
-  /** This gateway was assigned to a site. */
+  /** Called when this gateway was assigned to a site. */
   serve(site: string | undefined): void {
     this.#site = site;
   }
@@ -44,7 +44,7 @@ export class SiteDevices {
     }
   }
 
-  /** A device that is known here has reported which release it runs. A large report comes without its inventory. */
+  /** Called when a known device has reported its release. A large report comes without its inventory. */
   noteRunning(id: string, counter: number, inventory: Report['inventory']): void {
     if (!this.#devices.has(id)) return;
     const { ability, takesSiteWay = false } = inventory
@@ -75,7 +75,7 @@ export class SiteDevices {
       if (device.product === product && device.site === this.#site) yield device;
   }
 
-  /** The name that people gave to a device; undefined where it has none, or is not known here. */
+  /** The display name of a device; undefined where it has none, or is not known here. */
   nameOf(id: string): string | undefined {
     return this.#devices.get(id)?.name;
   }
@@ -89,11 +89,11 @@ export class SiteDevices {
   }
 }
 
-/** Ids that are not to be served any more, as the mirrored rollouts say. */
+/** Ids of revoked devices and gateways, by the mirrored rollouts. */
 export class Revocations {
   #ids = new Set<string>();
 
-  /** @returns those that were not revoked before */
+  /** @returns the newly revoked ones */
   update(rollouts: ReadonlyMap<string, RolloutsFile>): string[] {
     const before = this.#ids;
     this.#ids = new Set([...rollouts.values()].flatMap(({ revoked }) => revoked));

@@ -5,10 +5,11 @@ import type { Assignment } from '@sitecast/shared/fleet';
 import { notYours } from '../reports/report-receiver.ts';
 import { lruCache, type LruCache } from '@sitecast/shared/bounded';
 
-// Senders: devices of the site, by their assignment. The worst notice: addresses of third parties, to which other devices then make a
-// connection that fails (eight a device, plain TCP); or chunks that the device lacks, which costs time of the devices that ask it.
+// Senders: devices of the site, by their assignment. The worst notice has addresses of third parties, to which other devices then make
+// connections that fail (eight per device, plain TCP); or it claims chunks that the device lacks, which costs the time of devices that ask
+// for them.
 
-/** Devices that are remembered. Those that were silent for the longest make room. */
+/** How many devices are remembered. Those that were silent for the longest time are forgotten first. */
 const MAX_TRACKED = 4096;
 /** A device announces itself every minute at least. */
 const TRACKED_FOR_MS = 3 * 60_000;
@@ -20,7 +21,7 @@ interface Tracked {
   images: ReadonlyMap<string, number>;
 }
 
-/** A device that says that it holds some of an image. */
+/** A device that announces chunks of an image. */
 export interface Holder {
   peer: SitePeer;
   chunks: number;
@@ -29,15 +30,18 @@ export interface Holder {
 interface TrackerDeps {
   /** The site that this gateway is assigned to; undefined before it is. */
   site: () => Promise<string | undefined>;
-  /** @param address where the question comes from */
+  /** @param address of the requester */
   assignmentOf: (id: string, address?: string) => Promise<Assignment | undefined>;
   isRevoked: (id: string) => boolean;
-  /** A device of this site has announced where it is. */
+  /** Called when a device of this site has announced its addresses. */
   onAnnounced?: (peer: SitePeer) => void;
   now: () => number;
 }
 
-/** Which devices of the site hold or fetch which image. Devices announce it, and get others named. Kept in memory alone: devices announce it again. */
+/**
+ * Which devices of the site hold or fetch which image. Devices announce that, and are told of others. Kept only in memory, as devices
+ * announce themselves again.
+ */
 export class Tracker {
   readonly #deps: TrackerDeps;
   readonly #tracked: LruCache<string, Tracked>;
@@ -55,8 +59,8 @@ export class Tracker {
   /**
    * Notes what a device announces of itself.
    * @param sender the device that signed the request
-   * @param address where the request comes from
-   * @returns others: those with one of its images first, then those of its product, which may want the same soon
+   * @param address of the sender
+   * @returns other devices: first those with one of its images, then those of its product, which may soon fetch the same
    * @throws SITECAST_NOT_YOURS, SITECAST_NO_ASSIGNMENT, SITECAST_OTHER_SITE (forbidden), SITECAST_NOT_ENROLLED (unreachable)
    */
   async announce(
@@ -72,7 +76,7 @@ export class Tracker {
     return this.#others(sender, images, product);
   }
 
-  /** By image, the devices that say that they hold some of it, those with the most first. */
+  /** For each image, the devices that announce chunks of it, those with the most first. */
   holders(): Map<string, Holder[]> {
     const byImage = new Map<string, Holder[]>();
     for (const [id, { peer, images }] of this.#tracked.entries()) {
@@ -120,7 +124,7 @@ export class Tracker {
   }
 }
 
-/** A random choice, so that devices do not all ask the same few. */
+/** A random choice, so that devices don't all ask the same few. */
 function anyOf<T>(all: T[], count: number): T[] {
   for (let at = 0; at < Math.min(count, all.length); at += 1) {
     const other = randomInt(at, all.length);

@@ -10,7 +10,7 @@ function setOf(repository: TestRepository): MirrorSet {
   return { ...verifySet(repository.bytesOf('root'), files), rollouts: new Map() };
 }
 
-it('announces what a timestamp changes: only itself, where nothing else has changed', async () => {
+it('announces what comes with a timestamp: only the timestamp, where nothing else has changed', async () => {
   const repository = await TestRepository.create();
   repository.delegate('targets', 'rollouts', { paths: ['rollouts/*'] });
   await repository.publish('rollouts');
@@ -21,7 +21,7 @@ it('announces what a timestamp changes: only itself, where nothing else has chan
     announced.push([...files.keys()].map(name => name.replace(/^\d+\./, '')).sort());
   };
   const follow = announceSets({ announce }, memoryLog());
-  // At its start it announces nothing, because the others know the set already.
+  // At its start it announces nothing, because other gateways have the set already.
   follow(setOf(repository));
   await repository.publishWithSnapshot('rollouts');
   const changed = setOf(repository);

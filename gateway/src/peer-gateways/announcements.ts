@@ -6,42 +6,45 @@ import type { NeighbourListener } from '../http/fleet-listener.ts';
 import type { FleetNeighbours, News } from '../mirror/sources.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 
-/** A new set, as a gateway announces it to others. */
+/** A new set in the form in which a gateway announces it. */
 interface SetAnnouncement {
   rootVersion: number;
   timestamp: Uint8Array;
-  /** The metadata that came with this timestamp, by versioned name; files that are too large are left out. */
+  /** The metadata that changed with this timestamp, by versioned name; files that are too large are left out. */
   files: ReadonlyMap<string, Uint8Array>;
 }
 
-/** A member of the fleet's network, over the connection that gossip goes over. */
+/** A member of the fleet's network, reached over the connection that gossip uses. */
 export type Neighbour = Omit<Upstream, 'waitForChange'>;
 
-/** The fleet's network, as far as a gateway needs it. Without it, changes come by long poll alone, and files over HTTP alone. */
+/**
+ * The fleet's network, as far as a gateway needs it. Without it, a gateway learns of changes only by long poll, and fetches files only
+ * over HTTP.
+ */
 export interface FleetNetwork {
-  /** Multiaddresses at which other gateways reach this one there. */
+  /** Multiaddresses at which other gateways reach this one. */
   addresses(): string[];
-  /** Connected gateways, the origin included. */
+  /** How many gateways are connected, including the origin. */
   readonly connections: number;
   /** Connections that were ended or refused since the start because others needed their places. */
   readonly dropped: number;
   readonly neighbours: FleetNeighbours<Neighbour>;
   /**
-   * @param listener `onNewer` is called when others announce a newer set that is rightly signed, or claim a newer root;
-   *   `verify` checks one signature
+   * @param listener `onNewer` is called when others announce a newer set with valid signatures, or claim a newer root; `verify` checks one
+   * signature
    */
   listen(listener: {
     trusted: () => TrustedNow;
     verify: VerifySignature;
     onNewer: (news: News) => void;
   }): void;
-  /** Answers what others send over their connections. */
+  /** Answers requests that other members send over their connections. */
   serve(listener: NeighbourListener): Promise<void>;
   announce(announcement: SetAnnouncement): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Announces each set that is served from now on. An announcement that a neighbour knows already goes no further. */
+/** Announces each set that is served from now on. A neighbour that knows an announcement already doesn't pass it on. */
 export function announceSets(network: Pick<FleetNetwork, 'announce'>, log: Log): (set: MirrorSet) => void {
   let last: MirrorSet | undefined;
   return set => {
@@ -50,7 +53,7 @@ export function announceSets(network: Pick<FleetNetwork, 'announce'>, log: Log):
     const timestamp = set.served.get('timestamp.json');
     const rootVersion = versionOf(set, 'root');
     if (!timestamp || rootVersion === undefined) return;
-    // The same set, completed since.
+    // The set is the same; only missing files were added.
     if (['root', 'timestamp'].every(role => before && versionOf(before, role) === versionOf(set, role)))
       return;
     const files = filesSince(before, set);
@@ -61,8 +64,8 @@ export function announceSets(network: Pick<FleetNetwork, 'announce'>, log: Log):
 }
 
 /**
- * The files that came with the timestamp. They are the same for every gateway that had the set before it, and for the origin, so their
- * announcements are equal. A gateway that had another set announces the timestamp alone.
+ * The files that changed with the timestamp. Every gateway that had the set before it, and the origin, finds the same files, so their
+ * announcements are equal. A gateway that had another set announces only the timestamp.
  */
 function filesSince(before: MirrorSet | undefined, set: MirrorSet): Map<string, Uint8Array> {
   const version = versionOf(set, 'timestamp');

@@ -6,7 +6,7 @@ afterAll(removeTemporaryDirectories);
 
 const DAY_MS = 86_400_000;
 
-it('leaves something for the next owner, whatever others have taken, and begins anew each day', async () => {
+it('leaves something for the next owner, whatever others have taken, and starts again each day', async () => {
   const database = await openTestDatabase();
   let nowMs = Date.parse('2026-03-01T23:00:00Z');
   const settings = {
@@ -33,7 +33,7 @@ it('leaves something for the next owner, whatever others have taken, and begins 
     false,
   ]);
   nowMs += DAY_MS;
-  // What was taken yesterday is given back to yesterday.
+  // Bytes that were taken yesterday are returned to yesterday's budget.
   ofBefore?.(0);
   expect([budget.take('a', 100), budget.take('a', 1)].map(has)).toEqual([true, false]);
   expect(has((await DailyBudget.open(settings)).take('b', 100))).toBe(true);

@@ -2,9 +2,9 @@ import { type KeyValueStore } from '@sitecast/shared/key-value';
 import { lruCache } from '@sitecast/shared/bounded';
 import { z } from 'zod';
 
-/** Bytes after which the counts are written down: a power cut forgets no more. */
+/** After this many bytes the counts are saved, so a power cut loses no more. */
 const UNSAVED_BYTES = 8 * 1024 * 1024;
-/** Owners that are counted in a day; the least recently served are forgotten. */
+/** How many owners are counted in a day. The least recently served are forgotten. */
 const MAX_OWNERS = 1000;
 const KEY = 'day';
 
@@ -15,16 +15,19 @@ const storedSchema = z.object({
 });
 
 interface DailyBudgetOptions {
-  /** Of one owner in a day. */
+  /** For one owner, in a day. */
   maxBytes: number;
-  /** Of all owners together in a day. */
+  /** For all owners together, in a day. */
   maxTotalBytes: number;
   records: KeyValueStore;
   /** Milliseconds since 1970. */
   now: () => number;
 }
 
-/** Bounds the bytes that each of many owners may have in a day (of UTC), and all of them together, over restarts. No owner is refused for what others had alone. */
+/**
+ * Bounds the bytes per day (UTC) for each of many owners and for all of them together, over restarts. However much others have taken, each
+ * new owner gets something.
+ */
 export class DailyBudget {
   readonly #options: DailyBudgetOptions;
   readonly #owners = lruCache<string, number>({ max: MAX_OWNERS });
@@ -48,14 +51,14 @@ export class DailyBudget {
   }
 
   /**
-   * Takes bytes of today's.
-   * @returns what gives back all but those that were used, to be called once; undefined where fewer are left
+   * Takes bytes of today's budget.
+   * @returns a function that returns the unused bytes, to be called once; undefined where fewer are left
    */
   take(owner: string, lengthBytes: number): ((usedBytes: number) => void) | undefined {
     this.#turn();
     const { maxBytes, maxTotalBytes } = this.#options;
     const used = this.#owners.get(owner) ?? 0;
-    // One owner gets no more than half of what the others have left, so there's always something for the next.
+    // An owner gets at most half of what the others have left, so something always remains for the next.
     const left = (maxTotalBytes - (this.#totalBytes - used)) / 2;
     if (used + lengthBytes > Math.min(maxBytes, left)) return undefined;
     this.#count(owner, lengthBytes);
@@ -66,7 +69,7 @@ export class DailyBudget {
     };
   }
 
-  /** Writes the counts down, if there is something new. */
+  /** Saves the counts, if they have changed. */
   async save({ isDue = true }: { isDue?: boolean } = {}): Promise<void> {
     if (this.#unsavedBytes < (isDue ? 1 : UNSAVED_BYTES)) return;
     this.#unsavedBytes = 0;
@@ -80,7 +83,7 @@ export class DailyBudget {
     this.#unsavedBytes = Math.max(0, this.#unsavedBytes + lengthBytes);
   }
 
-  /** A new day begins with nothing used; so does one to which the clock was set back. */
+  /** Starts a new day with nothing used, also if the clock was set back. */
   #turn(): void {
     const day = dayOf(this.#options.now());
     if (day === this.#day) return;

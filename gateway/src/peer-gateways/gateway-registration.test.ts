@@ -4,7 +4,7 @@ import { memoryLog, until } from '../testing/harness.ts';
 import { PeerBook } from './peer-book.ts';
 import { GatewayRegistration, STRANGERS } from './gateway-registration.ts';
 
-it('asks the origin at once for an unknown gateway, but not for every one that appears', async () => {
+it('asks the origin at once about an unknown gateway, but not about each of many', async () => {
   let asked = 0;
   const registration = new GatewayRegistration({
     upstreams: {

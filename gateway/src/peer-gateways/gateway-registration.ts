@@ -6,15 +6,15 @@ import { TokenBucket } from '@sitecast/shared/bounded';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { PeerBook } from './peer-book.ts';
 
-/** How often it tells the origin where this gateway is: on a metered link that costs. The origin forgets after 35 minutes. */
+/** How often this gateway tells the origin its addresses; on a metered link each message costs. The origin forgets them after 35 minutes. */
 const TELL_EVERY_MS = 10 * 60_000;
 const MIN_BACKOFF_MS = 2000;
 const MAX_BACKOFF_MS = TELL_EVERY_MS;
 /** How often it checks whether this gateway is enrolled. */
 const READY_CHECK_MS = 500;
 /**
- * Any machine may claim to be an unknown gateway, as often as it likes. For that, the origin is asked so often at once, then as often
- * again as it is asked anyway.
+ * Any machine may claim to be an unknown gateway, as often as it likes. So for unknown gateways the origin is asked at most this often: a
+ * few times at once, then as often as it is asked anyway.
  */
 export const STRANGERS = { burst: 6, perS: 1000 / TELL_EVERY_MS };
 
@@ -28,7 +28,7 @@ interface GatewayRegistrationDeps {
   log: Log;
 }
 
-/** Tells the origin where this gateway is, and learns where others are. */
+/** Tells the origin this gateway's addresses, and learns those of others. */
 export class GatewayRegistration {
   readonly #deps: GatewayRegistrationDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
@@ -40,14 +40,14 @@ export class GatewayRegistration {
     this.#strangers = new TokenBucket({ ...STRANGERS, now: deps.now });
   }
 
-  /** An unknown gateway has shown up: this one may ask the origin before it is due. */
+  /** Called when an unknown gateway has appeared: the origin may be asked early. */
   onUnknownGateway(): void {
     if (!this.#interrupt || this.#interrupt.signal.aborted || !this.#strangers.take()) return;
     this.#interrupt.abort(new Error('a stranger'));
   }
 
   /**
-   * Returns when the signal comes.
+   * Runs until the signal fires.
    * @param urls of this gateway's HTTP side, for the other gateways of its site
    */
   async run(urls: readonly string[], signal: AbortSignal): Promise<void> {
@@ -86,6 +86,6 @@ export class GatewayRegistration {
 function entriesOf({ origin, gateways }: KnownGateways) {
   const [first] = origin;
   const id = first === undefined ? undefined : first.slice(first.lastIndexOf('/') + 1);
-  // The origin comes last: it must not be forgotten.
+  // The origin comes last, so that it is forgotten last.
   return id === undefined ? gateways : [...gateways, { id, fleet: origin }];
 }

@@ -3,7 +3,7 @@ import { MAX_GATEWAY_URLS } from '@sitecast/shared/api';
 
 /**
  * URLs at which other machines reach this gateway, as far as it can know.
- * @param url where it listens; with a wildcard, each of the machine's addresses counts
+ * @param url where it listens; a wildcard stands for each address of the machine
  */
 export function lanUrls(
   url: string,
@@ -19,7 +19,7 @@ export function lanUrls(
     .map(({ address, family }) => `http://${family === 'IPv6' ? `[${address}]` : address}:${port || '80'}`);
 }
 
-/** Valid on one link alone, which the URL would have to name. */
+/** Such an address is valid on one link only, which the URL would have to name. */
 function isLinkLocal(address: string): boolean {
   return /^fe[89ab]/i.test(address) || address.startsWith('169.254.');
 }

@@ -3,12 +3,12 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { showing } from '@sitecast/shared/fleet';
 import { cutText, plural } from '@sitecast/shared/text';
 
-// Each machine with the fleet's key can answer here, a stolen gateway among them. The worst it gives: nothing, slowly, or wrong bytes. Every
-// chunk is checked against its id, and a neighbour that gave none, or a wrong one, comes after the others for a while.
+// Each machine with the fleet's key can answer here, including a stolen gateway. The worst answers: none, slow ones, or wrong bytes. Every
+// chunk is verified by its id, and a neighbour that sent no chunk or a wrong one is asked after the others for a while.
 
-/** Neighbours that are asked for one chunk. */
+/** How many neighbours are asked for one chunk. */
 const MAX_ASKED = 3;
-/** How long a neighbour that didn't give a chunk comes after the others. */
+/** How long a neighbour that didn't send a chunk is asked after the others. */
 const REST_MS = 5 * 60_000;
 /** Of what one neighbour says. */
 const MAX_SAID_CHARS = 160;
@@ -16,19 +16,19 @@ const MAX_SAID_CHARS = 160;
 export const NO_NEIGHBOUR_GIVES = 'SITECAST_NO_NEIGHBOUR_GIVES';
 
 interface NeighbourChunksOptions {
-  /** Members of the fleet's network, the best first. Their stores verify what they give. */
+  /** Members of the fleet's network, the best first. Their stores verify what they return. */
   neighbours: () => readonly { chunks: ChunkStore }[];
-  /** What this gateway shows of itself; undefined before it has an assignment: then nobody is asked. */
+  /** This gateway's assignment; undefined before it has one: then no neighbour is asked. */
   credential: () => Promise<Uint8Array | undefined>;
 }
 
-/** Chunks that gateways of other sites give. It is for a gateway whose upstreams are out of reach: neighbours pay for what they give. */
+/** Chunks from gateways of other sites. Only for a gateway whose upstreams can't be reached, since neighbours pay for what they send. */
 export function neighbourChunks({ neighbours, credential }: NeighbourChunksOptions): ChunkStore {
   const stores = failover(() => neighbours().map(({ chunks }) => chunks), {
     name: "gateways of the fleet's network",
     wrongBytes: 'rest',
     restMs: REST_MS,
-    // They fetch what a rollout under way needs: one that says that it lacks a chunk each time must not be asked first each time.
+    // Neighbours fetch what a rollout under way needs. One that lacks a chunk every time must not be asked first every time.
     restsWhereAbsent: true,
     maxAsked: MAX_ASKED,
   });

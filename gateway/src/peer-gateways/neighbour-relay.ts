@@ -10,37 +10,40 @@ import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import { pickHeaders } from '../upstream/upstream.ts';
 import type { WanLimits } from '../wan/wan-limits.ts';
 
-// Every machine with the fleet's key can send this, a stolen gateway among them. The worst it sends: requests without end, the longest bodies,
-// requests that others have signed. So a request must be signed in the name of the neighbour itself, each neighbour has a rate, few requests
-// are worked on at one time, and each is read whole, within a bound, before anything is sent on. Ids cost nothing: what all neighbours send is
-// bounded, too, and it waits for its turn on a link that has a rate. The origin verifies the signature. What the neighbour is answered is what
-// the origin answers: nothing is kept, and no answer is trusted here.
+// Every machine with the fleet's key can send this, including a stolen gateway. The worst it sends: requests without end, the longest
+// bodies, or requests that others have signed. So a request must be signed by the neighbour itself, each neighbour has a rate, only a few
+// requests are handled at a time, and each is read whole, within a bound, before it is passed on. As ids cost nothing, there is a bound for
+// all neighbours together, too, and on a link with a rate a request waits for its turn. The origin verifies the signature. The neighbour
+// gets the origin's answer; nothing of it is stored or trusted here.
 
-/** What gateways ask the origin: each of it they sign themselves, or anyone may read. */
+/** Requests of gateways to the origin: either they sign them themselves, or everyone may read the answer. */
 const POSTS = /^\/site\/v1\/(?:reports|progress|presence|enrolments|gateways)$/;
 const DOCUMENTS = /^\/site\/v1\/(?:assignments|acknowledgements)\/([A-Za-z0-9]{1,128})$/;
 const SIGNER = /^[^;]*;(?:.*;)?keyid="([A-Za-z0-9]{1,128})"(?:;|$)/;
-/** Headers of a signed request; none else is passed on. */
+/** Headers of a signed request. No others are passed on. */
 const PASSED = ['content-type', 'content-digest', RECEIVER_HEADER, 'signature', 'signature-input'];
 
 /** The longest body. */
 const MAX_BODY_BYTES = 1024 * 1024;
-/** Requests of one neighbour, as many as it has streams, and of all, that are worked on at one time. */
+/** How many requests are handled at a time: of one neighbour (as many as it has streams), and of all. */
 const MAX_REQUESTS_PER_NEIGHBOUR = 8;
 const MAX_REQUESTS = 64;
-/** A gateway with news sends a few requests a second, and has hundreds of them to make up for when it was away. */
+/** A gateway sends a few requests a second, and hundreds of them after it was away. */
 const REQUESTS = { perS: 2, burst: 200 };
-/** The bytes of a neighbour that the origin or the settings have named, on average 256 MiB a day: reports of some ten thousand devices. */
+/**
+ * The rate of bytes for a neighbour that the origin or the settings have named: on average 256 MiB a day, which is the reports of some ten
+ * thousand devices.
+ */
 const BYTES = { perS: 3000, burst: 16 * MAX_BODY_BYTES };
-/** Those of another one. */
+/** The rate of bytes for another neighbour. */
 const STRANGER_BYTES = { perS: 3000, burst: MAX_BODY_BYTES };
-/** Those of all neighbours together, on average 2.5 GiB a day. Strangers leave half of the burst to the others. */
+/** The rate of bytes for all neighbours together: on average 2.5 GiB a day. Unnamed ones may use only half of the burst. */
 const ALL_BYTES = { perS: 30_000, burst: 64 * MAX_BODY_BYTES };
 /** How long a request waits for its turn: the neighbour gives up after 15 seconds. */
 const TURN_WITHIN_MS = 10_000;
 
 export interface NeighbourRelayDeps {
-  /** The origin alone: a request goes over one neighbour at most. */
+  /** Only the origin: a request passes through one neighbour at most. */
   origin: Pick<SiteUpstreams, 'forward'>;
   isRevoked: (id: string) => boolean;
   /** Whether the origin or the settings have named this gateway. */
@@ -78,14 +81,14 @@ export function neighbourRelay(
     const place = places.lease(id, 1, () => c.env.incoming?.destroy());
     if (place === undefined) throw busy();
     try {
-      // Node ends the request where its body is longer than it said, or takes too long.
+      // Node ends the request if its body is longer than announced, or takes too long.
       const body = method === 'POST' ? new Uint8Array(await c.req.arrayBuffer()) : undefined;
-      // It came over the WAN, and goes out over it.
+      // It came over the WAN, and leaves over the WAN.
       const ends = AbortSignal.any([c.req.raw.signal, AbortSignal.timeout(TURN_WITHIN_MS)]);
       await wanLimits.forOthers(2 * (body?.length ?? 0), id, ends).catch(() => {
         throw busy();
       });
-      // From now on nobody can hold it up, so its place isn't taken for others.
+      // The body is read, so the neighbour can't delay it any more: its place isn't given to others.
       place.keep();
       const headers = pickHeaders(PASSED, name => c.req.header(name));
       const { path } = c.req;
@@ -102,7 +105,7 @@ export function neighbourRelay(
   return app;
 }
 
-/** @returns what takes a neighbour's bytes: false where it may have no more for now */
+/** @returns a function that takes a neighbour's bytes; it returns false where the neighbour may send no more for now */
 function bytesOf({ isKnown, now }: Pick<NeighbourRelayDeps, 'isKnown' | 'now'>) {
   const known = new TokenBuckets({ ...BYTES, now });
   const strangers = new TokenBuckets({ ...STRANGER_BYTES, now });
@@ -115,7 +118,7 @@ function bytesOf({ isKnown, now }: Pick<NeighbourRelayDeps, 'isKnown' | 'now'>) 
   };
 }
 
-/** Checks that a request is one that gateways make, of the neighbour itself, and not too long. */
+/** Checks that a request is one that gateways make, that the neighbour itself signed it, and its length. */
 function demandOwn(
   request: Pick<HonoRequest, 'method' | 'path' | 'header'>,
   id: string | undefined,
@@ -132,7 +135,7 @@ function demandOwn(
   return { id, method, lengthBytes };
 }
 
-// Each is "not me" for the gateway that asks: it tries another way.
+// After each of these errors, the requesting gateway tries another way.
 function notRelayed(): SitecastError {
   return new SitecastError('unreachable', 'SITECAST_NOT_RELAYED', 'this is not passed on to the origin');
 }

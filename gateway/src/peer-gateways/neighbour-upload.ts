@@ -11,13 +11,13 @@ import { problemResponse } from '../http/problem.ts';
 import { TYPICAL_CHUNK_BYTES, type WanLimits } from '../wan/wan-limits.ts';
 import type { DailyBudget } from './daily-budget.ts';
 
-// Every machine with the fleet's key can send this, a stolen gateway among them. The worst it does: it asks for chunks without end, so that
-// this site's link pays. So it is off unless the settings say otherwise; then only gateways are served that show an assignment which the
-// origin signed and hasn't revoked, and which hasn't ended, only chunks of releases that listed rollouts order, a number of bytes a day each, and nothing in
-// the quiet hours. What isn't served is "not me" (503) for the gateway that asks: it tries another way. Each kind of refusal is a warning a few times, then
-// one every ten minutes, then one an hour, whoever asks (`shared/src/log`).
+// Every machine with the fleet's key can send this, including a stolen gateway. The worst it does: it requests chunks without end, for
+// which this site's link pays. So it is off by default. If it is on, only gateways are served whose assignment was signed by the origin,
+// isn't revoked and hasn't ended; only chunks of releases that listed rollouts order; only a number of bytes a day for each gateway; and
+// nothing in the quiet hours. Other requests get 503, upon which the requesting gateway tries another way. Each kind of refusal is logged as
+// a warning a few times, then once in ten minutes, then once an hour, for all requesters together (`shared/src/log`).
 
-/** Requests of one neighbour without a right to be served, each of which may cost the check of a signature. */
+/** How many requests of one neighbour may be refused: each may cost the check of a signature. */
 const REFUSALS = { perS: 1, burst: 20 };
 /** How long a request waits for its turn on a link that has a rate. */
 const TURN_WITHIN_MS = 60_000;
@@ -26,10 +26,10 @@ interface NeighbourUploadDeps {
   chunks: Pick<ChunkHandlerDeps['chunks'], 'atOnce'> & {
     /** Whether a listed rollout orders a release that has it. */
     isOrdered: (id: ChunkId) => boolean;
-    /** From here, or from the origin. */
+    /** Chunks from this gateway, or from the origin. */
     forNeighbours: ChunkHandlerDeps['chunks']['here'];
   };
-  /** Undefined: nothing is given. */
+  /** Undefined: no chunks are served. */
   budget: DailyBudget | undefined;
   signers: () => RoleSigners | undefined;
   /** When the trusted timestamp was signed. */
@@ -54,7 +54,7 @@ interface Served extends Requester {
   costBytes: number;
 }
 
-/** Gives chunks to gateways of other sites which the origin is out of reach for. */
+/** Serves chunks to gateways of other sites that can't reach the origin. */
 export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
   const { log } = deps;
   const demandServed = admission(deps);
@@ -77,7 +77,8 @@ export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
       answerWith(response, problemResponse(error));
       return;
     }
-    // It has taken as much as an answer may have, and keeps that where it leaves before it's known: the chunk was fetched for it.
+    // It has taken the bytes of the longest answer. If the neighbour leaves before the length is known, it doesn't get them back: the chunk
+    // was fetched for it.
     const its: Served = { owner: neighbour, costBytes: MAX_FRAME_BYTES };
     if (response.destroyed) settle(0);
     else {
@@ -102,14 +103,14 @@ function handlerOf({ chunks, wanLimits, onSent, log }: NeighbourUploadDeps): Chu
     chunks: {
       isAllowed: id => chunks.isOrdered(id),
       atOnce: (id, hex) => chunks.atOnce(id, hex),
-      // Whatever a neighbour says that it may cost.
+      // Whatever a neighbour says of its limits.
       here: chunks.forNeighbours,
       forDevices: chunks.forNeighbours,
       forGateways: chunks.forNeighbours,
     },
     onAnswer: (_status, sentBytes, its) => {
       its.costBytes = sentBytes;
-      // It has waited for most chunks' length; how long this one is was not known.
+      // It has waited for a chunk of typical length, because the real length wasn't known.
       wanLimits.gaveOthers(sentBytes - TYPICAL_CHUNK_BYTES);
       onSent(sentBytes);
     },
@@ -117,7 +118,10 @@ function handlerOf({ chunks, wanLimits, onSent, log }: NeighbourUploadDeps): Chu
   });
 }
 
-/** @returns what demands that a request may be answered, takes the most that this may cost, and gives what settles it */
+/**
+ * @returns a function that checks whether a request may be answered, takes the bytes of the longest answer, and returns a function to
+ * settle that
+ */
 function admission(deps: NeighbourUploadDeps) {
   const { chunks, wanLimits, now } = deps;
   const shown = new ShownAssignments();
@@ -146,7 +150,7 @@ function admission(deps: NeighbourUploadDeps) {
     const { budget } = deps;
     if (budget === undefined)
       throw refused('off', 'none are given to other sites (--fleet-upload is not set)', OFF_HINT);
-    // Each fetches a whole chunk over this site's link, however little is sent.
+    // A request for a part would fetch the whole chunk over this site's link, however little is sent.
     if (request.method !== 'GET' || ['range', 'if-none-match'].some(name => name in request.headers))
       throw refused('notWhole', 'whole chunks alone are given');
     demandMember(request, neighbour);

@@ -24,7 +24,7 @@ const gatewayOf = (id: string, host = '192.0.2.1'): KnownGateway => ({
   urls: [`http://${host}:7401`],
 });
 
-it('keeps known gateways over a restart, and takes none from a damaged file', async () => {
+it('keeps known gateways over a restart, and loads none from a damaged file', async () => {
   const directory = await temporaryDirectory();
   const path = join(directory, 'gateways.json');
   const book = await PeerBook.open(new PeerBookFile(directory));
@@ -55,7 +55,7 @@ it('keeps known gateways over a restart, and takes none from a damaged file', as
   expect((await PeerBook.open(new PeerBookFile(directory))).all).toEqual([]);
 });
 
-it('forgets the gateways without news for the longest time, and bounds the addresses of each', async () => {
+it('first forgets the gateways that were silent for the longest time, and bounds the addresses of each', async () => {
   const saved: (readonly KnownGateway[])[] = [];
   const book = await PeerBook.open({
     load: async () => [],
@@ -91,7 +91,7 @@ it('always dials the configured gateways, and others until there are enough conn
   expect(peersToDial({ own: 'x', named, connected, known, found: [gatewayOf('found')] })).toEqual(
     named.map(address => [address]),
   );
-  // What was found comes after what the origin has named, and makes no room for itself.
+  // Gateways found by multicast DNS come after those that the origin has named, and don't displace any.
   const found = ['known-2', 'found-1', 'found-2'].map(id => gatewayOf(id));
   const few = peersToDial({ own: 'x', named: [], connected: ['a'], known: known.slice(0, 3), found });
   expect(few.map(addresses => addresses[0]?.split('/').at(-1))).toEqual([

@@ -2,7 +2,7 @@ import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS } from '@sitecast/shared/api';
 import { lruCache } from '@sitecast/shared/bounded';
 
 /**
- * With so many connections, the origin and three others, a gateway dials no more. Others dial it as often on average, and that is enough
+ * With this many connections (the origin and three others), a gateway dials no more. On average, as many gateways dial it, which is enough
  * for a mesh (4 neighbours). Each connection costs pings.
  */
 export const ENOUGH_CONNECTIONS = 4;
@@ -15,11 +15,11 @@ interface KnownPeers {
   connected: readonly string[];
   /** The newest come last. */
   known: readonly KnownGateway[];
-  /** What multicast DNS has found, in the order in which it's tried: any host of the LAN can invent them. */
+  /** Found by multicast DNS, in the order in which they are tried. Any host of the LAN can invent them. */
   found: readonly Pick<KnownGateway, 'id' | 'fleet'>[];
 }
 
-/** Of the gateways that multicast DNS has found, so many are tried in one round. */
+/** How many of the gateways found by multicast DNS are tried in one round. */
 const MAX_FOUND_TRIED = 4;
 
 /** The id at the end of a multiaddress. */
@@ -27,7 +27,7 @@ export function idOf(address: string): string {
   return address.slice(address.lastIndexOf('/') + 1);
 }
 
-/** @returns for each gateway to be dialled now, its addresses in the order in which they are tried */
+/** @returns for each gateway that should be dialled now, its addresses in the order in which they are tried */
 export function peersToDial({ own, named, connected, known, found }: KnownPeers): string[][] {
   const here = new Set([own, ...connected]);
   const wanted = named.filter(address => !here.has(idOf(address))).map(address => [address]);
@@ -43,13 +43,13 @@ export function peersToDial({ own, named, connected, known, found }: KnownPeers)
   return [...wanted, ...[...others, ...tried].map(({ fleet }) => fleet)];
 }
 
-/** Gateways that are remembered. Those that were learned of longest ago make room. The origin counts as one. */
+/** How many gateways are remembered. Those that were learned of longest ago are forgotten first. The origin counts as one. */
 export const MAX_KNOWN_GATEWAYS = 64;
 
-/** Where another gateway is said to be. Nothing vouches for it: who answers must prove the id, and everything it gives is verified. */
+/** The claimed addresses of another gateway, unverified: the machine that answers must prove the id, and everything it sends is verified. */
 export interface KnownGateway {
   id: string;
-  /** Undefined where it is not known, as in a book that an earlier version wrote. */
+  /** Undefined where it is not known, for example in a file of an earlier version. */
   site?: string | undefined;
   /** Multiaddresses in the fleet's network, each with the id at its end. */
   fleet: string[];
@@ -57,7 +57,7 @@ export interface KnownGateway {
   urls: string[];
 }
 
-/** Where the book lies over a restart. */
+/** Where the book is stored over a restart. */
 export interface PeerBookStorage {
   load(): Promise<KnownGateway[]>;
   save(gateways: readonly KnownGateway[]): Promise<void>;
@@ -89,12 +89,12 @@ export class PeerBook {
     return this.#gateways.has(id);
   }
 
-  /** Calls whenever something new was learned. */
+  /** Calls the listener whenever something new was learned. */
   onChange(listener: () => void): void {
     this.#listeners.push(listener);
   }
 
-  /** Adds what the origin says. Fields of a gateway that are not said stay as they were. */
+  /** Adds what the origin says. Missing fields stay as they were. */
   async learn(gateways: readonly (Pick<KnownGateway, 'id'> & Partial<KnownGateway>)[]): Promise<void> {
     const before = this.#text();
     for (const gateway of gateways) {
@@ -106,7 +106,7 @@ export class PeerBook {
     await this.#memory.save(this.all);
   }
 
-  /** Equal for the same gateways in any order. */
+  /** A text that is the same for the same gateways in any order. */
   #text(): string {
     return JSON.stringify(this.all.sort((one, other) => (one.id < other.id ? -1 : 1)));
   }

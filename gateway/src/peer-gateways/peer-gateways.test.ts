@@ -4,7 +4,7 @@ import { expect, it } from 'vitest';
 import { memoryLog, until } from '../testing/harness.ts';
 import { MAX_PEER_GATEWAYS, PeerGateways } from './peer-gateways.ts';
 
-it('asks a bounded number of other gateways, and none again while it has not answered', async () => {
+it('asks a bounded number of other gateways, and none again before it has answered', async () => {
   const asked: string[] = [];
   const peerGateways = new PeerGateways({
     ownId: 'own',
@@ -36,7 +36,7 @@ it('asks a bounded number of other gateways, and none again while it has not ans
   await running;
 });
 
-it('asks one that did not give its chunk for none for a while, and soon whether it lives', async () => {
+it('requests no chunks for a while from a gateway that did not send one, and soon asks whether it lives', async () => {
   let nowMs = 0;
   let asked = 0;
   const nothing: ChunkStore = {
@@ -68,7 +68,7 @@ it('asks one that did not give its chunk for none for a while, and soon whether 
   peerGateways.rest('peer');
   peerGateways.rest('unknown');
   expect([peerGateways.able.length, peerGateways.liveCount, asked]).toEqual([0, 1, 1]);
-  // The clock stands still: no question is due by it.
+  // The clock stands still, so no request is due by time.
   await until(() => asked === 2, 'a question whether it lives');
   nowMs = 14_999;
   expect(peerGateways.able).toHaveLength(0);

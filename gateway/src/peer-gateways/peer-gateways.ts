@@ -4,23 +4,23 @@ import { lruCache, type LruCache } from '@sitecast/shared/bounded';
 import type { PeerBook } from './peer-book.ts';
 import type { Log } from '@sitecast/shared/log';
 
-/** Other gateways of the site that take part: the newest. */
+/** How many other gateways of the site are used: the newest. */
 export const MAX_PEER_GATEWAYS = 15;
-/** How often each is asked whether it lives; one that is away, less often. */
+/** How often each is asked whether it lives. One that doesn't answer is asked less often. */
 const PROBE_EVERY_MS = 2000;
 const PROBE_ABSENT_EVERY_MS = 3000;
 /** How often it checks which of them are due. */
 const LOOK_EVERY_MS = 500;
-/** A peer gateway that gives so many questions in a row no answer counts as gone. */
+/** After this many unanswered requests in a row, a peer gateway counts as gone. */
 const FAILURES_TO_BE_GONE = 2;
-/** A peer gateway that did not give its chunk is not asked for so long. */
+/** How long a peer gateway that did not send a chunk is not asked for chunks. */
 const REST_MS = 15_000;
 
-/** Requests to another gateway. Everything that it gives is verified. */
+/** Requests to another gateway. Everything that it returns is verified. */
 export interface PeerGatewayClient {
   /** The gateway that answers at a URL; undefined where none does. */
   ask(url: string, signal: AbortSignal): Promise<{ id: string; site?: string | undefined } | undefined>;
-  /** Its chunks, verified: for `fetched` it asks the origin, `held` are those that it has. */
+  /** Its chunks, verified: for `fetched` it asks the origin if needed; `held` are only those that it has. */
   open(url: string): { fetched: ChunkStore; held: ChunkStore; close(): void };
 }
 
@@ -30,7 +30,7 @@ export interface PeerGateway {
   readonly url: string;
   readonly fetched: ChunkStore;
   readonly held: ChunkStore;
-  /** Aborted once it is gone: its requests then go elsewhere. */
+  /** Aborted when it is gone, so that its requests can go to other sources. */
   readonly gone: AbortSignal;
 }
 
@@ -39,7 +39,7 @@ interface Candidate {
   failures: number;
   probedMs: number;
   isProbing: boolean;
-  /** Whether it is asked before its time. */
+  /** Whether it should be asked before its time. */
   isDue: boolean;
   open: { peerGateway: PeerGateway; end: () => void } | undefined;
 }
@@ -59,15 +59,15 @@ interface PeerGatewaysDeps {
 }
 
 /**
- * The site's other gateways that answer: those that the origin names, and those of the settings. Each is asked over HTTP who it is, again
- * and again, so that a wrong or old address counts for none.
+ * The site's other gateways that answer, out of those that the origin or the settings name. Each is asked over HTTP for its id, again and
+ * again, so a wrong or old address doesn't count.
  */
 export class PeerGateways {
   readonly #deps: PeerGatewaysDeps;
   readonly #now: () => number;
-  /** By id; those of the settings by URL. */
+  /** By id; those of the settings, by URL. */
   readonly #candidates = new Map<string, Candidate>();
-  /** Those that did not give their chunk, by id. */
+  /** By id: those that did not send a chunk lately. */
   readonly #resting: LruCache<string, true>;
 
   constructor(deps: PeerGatewaysDeps) {
@@ -76,7 +76,7 @@ export class PeerGateways {
     this.#resting = lruCache({ max: MAX_PEER_GATEWAYS, ttl: REST_MS, now: this.#now });
   }
 
-  /** Those that answer and do not rest. */
+  /** Gateways that answer and can be asked for chunks. */
   get able(): PeerGateway[] {
     return this.#live.filter(({ id }) => !this.#resting.has(id));
   }
@@ -91,7 +91,7 @@ export class PeerGateways {
     return [...new Set([...this.#candidates].map(([key, { open }]) => open?.peerGateway.id ?? key))];
   }
 
-  /** It did not give its chunk: it is asked for none for a while, and soon whether it lives. */
+  /** Called when it did not send a chunk: it gets no requests for chunks for a while, and is soon asked whether it lives. */
   rest(id: string): void {
     for (const candidate of this.#candidates.values()) {
       if (candidate.open?.peerGateway.id !== id) continue;
@@ -101,7 +101,7 @@ export class PeerGateways {
   }
 
   /**
-   * A gateway has asked this one who it is, so it lives.
+   * Called when a gateway has requested this one's id, which shows that it lives.
    * @returns whether it is known
    */
   noteAlive(id: string): boolean {
@@ -109,13 +109,13 @@ export class PeerGateways {
     if (all.some(({ open }) => open?.peerGateway.id === id)) return true;
     const { configured } = this.#deps;
     for (const [key, candidate] of this.#candidates) {
-      // It may be one of the settings: each of those is asked who it is.
+      // It may be one of the settings, whose ids aren't known until they answer.
       if (!candidate.open && (key === id || configured.includes(key))) candidate.isDue = true;
     }
     return this.#candidates.has(id);
   }
 
-  /** Returns when the signal comes. */
+  /** Runs until the signal fires. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       this.#follow();
@@ -126,7 +126,7 @@ export class PeerGateways {
         candidate.isProbing = true;
         candidate.isDue = false;
         candidate.probedMs = this.#now();
-        // Not awaited: one that hangs must not hide that another lives.
+        // Not awaited, so that one that hangs doesn't delay the others.
         void this.#probe(key, candidate, signal).finally(() => {
           candidate.isProbing = false;
         });
@@ -196,7 +196,7 @@ export class PeerGateways {
     signal: AbortSignal,
   ): Promise<string | undefined> {
     const { client, ownId, site, configured } = this.#deps;
-    // A signal each: many are asked at one time.
+    // A signal of its own for each: many requests run at the same time.
     const answer = await client.ask(url, AbortSignal.any([signal]));
     if (!answer || answer.id === ownId) return undefined;
     if (answer.site === undefined || answer.site !== site()) return undefined;

@@ -12,16 +12,17 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { sleep } from '@sitecast/shared/async';
 import type { PeerGateway, PeerGateways } from './peer-gateways.ts';
 
-// A chunk comes over the site's WAN once: its owner among the site's gateways fetches it, the others ask the owner. No request goes in a
-// circle: what one gateway asks of another comes from there, from the rest of the site, or from the origin.
+// A chunk crosses the site's WAN once: its owner among the site's gateways fetches it, and the others ask the owner. A gateway that is
+// asked by another one takes the chunk from its cache, from machines of the site that hold it, or from the origin; so no request goes in a
+// circle.
 
-/** A peer gateway may get a new set a moment later than this one, and does not know the chunk until then. */
+/** A peer gateway may get a new set a moment later than this one, and doesn't know the chunk until then. */
 const UNKNOWN_RETRIES = 4;
 const UNKNOWN_RETRY_MS = 250;
 
 /**
- * Which of a site's gateways fetches a chunk over the WAN: the one whose hash with the chunk is the highest (rendezvous hashing,
- * Thaler and Ravishankar 1998). Gateways that count the same members agree; when one goes, only its chunks move.
+ * Which of a site's gateways fetches a chunk over the WAN: the one whose hash with the chunk is the highest (rendezvous hashing, Thaler and
+ * Ravishankar 1998). Gateways with the same list of members agree; when a member leaves, only its chunks get another owner.
  * @param ids of the members, in any order; at least one
  */
 export function ownerOf(chunkHex: string, ids: readonly string[]): string {
@@ -34,7 +35,7 @@ export function ownerOf(chunkHex: string, ids: readonly string[]): string {
   return owner;
 }
 
-/** What other gateways of the site hold already. They fetch nothing for it. */
+/** Chunks that other gateways of the site hold already. They fetch nothing for such a request. */
 export function heldByPeerGateways(peerGateways: Pick<PeerGateways, 'able'>): ChunkStore {
   const ask = async <T>(
     { signal }: ChunkRequest,
@@ -47,7 +48,7 @@ export function heldByPeerGateways(peerGateways: Pick<PeerGateways, 'able'>): Ch
         if (answer) return answer;
       } catch (error) {
         signal?.throwIfAborted();
-        // It was worth a question; there are other ways to the chunk.
+        // There are other sources for the chunk.
         if (!gone.aborted && !(error instanceof SitecastError)) throw error;
       }
     }
@@ -70,13 +71,13 @@ interface OwnerFirstOptions {
   peerGateways: Pick<PeerGateways, 'able' | 'rest'>;
   /** Where this gateway gets a chunk itself. */
   own: ChunkStore;
-  /** A peer gateway gave a chunk. */
+  /** Called when a peer gateway has sent a chunk. */
   onGiven: () => void;
 }
 
 /**
- * Asks the chunk's owner among the site's gateways for it. A peer gateway that does not give its chunk rests, and the next owner is
- * asked. Where this gateway's own way to a chunk fails, every peer gateway is asked: it may not be cut off.
+ * Asks the chunk's owner among the site's gateways. If the owner doesn't send the chunk, it isn't asked for a while, and the next owner is.
+ * Where this gateway can't get a chunk itself, it asks every peer gateway, as they may still reach the origin.
  */
 export function ownerFirst({ ownId, peerGateways, own, onGiven }: OwnerFirstOptions): ChunkStore {
   const ask = async (peer: PeerGateway, id: ChunkId, request: ChunkRequest): Promise<Chunk | undefined> => {
@@ -113,7 +114,7 @@ export function ownerFirst({ ownId, peerGateways, own, onGiven }: OwnerFirstOpti
   return { name: own.name, has: (id, request) => own.has(id, request), get };
 }
 
-/** @returns undefined where the peer gateway does not give the chunk */
+/** @returns undefined where the peer gateway does not send the chunk */
 async function fetchedBy(
   { fetched, gone }: PeerGateway,
   id: ChunkId,
@@ -133,7 +134,7 @@ async function fetchedBy(
 }
 
 /**
- * Counts chunks that this gateway fetches although another one is their owner.
+ * Counts the chunks that this gateway fetches although another one is their owner.
  * @param ids of the gateways that count, this one included
  */
 export function countedOutOfTurn(

@@ -1,5 +1,5 @@
 const ADMISSION_MS = 5_000;
-/** How long an admission holds. A revoked peer is served for no longer than that. */
+/** How long an admission counts. A peer that was revoked meanwhile is served for at most this long. */
 const READMIT_AFTER_MS = 30_000;
 
 /**
@@ -8,7 +8,7 @@ const READMIT_AFTER_MS = 30_000;
  */
 export type MayServe = (peer: string, credential: Uint8Array) => boolean | Promise<boolean>;
 
-/** Whether one peer is served: asked anew from time to time. No answer within 5 seconds is a no. */
+/** Whether one peer is served. The question is asked again from time to time; no answer within 5 seconds counts as a no. */
 export class RenewedAdmission {
   readonly #ask: () => boolean | Promise<boolean>;
   readonly #now: () => number;
@@ -21,7 +21,7 @@ export class RenewedAdmission {
     this.#now = now;
   }
 
-  /** It was admitted, and needn't be asked about yet. */
+  /** Whether it was admitted so recently that it needn't be asked about again. */
   get isFresh(): boolean {
     return this.#now() - this.#admittedMs < READMIT_AFTER_MS;
   }

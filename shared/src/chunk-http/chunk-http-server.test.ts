@@ -10,7 +10,7 @@ import { prove } from './proof.ts';
 const PLAIN = Buffer.alloc(100_000, 'a chunk');
 const PATH = `/chunks/${chunkPath(chunkIdOf(PLAIN))}`;
 const BYTES_PER_S = 1000;
-/** One whole chunk at that rate. */
+/** How long one whole chunk takes at that rate. */
 const CHUNK_MS = 101_000;
 
 const cleanUps: (() => unknown)[] = [];
@@ -88,7 +88,7 @@ async function peerOf(
 const HONEST = { name: 'honest', localAddress: '127.0.1.1' };
 const GREEDY = { name: 'greedy', localAddress: '127.0.1.2' };
 
-it('counts in its upload what it sends: no HEAD, nothing that is in the cache of the requester, of a range its bytes', async () => {
+it('counts only sent bytes in its upload: no HEAD, nothing that the requester has cached, and of a range only its bytes', async () => {
   const pace = new Pacer(BYTES_PER_S, { burstMs: 0 });
   const { server, counts } = await served({ pace });
   const ask = await peerOf(server, HONEST);
@@ -102,7 +102,7 @@ it('counts in its upload what it sends: no HEAD, nothing that is in the cache of
   expect(counts.servedBytes).toBe(10);
 });
 
-it('counts nothing of what is given up before its turn', async () => {
+it('counts nothing for a request that is given up before its turn', async () => {
   const pace = new Pacer(BYTES_PER_S, { burstMs: 0 });
   const { server, counts } = await served({ pace });
   const [honest, greedy] = [await peerOf(server, HONEST), await peerOf(server, GREEDY)];
@@ -145,7 +145,7 @@ it('reads nothing for a request that is given up before its turn', async () => {
   expect(begun.length).toBe(1);
 });
 
-it('gives peers turns: who asks for one chunk does not wait for all that another asked for', async () => {
+it('serves peers in turn: a request for one chunk does not wait for all chunks of another peer', async () => {
   const pace = new Pacer(PLAIN.length * 8, { burstMs: 0 });
   const { server, counts } = await served({ pace });
   const [honest, greedy] = [await peerOf(server, HONEST), await peerOf(server, GREEDY)];

@@ -11,34 +11,34 @@ import { busy, PeerRequest } from './peer-request.ts';
 import type { SessionSecret } from './proof.ts';
 import { ChunkSessions } from './sessions.ts';
 
-// Any machine on the LAN can send this. The worst it sends, and what bounds it:
-// - Connections without end, silent or slow: 256, 32 from one address; the address with the most loses its oldest. The first request has to
-//   be there within 10 seconds. Those whose session is proven have 256 other places, 16 for a peer.
-// - Requests of a peer for all it can get, of any method, given up or not: one at a time on each of its connections. Peers take turns for
-//   the disk and for the upload, of which only what is sent counts.
-// - Requests without a session: each costs a MAC at the most, and a 401; an address that sends many is disconnected.
-// - Requests of another's session that it has read or copied: a counter counts once.
-// - Readers that don't read: what is on its way has a bound, and a connection that is silent for 30 seconds ends.
-// What comes back can be altered by whoever is between: the requester checks it, and blames nobody.
+// Any machine on the LAN can send this. The worst it sends, and the bounds:
+// - Connections without end, silent or slow: 256 in all, 32 from one address; the address with the most loses its oldest. The first request
+//   must arrive within 10 seconds. Connections with a proven session have 256 other places, 16 for each peer.
+// - Requests of a peer for everything, by any method, given up or not: one at a time on each connection. Peers take turns for the disk and
+//   for the upload, in which only sent bytes count.
+// - Requests without a session: each costs at most a MAC and a 401; an address that sends many is disconnected.
+// - Requests of another peer's session, recorded on the way: each counter is accepted once.
+// - Readers that don't read: unsent bytes are bounded, and a connection that is silent for 30 seconds is ended.
+// An attacker on the way can alter answers: the requester verifies them, and bans no peer for a wrong one.
 
 const HEADERS_TIMEOUT_MS = 10_000;
 const CHECK_EVERY_MS = 2000;
 const KEEP_ALIVE_MS = 65_000;
-/** A connection without a byte either way, while a request is answered. */
+/** How long a connection may pass no byte while a request is answered. */
 const SILENCE_MS = 30_000;
 const MAX_HEADERS_BYTES = 4 * 1024;
 const MAX_CONNECTIONS = 256;
 const MAX_CONNECTIONS_PER_ADDRESS = 32;
 const MAX_PROVEN_CONNECTIONS = 256;
-/** An honest peer has 6 for a session, and two sessions for a moment. */
+/** An honest peer has 6 for a session, and shortly two sessions. */
 const MAX_CONNECTIONS_PER_PEER = 16;
 const MAX_RESPONSE_MEMORY_BYTES = 16 * 1024 * 1024;
-/** Nine in ten chunks of the default chunker are no longer; a store makes memory of its own for the others. */
+/** Nine in ten chunks of the default chunker are no longer than this. For longer ones a store allocates its own memory. */
 const USUAL_CHUNK_BYTES = 128 * 1024;
-/** Chunks that are read at one time. */
+/** How many chunks are read at a time. */
 const MAX_READS = 8;
 const MAX_WAITING_READS = 1024;
-/** Requests without a session that are answered, of one address. */
+/** How many requests without a session are answered, for each address. */
 const REFUSALS = { perS: 20, burst: 60 };
 const MAX_ADDRESSES = 4096;
 
@@ -48,14 +48,14 @@ export interface ChunkHttpServerOptions {
   /** Gives only verified chunks. */
   readonly store: ChunkStore;
   readonly mayServe: MayServe;
-  /** True while nothing is to be handed out. */
+  /** True while no chunks should be served. */
   readonly isBusy?: () => boolean;
-  /** The upload's rate, for all peers together. */
+  /** Limits the upload of all peers together. */
   readonly pace?: Pacer;
   readonly onServed?: (peer: string, lengthBytes: number) => void;
 }
 
-/** A device's chunks over plain HTTP, by the same routes as a gateway's, for peers with a session. */
+/** Serves a device's chunks over plain HTTP, with the same routes as a gateway, to peers with a session. */
 export class ChunkHttpServer {
   readonly sessions: ChunkSessions;
   readonly #options: ChunkHttpServerOptions;
@@ -71,7 +71,7 @@ export class ChunkHttpServer {
     now: () => performance.now(),
   });
   readonly #reads = new FairQueue({ maxRunning: MAX_READS, maxWaiting: MAX_WAITING_READS });
-  /** For chunks on their way out, used again. */
+  /** Reused memory for chunks that are being sent. */
   readonly #memory: Buffer[] = [];
   #refused = 0;
 
@@ -111,8 +111,8 @@ export class ChunkHttpServer {
   }
 
   /**
-   * @param places in the order in which they are tried
-   * @throws the system's error where none of them can be listened on
+   * @param places to listen on; tried in this order
+   * @throws the system's error where none works
    */
   static async listen(
     options: ChunkHttpServerOptions,
@@ -136,12 +136,12 @@ export class ChunkHttpServer {
     return typeof address === 'object' && address !== null ? address.port : 0;
   }
 
-  /** Connections that were ended because there were too many, and requests without a session that got no answer. */
+  /** How many connections were ended because there were too many, and how many requests without a session got no answer. */
   get dropped(): number {
     return this.#connections.dropped + this.#refused;
   }
 
-  /** Requests that wait to be read. */
+  /** How many requests wait for their chunk to be read. */
   get waiting(): number {
     return this.#reads.waiting;
   }
@@ -190,7 +190,7 @@ export class ChunkHttpServer {
       request.socket.destroy();
       return;
     }
-    // A place among those of peers is for those that are served.
+    // A connection takes one of the peers' places only when its peer is served.
     const connection = this.#connections.isProven(request.socket) ? { connection: 'close' } : {};
     answerWith(response, problemResponse(error, { 'www-authenticate': 'Sitecast-Session', ...connection }));
   }
@@ -210,7 +210,7 @@ export class ChunkHttpServer {
   async #read(hex: string, requester: PeerRequest): Promise<FramePieces> {
     const { into, hasRead } = this.#memoryFor(requester);
     try {
-      // Nothing ends a read: its memory would be used again while the disk still fills it.
+      // A read is never aborted: its memory would be reused while the disk still fills it.
       const { form, bytes } = (await this.#chunk(Buffer.from(hex, 'hex'), into)).ready();
       return form === 'frame' ? [bytes] : rawFrame(bytes);
     } finally {
@@ -218,7 +218,7 @@ export class ChunkHttpServer {
     }
   }
 
-  /** Memory for one answer. It is used again once nothing is read into it any more, and the answer is sent or given up. */
+  /** Memory for one answer. It is reused when the read has ended and the answer is sent or given up. */
   #memoryFor(requester: PeerRequest): { into: Buffer; hasRead: () => void } {
     const into = this.#memory.pop() ?? Buffer.allocUnsafeSlow(USUAL_CHUNK_BYTES);
     let users = 2;
@@ -234,7 +234,7 @@ export class ChunkHttpServer {
     try {
       return await this.#options.store.get(id, { into });
     } catch (error) {
-      // A store that can't read now, or whose chunk is damaged, has nothing to hand out.
+      // If the store can't read now, or the chunk is damaged, the answer is "not found".
       if (error instanceof SitecastError) throw chunkNotFound(id, { name: 'this device' }, error);
       throw error;
     }

@@ -18,7 +18,7 @@ afterEach(async () => {
   await once(server, 'close');
 });
 
-/** Serves one frame. Each connection is a requester of its own. @returns the port */
+/** Serves one frame. Each connection counts as another requester. @returns the port */
 async function serve(frame: FramePieces, options: Partial<ChunkRouteDeps<Requester>> = {}): Promise<number> {
   const route = chunkRoute({
     find: () => frame,
@@ -49,7 +49,7 @@ it('sends the part of a frame that is asked for, wherever its pieces begin', asy
     }
 });
 
-it('counts a part as the whole frame, which stays in memory for it', async () => {
+it('counts a part as the whole frame, which stays in memory while a part is sent', async () => {
   const frame = noise(100_000, 1);
   let waiting = 0;
   const port = await serve([frame], {

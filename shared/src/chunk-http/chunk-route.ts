@@ -4,7 +4,7 @@ import { SitecastError } from '../errors.ts';
 import { statusOf } from '../http-problem/index.ts';
 import { IMMUTABLE, rangeError, rangeOf } from './ranges.ts';
 
-/** The least that an answer counts. */
+/** The least memory that an answer counts for. */
 const MIN_RESPONSE_BYTES = 4096;
 const ETAG_TAIL_BYTES = 12;
 /** Its second part is the chunk's id. */
@@ -13,27 +13,30 @@ export const CHUNK_PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 /** A chunk's zstd frame, in pieces that many answers may share. */
 export type FramePieces = readonly Uint8Array[];
 
-/** Who asks, for one request. */
+/** The sender of one request. */
 export interface Requester {
-  /** Who shares memory with nobody else: an address, a machine's id. */
+  /** To whom used memory is counted: an address, or a machine's id. */
   readonly owner: string;
 }
 
 export interface ChunkRouteDeps<R extends Requester> {
   /**
-   * The frame of a chunk, by its id in hex: at once where it lies in memory.
-   * @throws what the answer then says (`asError`)
+   * The frame of a chunk, by its id in hex. Returns at once where it is in memory.
+   * @throws an error for the answer (see `asError`)
    */
   readonly find: (hex: string, requester: R, request: IncomingMessage) => FramePieces | Promise<FramePieces>;
-  /** Resolves when a body of so many bytes may be sent. @throws what the answer then says. Default: at once. */
+  /** Resolves when a body of this length may be sent. @throws an error for the answer. Default: at once */
   readonly pace?: (sentBytes: number, requester: R) => Promise<void>;
   readonly onAnswer: (status: number, sentBytes: number, requester: R) => void;
-  /** Any error as a SitecastError, and as an answer. */
+  /** Turns any error into a SitecastError, and that into an answer. */
   readonly asError: (thrown: unknown) => SitecastError;
   readonly asResponse: (error: SitecastError) => Response;
-  /** An answer with a status of 500 or more. */
+  /** Called for an answer with a status of 500 or more. */
   readonly onFailure?: (error: SitecastError, thrown: unknown) => void;
-  /** Bytes of frames on their way to slow readers, each whole though a part is sent. Beyond the bound, the requester that holds the most loses its oldest answer. */
+  /**
+   * Bound on the frames that are being sent to slow readers; a part counts as its whole frame. Beyond it, the requester with the most
+   * loses its oldest answer.
+   */
   readonly maxMemoryBytes: number;
 }
 
@@ -44,7 +47,7 @@ export type ChunkHandler<R extends Requester = Requester> = (
   requester: R,
 ) => boolean;
 
-/** One request under way. */
+/** A request that is being answered. */
 interface Asked<R> {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
@@ -52,8 +55,8 @@ interface Asked<R> {
 }
 
 /**
- * Answers GET and HEAD for /chunks/ in casync's layout, with strong ETags, conditional and range requests (RFC 9110). A gateway does
- * that thousands of times a second, so it works directly on Node's own objects, and copies no frame.
+ * Answers GET and HEAD for /chunks/ in casync's layout, with strong ETags, conditional and range requests (RFC 9110). A gateway answers
+ * thousands of these a second, so this works directly on Node's objects and copies no frame.
  */
 export function chunkRoute<R extends Requester>(deps: ChunkRouteDeps<R>): ChunkHandler<R> {
   const memory = new FairPool({ max: deps.maxMemoryBytes, minUnits: MIN_RESPONSE_BYTES });
@@ -167,7 +170,7 @@ function end(response: ServerResponse, pieces: FramePieces): void {
   response.end(last);
 }
 
-/** A chunk may have several frames: length and last bytes tell them apart without a hash. */
+/** Different frames of a chunk are distinguished by their length and last bytes, without a hash. */
 function etagOf(frame: FramePieces, lengthBytes: number): string {
   const last = frame.at(-1) ?? new Uint8Array(0);
   const bytes = Buffer.isBuffer(last) ? last : Buffer.from(last.buffer, last.byteOffset, last.length);
@@ -200,9 +203,9 @@ function refuse<R extends Requester>(
 export function answerWith(response: ServerResponse, answer: Response): void {
   answer.headers.forEach((value, name) => response.setHeader(name, value));
   answer.text().then(
-    // With a length: a reader of chunks that gets another form asks again, and a proof counts once.
+    // With a length: otherwise the reader would take the answer for malformed and ask again, but a proof is accepted only once.
     text => response.writeHead(answer.status, { 'content-length': Buffer.byteLength(text) }).end(text),
-    // This text cannot fail to be read; if it does, the reader must not hang.
+    // Reading this text can't fail; if it does nevertheless, the reader must not hang.
     () => response.destroy(),
   );
 }

@@ -2,12 +2,12 @@ import type { ServerResponse } from 'node:http';
 import { SitecastError } from '../errors.ts';
 import type { Requester } from './chunk-route.ts';
 
-/** From a request's admission to the beginning of its answer: what takes longer is given up. */
+/** The bound on the time from a request's admission to the beginning of its answer. */
 const ANSWER_WITHIN_MS = 15_000;
 
 /**
- * A request that has a session, until its answer was sent or given up. Thousands come in a minute, so it makes no signal and no error that
- * nobody asks for.
+ * A request with a session, until its answer is sent or given up. There are thousands in a minute, so signals and errors are created only
+ * when someone asks for them.
  */
 export class PeerRequest implements Requester {
   readonly peer: string;
@@ -31,7 +31,7 @@ export class PeerRequest implements Requester {
     });
   }
 
-  /** It was answered, or given up; or it has taken too long. */
+  /** Aborted when the request was answered or given up, or has taken too long. */
   get ended(): AbortSignal {
     this.#ended ??= new AbortController();
     if (this.#isEnded) this.#ended.abort(busy());
@@ -40,8 +40,8 @@ export class PeerRequest implements Requester {
 
   /**
    * Waits in a queue, until `endWait` is called.
-   * @param join enters the queue, and gives what leaves it
-   * @param giveUp called where the request ends before its turn
+   * @param join enters the queue, and returns a function that leaves it
+   * @param giveUp called if the request ends before its turn
    */
   wait(join: () => () => void, giveUp: () => void): void {
     if (this.#isEnded) {
@@ -56,12 +56,12 @@ export class PeerRequest implements Requester {
     leave = join();
   }
 
-  /** Its turn has come. */
+  /** Called when its turn has come. */
   endWait(): void {
     this.#stopWaiting = undefined;
   }
 
-  /** @param then called once the answer was sent or given up: of several, the last one counts */
+  /** @param then called when the answer was sent or given up. Only the last given callback is called */
   onClose(then: () => void): void {
     if (this.#isClosed) then();
     else this.#onClose = then;

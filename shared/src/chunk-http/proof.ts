@@ -2,9 +2,9 @@ import { createHmac, timingSafeEqual } from 'node:crypto';
 
 export const SESSION_ID_BYTES = 16;
 export const SESSION_KEY_BYTES = 32;
-/** A number of a request at most: what a double holds exactly. */
+/** The most digits of a request's counter: a double holds such numbers exactly. */
 const MAX_COUNTER_DIGITS = 15;
-/** Requests over parallel connections may overtake each other by so many. */
+/** By how many places requests over parallel connections may overtake each other. */
 const WINDOW = 1024;
 
 const SCHEME = 'Sitecast-Session';
@@ -12,13 +12,13 @@ const AUTHORIZATION = new RegExp(
   `^${SCHEME} id="([\\w-]{22})", counter="(\\d{1,${MAX_COUNTER_DIGITS}})", mac="([\\w-]{43})"$`,
 );
 
-/** What a requester shares with one server: whoever has the key may ask that server, and no other. */
+/** The secret that a requester shares with one server. It allows requests to that server only. */
 export interface SessionSecret {
   readonly id: Uint8Array;
   readonly key: Uint8Array;
 }
 
-/** What a request says of its session. Nothing of it is checked yet. */
+/** What a request claims about its session, not yet verified. */
 export interface Proof {
   /** base64url. */
   readonly session: string;
@@ -31,7 +31,7 @@ interface Proven {
   /** As in the request line. */
   readonly path: string;
   readonly counter: number;
-  /** The id of the machine that is asked. */
+  /** The id of the machine that receives the request. */
   readonly server: string;
 }
 
@@ -46,7 +46,7 @@ export function prove({ id, key }: SessionSecret, proven: Proven): string {
   return `${SCHEME} id="${base64Url(id)}", counter="${proven.counter}", mac="${mac}"`;
 }
 
-/** @returns undefined for anything that isn't such a value */
+/** @returns undefined for any other value */
 export function readProof(authorization: string | undefined): Proof | undefined {
   const [, session, counter, mac] = AUTHORIZATION.exec(authorization ?? '') ?? [];
   if (session === undefined || counter === undefined || mac === undefined) return undefined;
@@ -61,12 +61,12 @@ export function base64Url(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64url');
 }
 
-/** Takes each counter once, also where they come out of order (RFC 4303, section 3.4.3). */
+/** Accepts each counter once, also out of order (RFC 4303, section 3.4.3). */
 export class CounterWindow {
   #highest = -1;
   readonly #seen = new Set<number>();
 
-  /** @returns false for a counter that came before, or is too old to know */
+  /** @returns false for a counter that came before, or that is too old */
   take(counter: number): boolean {
     if (counter <= this.#highest - WINDOW || this.#seen.has(counter)) return false;
     this.#seen.add(counter);

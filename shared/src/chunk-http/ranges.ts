@@ -1,7 +1,7 @@
 import parseRange from 'range-parser';
 import { SitecastError } from '../errors.ts';
 
-/** `Cache-Control` of what never changes under its name. */
+/** `Cache-Control` for content that never changes under its name. */
 export const IMMUTABLE = 'public, max-age=31536000, immutable';
 
 /**
@@ -14,7 +14,7 @@ export function rangeOf(
   lengthBytes: number,
 ): { start: number; end: number } | 'unsatisfiable' | undefined {
   if (range === undefined) return undefined;
-  // `If-Range` with a date, or for other bytes: the whole file.
+  // `If-Range` has a date, or names other bytes: the whole file is sent.
   if (ifRange !== undefined && ifRange !== etag) return undefined;
   const ranges = parseRange(lengthBytes, range);
   if (ranges === -1) return 'unsatisfiable';

@@ -64,7 +64,7 @@ it('refuses what the key does not cover: another method, path, counter, server, 
   expect(await admits(sessions, asked)).toBe('peer');
 });
 
-it('takes each counter once, also where requests overtake each other', async () => {
+it('accepts each counter once, also where requests overtake each other', async () => {
   const sessions = sessionsOf();
   const secret = await opened(sessions);
   for (const counter of [3, 1, 2, 1000])
@@ -73,7 +73,7 @@ it('takes each counter once, also where requests overtake each other', async () 
     await expect(admits(sessions, request(secret, counter))).rejects.toEqual(refused);
 });
 
-it('asks anew after 30 seconds whether the peer may be served', async () => {
+it('checks again after 30 seconds whether the peer may be served', async () => {
   let isRevoked = false;
   let asked = 0;
   const sessions = sessionsOf(() => {
@@ -92,7 +92,7 @@ it('asks anew after 30 seconds whether the peer may be served', async () => {
   expect(sessions.size).toBe(0);
 });
 
-it('serves a peer that is dropped no longer, and one that keeps silent for 10 minutes', async () => {
+it('stops serving a peer that is dropped, and one that is silent for 10 minutes', async () => {
   const sessions = sessionsOf();
   const [secret, other] = [await opened(sessions), await opened(sessions, 'other')];
   sessions.drop('peer');
@@ -105,7 +105,7 @@ it('serves a peer that is dropped no longer, and one that keeps silent for 10 mi
   await expect(admits(sessions, request(other, 3))).rejects.toEqual(refused);
 });
 
-it('has few sessions of one peer: its oldest makes room, and nobody else’s', async () => {
+it('bounds the sessions of a peer: a new one replaces its oldest, and none of other peers', async () => {
   const sessions = sessionsOf();
   const other = await opened(sessions, 'other');
   const secrets: SessionSecret[] = [];
@@ -127,7 +127,7 @@ it('remembers as many counters as may be out of order', () => {
   expect(window.take(20_000 - 1024)).toBe(false);
 });
 
-it('reads proofs of one form', () => {
+it('reads proofs of one form only', () => {
   const secret = { id: Buffer.alloc(16, 1), key: Buffer.alloc(32, 2) };
   const value = prove(secret, { method: 'GET', path: PATH, counter: 7, server: 'me' });
   expect(readProof(value)).toMatchObject({ counter: 7, session: secret.id.toString('base64url') });

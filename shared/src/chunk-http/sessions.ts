@@ -14,13 +14,13 @@ import {
 } from './proof.ts';
 
 // A session is opened over a connection that has proved the peer's key, and only for a peer that may be served. So the worst sender here is
-// a device of the site itself: it opens sessions without end. It has two; its third takes the place of its first.
+// a device of the site itself, which opens sessions without end. It can have two; a third one replaces its first.
 
-/** Sessions of all peers. The one that wasn't used for the longest time makes room. */
+/** The most sessions of all peers. A new one replaces the one that was unused for the longest time. */
 const MAX_SESSIONS = 512;
-/** The second while the first one ends. */
+/** A second session may be open while the first one ends. */
 export const MAX_SESSIONS_PER_PEER = 2;
-/** A session that isn't used for so long ends. */
+/** A session that is unused for this long ends. */
 const IDLE_MS = 10 * 60_000;
 
 interface Session {
@@ -31,14 +31,14 @@ interface Session {
 }
 
 interface ChunkSessionsOptions {
-  /** This machine's id: a request to another machine is none to this one. */
+  /** This machine's id: requests meant for another machine are refused. */
   readonly self: string;
   readonly mayServe: MayServe;
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number;
 }
 
-/** Which peers may ask this machine for chunks over plain HTTP. */
+/** Which peers may fetch chunks from this machine over plain HTTP. */
 export class ChunkSessions {
   readonly #options: ChunkSessionsOptions;
   readonly #sessions: LruCache<string, Session>;
@@ -53,7 +53,7 @@ export class ChunkSessions {
   }
 
   /**
-   * @param peer its id, proved by the connection that asks
+   * @param peer its id, proved by its connection
    * @returns undefined for a peer that isn't served
    */
   async open(peer: string, credential: Uint8Array): Promise<SessionSecret | undefined> {
@@ -81,7 +81,7 @@ export class ChunkSessions {
     const { counter, mac } = proof;
     const { self } = this.#options;
     if (!isProven(session.key, mac, { method, path, counter, server: self })) throw noSession();
-    // After the MAC, so that nobody else can use up a counter.
+    // After the MAC was checked, so that others can't use up a counter.
     if (!session.counters.take(counter)) throw noSession();
     return session.admission.isFresh
       ? this.#used(proof.session, session)
@@ -95,13 +95,13 @@ export class ChunkSessions {
     throw noSession();
   }
 
-  /** Set anew: its time begins again. */
+  /** Adds a session. Its idle time starts again. */
   #used(id: string, session: Session): string {
     this.#sessions.set(id, session);
     return session.peer;
   }
 
-  /** The peer isn't served any more. */
+  /** Called when the peer isn't served any more. */
   drop(peer: string): void {
     for (const [id, session] of Array.from(this.#sessions.entries()))
       if (session.peer === peer) this.#sessions.delete(id);

@@ -1,11 +1,11 @@
 import { lruCache } from '../bounded/lru-cache.ts';
 import { LanFinder } from './lan-finder.ts';
 
-// Any machine on the LAN can send this. The worst messages: one that names addresses of a third party, so that this machine
-// connects there (one handshake that fails, and there are few addresses for each peer); and thousands of invented peers. So
-// discovered peers are only noted, up to a bound. The caller decides whether to dial.
+// Any machine on the LAN can send this. The worst messages: one with addresses of a third party, to which this machine then connects (one
+// failing handshake, and there are few addresses for each peer); and thousands of invented peers. So discovered peers are only noted, up to
+// a bound, and the caller decides whether to dial.
 
-/** Peers that were discovered lately. The oldest make room. */
+/** How many discovered peers are noted. The oldest are forgotten first. */
 export const MAX_FOUND_PEERS = 256;
 const MAX_ADDRESSES = 8;
 const FOUND_TTL_MS = 10 * 60_000;
@@ -18,15 +18,15 @@ export interface FoundPeer {
   addresses: string[];
 }
 
-/** Of libp2p's components: what this node is announced with. */
+/** The part of libp2p's components that is used: how this node is announced. */
 interface Components {
   addressManager: { getAddresses(): { toString(): string }[] };
 }
 
 /**
- * Multicast DNS without libp2p's own address book, which has no bound on peers that are merely announced.
+ * Multicast DNS without libp2p's own address book, which has no bound on merely announced peers.
  * @param serviceTag such as `_sitecast-site._udp.local`; undefined: it neither discovers nor announces
- * @param isHidden discovers others, and isn't announced itself
+ * @param isHidden discovers others, but isn't announced itself
  */
 export function discovery(
   serviceTag: string | undefined,
@@ -45,7 +45,7 @@ type OnPeer = (id: string, addresses: readonly string[]) => void;
 export class Discovery {
   readonly #finder: Pick<LanFinder, 'start' | 'stop'> | undefined;
   readonly #found = lruCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: FOUND_TTL_MS });
-  /** Is called for each peer whenever it is discovered. */
+  /** Called for each peer whenever it is discovered. */
   onFound: (peer: FoundPeer) => void = () => {};
 
   constructor(finderFor: (onPeer: OnPeer) => Pick<LanFinder, 'start' | 'stop'> | undefined) {

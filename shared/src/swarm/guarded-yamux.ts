@@ -2,9 +2,9 @@ import type { MessageStream, StreamMuxerFactory, StreamMuxer } from '@libp2p/int
 import { yamux } from '@libp2p/yamux';
 import { MAX_MUXER_FRAME_BYTES, YAMUX_LIMITS } from './options.ts';
 
-// Any machine that reaches the port and completes the handshake can send this; a key made just now is enough for that. (On the
-// fleet's network it also needs the fleet's key.) The worst message: a header that announces a frame of 4 GiB, then bytes for it.
-// yamux's decoder gathers a whole frame before it checks whether the stream exists and may have that much.
+// Any machine that reaches the port and completes the handshake can send this; a newly made key is enough for that. (On the fleet's network
+// it also needs the fleet's key.) The worst message: a header that announces a frame of 4 GiB, and then bytes for it. yamux's decoder
+// gathers a whole frame before it checks whether the stream exists and may send that much.
 
 /** github.com/hashicorp/yamux/blob/master/spec.md: version, type, flags, stream id, length; big-endian. */
 const HEADER_BYTES = 12;
@@ -15,7 +15,7 @@ const LENGTH_AT = 8;
 const DATA_FRAME = 0;
 const WINDOW_UPDATE = 1;
 const RESET = 8;
-/** Half of the smallest window: the sender can always have so much on its way. */
+/** Half of the smallest window: the sender can always have the other half on its way. */
 const UPDATE_AFTER_BYTES = YAMUX_LIMITS.streamOptions.initialStreamWindowSize / 2;
 const MAX_STREAMS = YAMUX_LIMITS.maxInboundStreams + YAMUX_LIMITS.maxOutboundStreams;
 
@@ -25,8 +25,9 @@ export interface Pings {
 }
 
 /**
- * Yamux that ends a connection whose frames are longer than any window that it gives, and that tells of windows seldom. Who has dialled pings
- * the other side; a connection without an answer is ended. (libp2p's own pings open a stream each, from both sides: ten times the bytes.)
+ * Yamux with three changes: it ends a connection whose frames are longer than any window; it sends fewer window updates; and only the side
+ * that dialled sends pings, and ends a connection without answers. (libp2p's own pings open a stream each, from both sides, which takes ten
+ * times the bytes.)
  */
 export function guardedYamux(pings: Pings): () => StreamMuxerFactory {
   const factory = yamux(YAMUX_LIMITS)();
@@ -34,7 +35,7 @@ export function guardedYamux(pings: Pings): () => StreamMuxerFactory {
     protocol: factory.protocol,
     createStreamMuxer: (connection: MessageStream): StreamMuxer => {
       const frames = new FrameLengths();
-      // Before the muxer's own listener: a frame that is too long never gets there.
+      // Runs before the muxer's own listener, which never sees a frame that is too long.
       connection.addEventListener('message', event => {
         const { data } = event;
         const pieces = data instanceof Uint8Array ? [data] : [...data];
@@ -65,27 +66,27 @@ function keepPinged(
 }
 
 /**
- * The library answers each data frame, however small, with a window update. Half of all frames are updates then, each encrypted and
- * in a packet of its own. Here, as in other implementations, a stream's updates are added up, and go out once they make half of the
- * smallest window. Those that open, end or reset a stream always go out.
+ * The library answers each data frame, however small, with a window update. Half of all frames are updates then, each encrypted and in a
+ * packet of its own. Here, as in other implementations, a stream's updates are added up, and sent when they make half of the smallest
+ * window. Updates that open, end or reset a stream are always sent.
  */
 function joinWindowUpdates(connection: MessageStream): void {
   const send = connection.send.bind(connection);
   const updates = new WindowUpdates();
   connection.send = data => {
-    // The muxer sends one frame a call; one without content as a plain array.
+    // The muxer sends one frame per call; a frame without content as a plain array.
     if (!(data instanceof Uint8Array) || data.length !== HEADER_BYTES) return send(data);
     const frame = updates.joined(data);
     return frame ? send(frame) : true;
   };
 }
 
-/** The window updates of one connection's streams that wait to go out. */
+/** The window updates of a connection's streams that are held back. */
 export class WindowUpdates {
   /** By stream id: bytes that the other side isn't told of yet. */
   readonly #waiting = new Map<number, number>();
 
-  /** Streams whose updates wait. */
+  /** For how many streams updates are held back. */
   get waiting(): number {
     return this.#waiting.size;
   }
@@ -104,7 +105,7 @@ export class WindowUpdates {
     this.#waiting.delete(stream);
     if (flags !== 0 || bytes >= UPDATE_AFTER_BYTES) return updateOf(stream, flags, bytes);
     this.#waiting.set(stream, bytes);
-    // A stream that has ended leaves its rest here: the one that is silent for the longest makes room.
+    // A stream that has ended leaves its entry here, so the one that is silent for the longest time is dropped.
     const [oldest] = this.#waiting;
     if (this.#waiting.size <= MAX_STREAMS || !oldest) return undefined;
     this.#waiting.delete(oldest[0]);
@@ -125,7 +126,7 @@ function updateOf(stream: number, flags: number, bytes: number): Buffer {
 export class FrameLengths {
   readonly #header = Buffer.alloc(HEADER_BYTES);
   #headerBytes = 0;
-  /** Bytes of the present frame's content that are still to come. */
+  /** Bytes of the current frame's content that are still to come. */
   #contentBytes = 0;
 
   /** @returns false when a header announces more than `maxBytes` */

@@ -3,16 +3,16 @@ import { FairPool, type Lease, NamedHosts } from '../bounded/index.ts';
 import { lruCache } from '../bounded/lru-cache.ts';
 
 // Any machine on the LAN can connect, with any number of keys, from a few addresses. The worst are sockets that never send a byte, and
-// connections of invented keys that never send a request. libp2p counts all connections together and refuses every new one when there are
-// enough. So libp2p never decides: each socket takes a place here before libp2p sees it.
+// connections of invented keys that never send a request. libp2p counts all connections together, and refuses every new one above a bound.
+// So libp2p doesn't decide: each socket takes a place here before libp2p sees it.
 
-/** Sockets in their handshakes. Named hosts may have as many again. */
+/** How many sockets may be in their handshakes. Named hosts have as many other places. */
 const MAX_HANDSHAKES = 128;
 const MAX_HANDSHAKES_PER_ADDRESS = 64;
-/** The bound of named ids. The ones that were named longest ago are forgotten. */
+/** How many named ids are kept. Those named longest ago are forgotten first. */
 const MAX_NAMED_IDS = 4096;
 const NAMED_FOR_MS = 30 * 60_000;
-/** Connections that a peer has with this node: two, when both dial at one time. */
+/** How many connections a peer may have with this node. It has two when both dial at the same time. */
 const MAX_CONNECTIONS_PER_MEMBER = 4;
 
 export interface InboundPlaces {
@@ -34,13 +34,13 @@ interface Entry {
 
 const HOST = /^\/ip[46]\/([^/]+)\//;
 
-/** The IP address in a multiaddress; undefined where it holds a name, or neither. */
+/** The IP address in a multiaddress; undefined where there is none, or a name. */
 export function hostOf(address: string): string | undefined {
   return HOST.exec(address)?.[1];
 }
 
 /**
- * Decides which peers may connect to a node. In each of its pools the address with the most connections loses its oldest. Named and
+ * Decides which peers may connect to a node. In each of its pools, the address with the most connections loses its oldest. Named and
  * admitted peers have places of their own.
  */
 export class InboundGate {
@@ -56,7 +56,7 @@ export class InboundGate {
   readonly #entries = new Map<string, Set<Entry>>();
   readonly #isKnown: KnowsPeer;
 
-  /** @param isKnown recognises further known peers, besides those that `name` was called for */
+  /** @param isKnown recognizes known peers besides those that were named */
   constructor({ members, strangers, strangersPerAddress }: InboundPlaces, isKnown: KnowsPeer = () => false) {
     this.#isKnown = isKnown;
     this.#members = new FairPool({
@@ -74,7 +74,7 @@ export class InboundGate {
     return takenBack + this.#handshakes.counts.refused + this.#strangers.counts.refused;
   }
 
-  /** A trusted source has said that this peer belongs to the network, and at which addresses it is. */
+  /** Called when a trusted source has said that this peer belongs to the network, with its addresses. */
   name(id: string, addresses: readonly string[]): void {
     this.#named.set(id, true);
     for (const address of addresses) {
@@ -88,12 +88,12 @@ export class InboundGate {
     return this.#named.has(id) || this.#isKnown(id);
   }
 
-  /** The owner of what a peer holds: the peer itself if it was named, else its address. */
+  /** To whom a peer's connections are counted: to the peer itself if it was named, else to its address. */
   ownerOf(id: string, address: string): string {
     return this.isNamed(id) ? id : this.#hosts.ownerOf(hostOf(address));
   }
 
-  /** A peer has proved that it belongs to the network. Its connections no longer count as a stranger's. */
+  /** Called when a peer has proved that it belongs to the network. Its connections no longer count as a stranger's. */
   admit(id: string): void {
     for (const entry of this.#entries.get(id) ?? []) {
       if (entry.isMember) continue;
@@ -105,12 +105,12 @@ export class InboundGate {
     }
   }
 
-  /** For libp2p, which asks this when a handshake is done and the peer's key is proved. */
+  /** Called by libp2p when a handshake is done and the peer's key is proved. */
   get gater(): ConnectionGater {
     return { denyInboundUpgradedConnection: (peer, maConn) => !this.#enter(peer, maConn) };
   }
 
-  /** Wraps a transport. Its listeners call this gate before libp2p sees a socket. */
+  /** Wraps a transport, so that its listeners call this gate before libp2p sees a socket. */
   guard<Components>(transport: (components: Components) => Transport): (components: Components) => Transport {
     return components => {
       const guarded = transport(components);

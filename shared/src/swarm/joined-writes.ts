@@ -1,8 +1,8 @@
 import type { ConnectionEncrypter, MessageStream } from '@libp2p/interface';
 
 /**
- * An encryption whose every message goes to the socket in one piece. libp2p's TCP writes each piece of a message by a call
- * of its own (a length of two bytes, a header of twelve, the content, a tag of sixteen). Each call is a packet.
+ * An encryption that sends each message to the socket in one piece. libp2p's TCP writes each part of a message with a call of its own (a
+ * length of two bytes, a header of twelve, the content, a tag of sixteen), and each call becomes a packet.
  */
 export function joinedWrites<Components>(
   encryption: (components: Components) => ConnectionEncrypter,

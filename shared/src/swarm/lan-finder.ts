@@ -5,13 +5,13 @@ import { peerIdFromString } from '@libp2p/peer-id';
 import { multiaddr } from '@multiformats/multiaddr';
 import multicastDns, { type MulticastDNS, type QueryPacket, type ResponsePacket } from 'multicast-dns';
 
-/** What libp2p's multicast DNS asks and answers by (https://github.com/libp2p/specs/blob/master/discovery/mdns.md). */
+/** The names that libp2p's multicast DNS uses (https://github.com/libp2p/specs/blob/master/discovery/mdns.md). */
 const ADDRESS_PREFIX = 'dnsaddr=';
 const TTL_S = 120;
 /** A TXT record's longest string (RFC 6763 section 6.1). */
 const MAX_TEXT_BYTES = 255;
 const MAX_ANNOUNCED = 16;
-/** Each answer goes to all machines: one is enough for all who ask within this time (RFC 6762 section 6). */
+/** Each answer goes to all machines, so one is enough for all questions within this time (RFC 6762 section 6). */
 const ANSWER_EVERY_MS = 1000;
 const LOOPBACK = { address: '127.0.0.1', netmask: '255.0.0.0', cidr: '127.0.0.1/8' };
 
@@ -19,19 +19,19 @@ export interface LanFinderOptions {
   /** Such as `_sitecast-site._udp.local`. */
   serviceTag: string;
   askEveryMs: number;
-  /** Discovers others, and isn't announced itself. */
+  /** Discovers others, but isn't announced itself. */
   isHidden: boolean;
   /** Multiaddresses of this machine, each with its id at the end. */
   addresses: () => readonly string[];
-  /** Called for each peer whenever it answers, with what its answer says: nothing of it is verified. */
+  /** Called for each peer whenever it answers, with the unverified content of its answer. */
   onPeer: (id: string, addresses: readonly string[]) => void;
 }
 
 interface Link {
   readonly mdns: MulticastDNS;
-  /** Whether an address lies in the link's network. */
+  /** Whether an address belongs to the link's network. */
   readonly has: (address: string) => boolean;
-  /** Its last question has come back: what is sent to all is sent to this machine, too. */
+  /** Whether its last question has come back: multicast messages are also delivered to their sender. */
   hearsItself: boolean;
   /** When it last answered, milliseconds on a clock that never goes back. */
   answeredMs: number;
@@ -39,12 +39,12 @@ interface Link {
 }
 
 /**
- * libp2p's multicast DNS on each IPv4 network that this machine is in. (`@libp2p/mdns` asks in the network of the default route alone, and not at
- * all where there is no such route: a gateway's is its WAN.) Networks that come later are noticed with the next question.
+ * libp2p's multicast DNS on each IPv4 network of this machine. (`@libp2p/mdns` uses only the network of the default route, and none where
+ * there is no such route: a gateway's default route is its WAN.) New networks are noticed with the next question.
  */
 export class LanFinder {
   readonly #options: LanFinderOptions;
-  /** Answers with this name are its own. */
+  /** Its own answers have this name. */
   readonly #name = randomBytes(16).toString('hex');
   /** By this machine's address in the network. */
   readonly #links = new Map<string, Link>();
@@ -82,8 +82,8 @@ export class LanFinder {
   }
 
   /**
-   * Opens a socket for each network that is new, and closes those of networks that are gone, or were: where a network has come back, the old socket
-   * is no member of its group any more, and doesn't hear its own question.
+   * Opens a socket for each new network, and closes those of networks that are gone, or were gone meanwhile: when a network comes back, the
+   * old socket is no longer a member of its multicast group, and doesn't receive its own question.
    */
   #follow(): void {
     const networks = new Map(ownNetworks().map(network => [network.address, network]));
@@ -106,12 +106,12 @@ export class LanFinder {
 
   #open(address: string): MulticastDNS {
     const mdns = multicastDns({ interface: address, bind: '0.0.0.0' });
-    // A port that is taken, a network that goes: others may work, and the next question tries again.
+    // For example a port that is taken, or a network that disappears. Others may work, and the next question tries again.
     mdns.on('error', () => {
       if (this.#links.get(address)?.mdns === mdns) void this.#close(address);
       else mdns.destroy();
     });
-    // Each socket hears what any of them has joined: only what comes from its own network counts.
+    // Each socket gets messages of every group that any of them has joined: only those from its own network count.
     const linkOf = (from: string): Link | undefined => {
       const link = this.#links.get(address);
       return link?.mdns === mdns && link.has(from) ? link : undefined;
@@ -168,7 +168,7 @@ export class LanFinder {
   }
 }
 
-/** Where this machine is on the LAN; itself alone where it is in no network. */
+/** This machine's addresses on the LAN; only loopback where it is in no network. */
 function ownNetworks(): { address: string; cidr: string | null }[] {
   const all = Object.values(networkInterfaces()).flatMap(addresses => addresses ?? []);
   const outer = all.filter(({ family, internal }) => family === 'IPv4' && !internal);

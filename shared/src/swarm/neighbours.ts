@@ -3,15 +3,15 @@ import { SitecastError } from '../errors.ts';
 import type { SwarmNode } from './node.ts';
 import { connect, YIELD_MS } from './schedule/peer-links.ts';
 
-// A machine that answers as a gateway names machines and their addresses. The worst answer: addresses of third parties. At most eight
-// are tried at a time, each time they are named, and nothing but a handshake goes there.
+// A machine that answers as a gateway names machines and their addresses. The worst answer has addresses of third parties. At most eight
+// are tried at a time, whenever they are named, and only a handshake is sent there.
 
-/** Connections that are kept while there is nothing to fetch: enough to keep a site connected, few enough to cost nothing. */
+/** How many connections are kept while there is nothing to fetch: enough to keep a site connected, and cheap. */
 export const MAX_NEIGHBOURS = 8;
 
 /**
- * Keeps a node connected to a few machines of its site, so that an update doesn't begin with handshakes everywhere. Not for
- * those that multicast DNS alone has discovered: it would connect to them without need.
+ * Keeps a node connected to a few machines of its site, so that an update doesn't begin with handshakes everywhere. Machines known from
+ * multicast DNS only aren't used, as connecting to them isn't needed.
  */
 export class Neighbours {
   readonly #node: SwarmNode;
@@ -19,7 +19,7 @@ export class Neighbours {
   readonly #connecting = new Map<string, Promise<void>>();
   readonly #stop = new AbortController();
 
-  /** @param yieldMs how long the one with the higher id lets the other dial first */
+  /** @param yieldMs how long the machine with the higher id waits for the other one to dial */
   constructor(node: SwarmNode, yieldMs = YIELD_MS) {
     this.#node = node;
     this.#yieldMs = yieldMs;
@@ -30,7 +30,7 @@ export class Neighbours {
   addPeer(id: string, addresses: readonly string[]): void {
     const node = this.#node;
     if (this.#stop.signal.aborted || id === node.id || this.#connecting.has(id)) return;
-    // Strangers that have connected don't count: they would keep the others away.
+    // Strangers that have connected don't count: otherwise they would keep the others away.
     const connected = node.connected.filter(other => node.gate.isNamed(other)).length;
     if (node.isConnected(id) || connected + this.#connecting.size >= MAX_NEIGHBOURS) return;
     const attempt = connect(node, id, addresses, this.#stop.signal, this.#yieldMs)

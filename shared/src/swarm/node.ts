@@ -37,32 +37,32 @@ const SITE_SERVICE = '_sitecast-site._udp.local';
 
 export interface NodeOptions {
   readonly identity: Identity;
-  /** Multiaddresses to listen on, such as `/ip4/0.0.0.0/tcp/7402`. With none the node only dials. */
+  /** Multiaddresses to listen on, such as `/ip4/0.0.0.0/tcp/7402`. Without any, the node only dials. */
   readonly listen: readonly string[];
-  /** Multiaddresses to announce, where those that it listens on can't be reached from elsewhere. */
+  /** Multiaddresses to announce, if others can't reach those that it listens on. */
   readonly announce?: readonly string[];
   /** Discovers others by multicast DNS, and is discovered. */
   readonly isDiscovering?: boolean;
   /** Discovers others by multicast DNS, and isn't discovered itself. */
   readonly isHidden?: boolean;
-  /** Connections of peers that were named or admitted. Strangers have places besides (`inbound-gate.ts`). */
+  /** Bound on the connections of named or admitted peers. Strangers have other places (`inbound-gate.ts`). */
   readonly maxConnections?: number;
   /** How often dialled connections are pinged, and how long an answer may take. */
   readonly pings?: Pings;
 }
 
 export interface FleetNodeOptions extends NodeOptions {
-  /** A machine without it can't join. */
+  /** A machine without this key can't join. */
   readonly fleetKey: FleetKey;
-  /** Peers that have places of their own, besides those that the gate is told of. */
+  /** Recognizes peers that have places of their own, besides those that the gate is told of. */
   readonly isKnown?: KnowsPeer;
 }
 
-/** One of the two networks, seen from one machine: what Sitecast needs of a libp2p node. */
+/** One of the two networks from the view of one machine: the part of a libp2p node that Sitecast needs. */
 export class SwarmNode {
   readonly id: string;
   readonly libp2p: Libp2p;
-  /** Decides which peers may connect that weren't dialled. */
+  /** Decides which peers may connect. It isn't asked about peers that this node dials. */
   readonly gate: InboundGate;
   readonly #discovery: Discovery;
 
@@ -73,7 +73,7 @@ export class SwarmNode {
     this.#discovery = found;
   }
 
-  /** Multiaddresses under which others reach it, the id at their end. */
+  /** Multiaddresses at which others reach it, each with its id at the end. */
   get addresses(): string[] {
     return this.libp2p.getMultiaddrs().map(address => address.toString());
   }
@@ -83,7 +83,7 @@ export class SwarmNode {
     return this.libp2p.getPeers().map(peer => peer.toString());
   }
 
-  /** Peers that multicast DNS has discovered lately. They aren't verified. */
+  /** Peers that multicast DNS has discovered lately, unverified. */
   get found(): FoundPeer[] {
     return this.#discovery.found;
   }
@@ -94,7 +94,7 @@ export class SwarmNode {
 
   /**
    * Connects, if it isn't connected already.
-   * @param address a multiaddress with an id at its end: a peer with another id is refused
+   * @param address a multiaddress with an id at its end; a peer with another id is refused
    * @returns the id
    * @throws SITECAST_PEER_ADDRESS, SITECAST_PEER_UNREACHABLE
    */
@@ -109,7 +109,7 @@ export class SwarmNode {
     }
   }
 
-  /** Whether connections are closed by the fleet's key. */
+  /** Whether only members with the fleet's key can connect. */
   protected get hasFleetKey(): boolean {
     return false;
   }
@@ -129,7 +129,7 @@ export class SwarmNode {
   }
 }
 
-/** A gateway's or the origin's place in the fleet's network. */
+/** A gateway's or the origin's node in the fleet's network. */
 export class FleetNode extends SwarmNode {
   readonly gossip: FleetGossip;
   protected override get hasFleetKey(): boolean {
@@ -147,12 +147,12 @@ export class FleetNode extends SwarmNode {
 }
 
 /**
- * Origin and gateways: closed by the fleet's key, for gossip.
+ * For origin and gateways: closed by the fleet's key, with gossip.
  * @throws SITECAST_PEER_LISTEN (failed)
  */
 export async function createFleetNode(options: FleetNodeOptions): Promise<FleetNode> {
   const maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
-  // Here strangers have the fleet's key, too.
+  // On this network, strangers have the fleet's key, too.
   const gate = new InboundGate(
     { members: maxConnections, strangers: maxConnections, strangersPerAddress: maxConnections },
     options.isKnown,
@@ -177,8 +177,8 @@ export async function createFleetNode(options: FleetNodeOptions): Promise<FleetN
 }
 
 /**
- * Devices and gateways of one site: open to every machine on the LAN. The chunk exchange decides which peer gets what.
- * @throws what keeps it from listening
+ * For devices and gateways of one site: open to every machine on the LAN. The chunk exchange decides which peer gets what.
+ * @throws the reason why it can't listen
  */
 export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
   const members = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
@@ -186,8 +186,8 @@ export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
   const gate = new InboundGate({ members, strangers, strangersPerAddress: Math.ceil(strangers / 2) });
   const libp2p = await createLibp2p({
     ...nodeSettings(options, { gate, maxInbound: members + strangers, pingMs: SITE_PING_MS }),
-    // No identify protocol: a peer is known by its key, its address by the gateway or multicast DNS, and both sides speak one
-    // protocol. It would cost each connection two streams and two signatures.
+    // No identify protocol, which would cost each connection two streams and two signatures. It isn't needed: a peer is known by its key,
+    // its address comes from the gateway or multicast DNS, and both sides speak one protocol.
     services: {
       discovery: discovery(options.isDiscovering ? SITE_SERVICE : undefined, {
         isHidden: options.isHidden ?? false,
@@ -203,7 +203,7 @@ function nodeSettings(
 ) {
   return {
     privateKey: privateKeyOf(identity),
-    // Strangers are told nothing that helps them to choose.
+    // Strangers should learn nothing that helps them to choose a target.
     nodeInfo: { name: 'sitecast', version: '1', userAgent: 'sitecast' },
     addresses: { listen: [...listen], announce: [...(announce ?? [])], maxObservedAddresses: 4 },
     connectionGater: gate.gater,
@@ -217,14 +217,14 @@ function nodeSettings(
 }
 
 /**
- * Why a peer can't be reached, as far as that is known. With another fleet's key the connection stands, and the handshake that follows is
- * noise to either side.
+ * Why a peer can't be reached, as far as that is known. With another fleet's key the connection succeeds, but the handshake that follows
+ * looks like noise to both sides.
  */
 function unreachable(address: string, cause: unknown, hasFleetKey: boolean): SitecastError {
   const { name, message } = cause instanceof Error ? cause : new Error(String(cause));
   const isHandshake = name === 'EncryptionFailedError';
   const isOther = isHandshake && message.includes('identity key');
-  // The noise can also look like the beginning of a long message, of which the rest is waited for.
+  // The noise can also look like the beginning of a long message, and the node waits for the rest.
   const isUnclear = isHandshake || name === 'TimeoutError' || message.includes('ECONNRESET');
   const [what, hint] = isOther
     ? [`${address}: who answers there has another id`, 'Take the address from its log.']
@@ -243,7 +243,7 @@ function unreachable(address: string, cause: unknown, hasFleetKey: boolean): Sit
   });
 }
 
-/** An address of another machine, or one that is taken. @returns any other error as it is */
+/** The error for an address of another machine, or one that is taken. @returns other errors unchanged */
 function cannotListen(error: unknown, listen: readonly string[]): unknown {
   if (!(error instanceof Error) || error.name !== 'UnsupportedListenAddressesError') return error;
   const why = /listen (E[A-Z]+)/.exec(error.message)?.[1];
@@ -260,7 +260,7 @@ function parseAddress(address: string) {
     const parsed = multiaddr(address);
     if (parsed.getComponents().at(-1)?.name === 'p2p') return parsed;
   } catch {
-    // The error below says so.
+    // Ignored: the error below says so.
   }
   throw new SitecastError('badInput', 'SITECAST_PEER_ADDRESS', `not the address of a peer: ${address}`, {
     hint: 'it looks like /ip4/192.0.2.1/tcp/7402/p2p/12D3KooW…',

@@ -4,48 +4,48 @@ import type { TCPOptions } from '@libp2p/tcp';
 import type { YamuxMuxerInit } from '@libp2p/yamux';
 import type { ConnectionManagerInit, ConnectionMonitorInit } from 'libp2p';
 
-// Every limit of libp2p and gossipsub stands here, and none is left to a default: several defaults fail without an error
-// (each says so below). `satisfies Required<…>` makes the compiler name a limit that a new version adds.
+// Every limit of libp2p and gossipsub is set here, and none is left to its default: several defaults fail without an error (noted below for
+// each). `satisfies Required<…>` makes the compiler name a limit that a new version adds.
 
 const SECOND_MS = 1000;
 const MINUTE_MS = 60 * SECOND_MS;
 const KIB = 1024;
 const MIB = 1024 * KIB;
 
-/** Connections of a node with peers that it knows; the origin of a star asks for more. */
+/** How many connections a node has with peers that it knows. The origin at the centre of a star sets more. */
 export const DEFAULT_MAX_CONNECTIONS = 300;
 /** Connections from one address in a second. The default is 5: a site behind one address, or a test on one host, exceeds that. */
 const MAX_INBOUND_PER_S = 100;
 /**
- * Beyond this bound libp2p and Node refuse any connection. It is higher than the number of places of the gate (`inbound-gate.ts`), so
- * that the gate decides. It includes connections that this node has dialled, and sockets that the gate has just ended.
+ * Above this bound libp2p and Node refuse any connection. It is higher than the number of the gate's places (`inbound-gate.ts`), so that
+ * the gate decides. It includes connections that this node has dialled, and sockets that the gate has just ended.
  */
 const BEYOND_THE_GATE = 1024;
 const MAX_PEER_ADDRESSES = 8;
 
 /**
- * The longest frame that may come over a connection before any stream is asked: yamux's decoder would gather up to 4 GiB.
+ * The longest frame that a connection may bring. It is checked before yamux's decoder, which would gather up to 4 GiB.
  */
 export const MAX_MUXER_FRAME_BYTES = MIB;
 
-/** How often the fleet's connections are pinged by who has dialled: a metered link pays for it all day. Within a site it costs nothing. */
+/** How often the dialling side pings a connection of the fleet's network: on a metered link each ping costs. Within a site pings are free. */
 export const FLEET_PING_MS = 5 * MINUTE_MS;
 export const SITE_PING_MS = MINUTE_MS;
 export const PING_TIMEOUT_MS = 20 * SECOND_MS;
 /**
- * When a socket without a byte is closed: after two pings were missed. The default is 2 minutes, which closes every quiet
- * connection between two pings.
+ * A socket without a byte for this many ping intervals is closed, that is after two missed pings. The default is 2 minutes, which would
+ * close every quiet connection between two pings.
  */
 const SILENCE_PER_PING = 2.5;
 
 const DIAL_TIMEOUT_MS = 15 * SECOND_MS;
 const CLOSE_TIMEOUT_MS = SECOND_MS;
 
-/** What may be on its way in a stream before the reader has taken it: yamux's smallest window. */
+/** Bytes that may be on their way in a stream before the reader has taken them: yamux's smallest window. */
 const STREAM_WINDOW_BYTES = 256 * KIB;
-/** The window's growth on fast links; the reader's own bound (`message-stream.ts`) is in place besides. */
+/** The largest window, for fast links. The reader's own bound (`message-stream.ts`) applies as well. */
 const MAX_STREAM_WINDOW_BYTES = MIB;
-/** Beyond it a stream is aborted, not paused. */
+/** A stream with more unread bytes is aborted, not paused. */
 const MAX_READ_BUFFER_BYTES = 2 * MIB;
 const MAX_WRITE_BUFFER_BYTES = 4 * MIB;
 /** Streams of one connection, all protocols together. */
@@ -55,7 +55,7 @@ const MAX_EARLY_STREAMS = 10;
 
 type ConnectionLimits = Required<Omit<ConnectionManagerInit, 'addressSorter' | 'resolvers'>>;
 
-/** @param maxInbound what the gate lets in */
+/** @param maxInbound how many connections the gate admits */
 export function connectionLimits(maxInbound: number) {
   return {
     maxConnections: maxInbound + BEYOND_THE_GATE,
@@ -72,7 +72,7 @@ export function connectionLimits(maxInbound: number) {
     deny: [],
     inboundConnectionThreshold: MAX_INBOUND_PER_S,
     maxIncomingPendingConnections: BEYOND_THE_GATE,
-    // Sitecast decides which peer is dialled again, and when: nothing is tagged "keep alive".
+    // Sitecast decides which peer is dialled again, and when: no peer is tagged "keep alive".
     reconnectRetries: 1,
     reconnectRetryInterval: SECOND_MS,
     reconnectBackoffFactor: 2,
@@ -80,7 +80,7 @@ export function connectionLimits(maxInbound: number) {
   } satisfies ConnectionLimits;
 }
 
-/** Yamux's own pings do that: `guardedYamux`. */
+/** Off, since yamux's own pings do that: `guardedYamux`. */
 export const NO_MONITOR = { enabled: false } satisfies ConnectionMonitorInit;
 
 type TcpLimits = Required<Omit<TCPOptions, 'closeServerOnMaxConnections'>>;
@@ -99,7 +99,7 @@ export function tcpLimits(maxInbound: number, pingMs: number) {
 }
 
 export const YAMUX_LIMITS = {
-  // From both sides, and without an end for who doesn't answer: see `guardedYamux`.
+  // Off: it would ping from both sides, and not end a connection without answers. See `guardedYamux`.
   enableKeepAlive: false,
   keepAliveInterval: FLEET_PING_MS,
   maxInboundStreams: MAX_STREAMS_IN,
@@ -128,21 +128,21 @@ export const IDENTIFY_LIMITS = {
 
 export const PEER_STORE_LIMITS = { maxAddressAge: 60 * MINUTE_MS, maxPeerAge: 60 * MINUTE_MS };
 
-/** The exchange of nonces. The default is a second: a busy gateway takes longer, and then counts as "another fleet". */
+/** Bound on the exchange of nonces. The default is a second: a busy gateway takes longer, and would then count as "another fleet". */
 export const FLEET_KEY_TIMEOUT_MS = DIAL_TIMEOUT_MS;
 
-/** One gossip message, whole. Beyond 4 MiB libp2p drops one without an error, so the bound is ours and far below. */
+/** Length of a whole gossip message. Above 4 MiB, libp2p drops a message without an error, so our bound is far below. */
 export const MAX_MESSAGE_BYTES = 256 * KIB;
-/** A message with its protobuf around it, and what else an RPC holds. */
+/** A message in its protobuf encoding, with the rest of an RPC. */
 const MAX_RPC_BYTES = MAX_MESSAGE_BYTES + 64 * KIB;
-/** What may wait for a slow neighbour. Beyond it the neighbour's stream is aborted. */
+/** Bytes that may wait for a slow neighbour. Above this, the neighbour's stream is aborted. */
 const MAX_GOSSIP_BACKLOG_BYTES = 4 * MIB;
 const MAX_SUBSCRIPTIONS = 4;
 
 /**
- * Rejected messages cost 20 × their number squared, the number falling by a hundredth each second: one puts a neighbour out
- * of the mesh (0 is the bound for that), three silence it for most of a minute. An honest gateway verifies before it
- * passes on, so it never sends one.
+ * Rejected messages cost 20 × their number squared, and the number falls by a hundredth each second. One message removes a neighbour from
+ * the mesh (the bound for that is 0), three silence it for most of a minute. An honest gateway verifies a message before it passes it on,
+ * so it never sends a wrong one.
  */
 export const SCORE_THRESHOLDS = {
   gossipThreshold: -10,
@@ -154,7 +154,7 @@ export const SCORE_THRESHOLDS = {
 const INVALID_MESSAGE_WEIGHT = -20;
 const DECAY_SLOW = 0.99;
 
-/** Not limits: what `fleet-gossip.ts` decides, what Sitecast has no use for, and diagnosis. */
+/** Options that aren't limits: set by `fleet-gossip.ts`, unused by Sitecast, or for diagnosis. */
 type GossipChoices =
   | 'msgIdFn'
   | 'fastMsgIdFn'
@@ -166,16 +166,17 @@ type GossipChoices =
   | 'debugName'
   | 'protocols';
 
-/** @param topic the only one that is listened to */
+/** @param topic the only one that the node subscribes to */
 export function gossipLimits(topic: string) {
   return {
     allowedTopics: [topic],
-    // Messages carry signed metadata: which peer passed them on says nothing.
+    // Messages carry signed metadata, so it doesn't matter which peer has sent them.
     globalSignaturePolicy: 'StrictNoSign',
     emitSelf: false,
     canRelayMessage: true,
     fallbackToFloodsub: false,
-    // A gateway's own announcements go to the mesh, as others' do. Sent to all that are connected they'd make one more copy each (5.0 for 2.5).
+    // Off: a gateway's own announcements are sent to the mesh, like those of others. Sent to all connected peers, they would cost one more
+    // copy for each (5.0 instead of 2.5).
     floodPublish: false,
     batchPublish: false,
     doPX: false,
@@ -183,23 +184,22 @@ export function gossipLimits(topic: string) {
     tagMeshPeers: true,
     runOnLimitedConnection: false,
     asyncValidation: false,
-    // The first gateway of a fleet, or one that is cut off, has no neighbours: that's no error.
+    // The first gateway of a fleet, and one that is cut off, have no neighbours: that is no error.
     allowPublishToZeroTopicPeers: true,
     ignoreDuplicatePublishError: true,
-    // One message of a peer at a time: a flood waits in that peer's own stream.
+    // Handles one message of a peer at a time, so that a flood waits in that peer's own stream.
     awaitRpcHandler: true,
     awaitRpcMessageHandler: true,
     messageProcessingConcurrency: 4,
-    // How many neighbours are sent each message unasked: as many copies come, but for one. Fewer than by default (6, up to 12),
-    // for metered links pay for each copy. By the setting below all others hear of the message all the same.
+    // To how many neighbours each message is sent unasked; about as many copies arrive. Lower than the default (6, up to 12), as metered
+    // links pay for each copy. Because of the setting below, all other neighbours learn of the message nevertheless.
     D: 4,
     Dlo: 3,
     Dhi: 6,
     Dscore: 2,
     Dout: 1,
-    // Within a heartbeat *all* other neighbours get the message's id, once, and ask for the message if they lack it: so a gateway
-    // gets it if one of its neighbours has it. By default a quarter of them are drawn, three times: some are never drawn, and it
-    // costs more.
+    // Within a heartbeat *all* other neighbours get the message's id, once, and request the message if they lack it: so a gateway gets it
+    // if one of its neighbours has it. By default a quarter of them is drawn three times: some are never drawn, and it costs more.
     Dlazy: 6,
     gossipFactor: 1,
     heartbeatInterval: SECOND_MS,
@@ -219,9 +219,9 @@ export function gossipLimits(topic: string) {
     maxOutboundStreams: 2,
     maxOutboundBufferSize: MAX_GOSSIP_BACKLOG_BYTES,
     maxInboundDataLength: MAX_RPC_BYTES,
-    // A topic costs its name and 1 KiB.
+    // A topic costs its name and 1 KiB of memory.
     maxTopicBytesPerPeer: MAX_SUBSCRIPTIONS * 2 * KIB,
-    // To tell the mesh "I have it already" takes a packet for each neighbour. For messages of 1 KiB that is as much as it saves.
+    // Telling the mesh "I have it already" takes a packet for each neighbour. For messages of 1 KiB that costs as much as it saves.
     idontwantMinDataSize: 2 * KIB,
     idontwantMaxMessages: 64,
     decodeRpcLimits: {
@@ -238,7 +238,7 @@ export function gossipLimits(topic: string) {
   } satisfies Required<Omit<GossipsubOpts, GossipChoices>>;
 }
 
-/** Without parameters of the topic, a rejected message costs nothing at all. */
+/** Without these parameters of the topic, rejected messages would not lower the score. */
 const TOPIC_SCORE = {
   topicWeight: 1,
   timeInMeshWeight: 0.01,
@@ -247,7 +247,7 @@ const TOPIC_SCORE = {
   firstMessageDeliveriesWeight: 1,
   firstMessageDeliveriesDecay: DECAY_SLOW,
   firstMessageDeliveriesCap: 5,
-  // By default peers throw each other out of the mesh when a topic is quiet for seconds. Ours is quiet for an hour.
+  // By default, peers remove each other from the mesh when a topic is quiet for seconds. Ours is quiet for an hour.
   meshMessageDeliveriesWeight: 0,
   meshMessageDeliveriesDecay: 0.5,
   meshMessageDeliveriesCap: 1,
@@ -266,8 +266,8 @@ function scoreLimits(topic: string) {
     topicScoreCap: 10,
     appSpecificScore: () => 0,
     appSpecificWeight: 0,
-    // By default 10 peers of one address are enough to be punished: 20 honest gateways behind one address fall silent,
-    // without an error. The fleet's key says who's a member; its address doesn't matter.
+    // By default, 10 peers of one address are punished: 20 honest gateways behind one address would fall silent without an error. The
+    // fleet's key shows that a peer is a member; its address doesn't matter.
     IPColocationFactorWeight: 0,
     IPColocationFactorThreshold: 1,
     IPColocationFactorWhitelist: new Set<string>(),

@@ -1,5 +1,5 @@
-// Imported before anything of libp2p: its streams call `Promise.withResolvers` (ES2024), which Node 20 lacks; Node 22 has
-// it, and then this does nothing. It is here and not in each command, so that it doesn't depend on the order of imports elsewhere.
+// Must be imported before anything of libp2p: its streams call `Promise.withResolvers` (ES2024), which Node 20 lacks. On Node 22 this does
+// nothing. It is imported here and not in each command, so that it doesn't depend on the order of imports elsewhere.
 
 interface Resolvers<T> {
   promise: Promise<T>;

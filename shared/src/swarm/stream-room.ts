@@ -1,20 +1,20 @@
 import type { Stream } from '@libp2p/interface';
 
-/** Bytes that may wait in a stream before more are added. */
+/** A stream with this many unsent bytes gets no more for now. */
 export const MAX_UNSENT_BYTES = 256 * 1024;
 
-/** Whether more should not be added now: a libp2p stream doesn't push back, it aborts when its buffer is too long. */
+/** Whether the stream has enough unsent bytes. A libp2p stream has no backpressure: it aborts when its buffer is too long. */
 export function isFull(stream: Stream): boolean {
   return stream.writableNeedsDrain || stream.writeBufferLength > MAX_UNSENT_BYTES;
 }
 
 /**
- * Waits until more may be added to a stream.
+ * Waits until more may be written to a stream.
  * @throws when the stream has ended, or is being closed
  */
 export async function roomToWrite(stream: Stream): Promise<void> {
-  // Not the stream's own `onDrain`: after the first time its promise is settled for good, and waiting for it in a loop would
-  // never leave the microtasks.
+  // Not the stream's own `onDrain`: after the first time its promise stays settled, and waiting for it in a loop would never leave the
+  // microtasks.
   await new Promise<void>((resolve, reject) => {
     const settle = (): void => {
       if (stream.status === 'open' && isFull(stream)) return;
@@ -22,7 +22,7 @@ export async function roomToWrite(stream: Stream): Promise<void> {
       if (stream.status === 'open') resolve();
       else reject(new Error('the stream has ended'));
     };
-    // The stream itself acts on `drain` in a microtask.
+    // The stream itself handles `drain` in a microtask.
     const later = (): void => void setImmediate(settle);
     for (const name of EVENTS) stream.addEventListener(name, later);
     settle();

@@ -5,20 +5,20 @@ import { MessageStream } from './message-stream.ts';
 import { ServedPeer, type ServingPorts } from './served-peer.ts';
 import { CHUNK_PROTOCOL, encodeAnswer, MAX_ASK_BYTES } from './wire.ts';
 
-// Any machine on the LAN can send this. The worst messages, and what bounds them:
-// - Streams without end. Streams that aren't admitted yet have places of their own; the address that holds the most loses its
-//   oldest. A stream that is refused ends at once.
-// - Requests without end. 64 wait; one more ends the stream. Two are worked on at a time, so a stream holds two chunks and its write
+// Any machine on the LAN can send this. The worst messages, and their bounds:
+// - Streams without end. Streams that aren't admitted yet have places of their own; the address that holds the most loses its oldest. A
+//   stream that is refused ends at once.
+// - Requests without end. 64 may wait; one more ends the stream. Two are handled at a time, so a stream holds two chunks and its write
 //   buffer.
-// - Readers that don't read. Each message that is written has a deadline.
-// An admitted peer can still use up its turns of the upload (`Pacer`).
+// - Readers that don't read. Each write has a deadline.
+// An admitted peer can still use up its own turns of the upload (`Pacer`).
 
-/** Streams of admitted peers that are served at one time. Later ones are refused, and come again. */
+/** How many streams of admitted peers are served at a time. Further ones are refused, and the peers try again. */
 const MAX_SERVED_STREAMS = 64;
 /** Streams whose peer hasn't been admitted yet. */
 const MAX_UNADMITTED_STREAMS = 32;
 const MAX_UNADMITTED_PER_ADDRESS = 16;
-/** Streams of one peer, over all its connections: the second while the first one ends. */
+/** Streams of one peer, over all its connections: a second one may be open while the first one ends. */
 export const MAX_STREAMS_PER_PEER = 2;
 
 export interface ChunkServerOptions extends ServingPorts {
@@ -34,7 +34,7 @@ interface Served {
   place: Lease;
 }
 
-/** Hands out chunks to the peers of a site. */
+/** Serves chunks to the peers of a site. */
 export class ChunkServer {
   readonly #options: ChunkServerOptions;
   readonly #served = new Set<Served>();
@@ -66,7 +66,7 @@ export class ChunkServer {
     for (const { peer } of this.#served) peer.end(new Error('it stops'));
   }
 
-  /** Ends what is served to a peer: it was revoked, or has left the site. */
+  /** Stops serving a peer that was revoked or has left the site. */
   drop(id: string): void {
     for (const served of this.#served)
       if (served.id === id) served.peer.end(new Error('it is not served any more'));
@@ -76,7 +76,7 @@ export class ChunkServer {
     return this.#served.size;
   }
 
-  /** Streams ended, or refused, because there was no room for them, so far. */
+  /** How many streams were ended or refused so far because there was no room for them. */
   get dropped(): number {
     const counts = [this.#admitted.counts, this.#unadmitted.counts];
     return counts.reduce((sum, { takenBack, refused }) => sum + takenBack + refused, 0);
@@ -111,7 +111,7 @@ export class ChunkServer {
         served.peer.ended();
       },
     });
-    // The stream may have ended before: then `onEnd` is not called again.
+    // The stream may have ended before `onEnd` was set, in which case it isn't called.
     if (messages.isEnded) {
       place.release();
       return;
@@ -126,7 +126,7 @@ export class ChunkServer {
     this.#served.add(served);
   }
 
-  /** @returns false where all places are taken by others that were admitted */
+  /** @returns false where all places are taken by other admitted peers */
   #admit(served: Served): boolean {
     const { id, peer } = served;
     this.#options.node.gate.admit(id);

@@ -14,7 +14,7 @@ export class Bitfield {
     this.#bits = new Uint8Array(Math.ceil(count / BITS));
   }
 
-  /** How many are set. */
+  /** How many flags are set. */
   get size(): number {
     return this.#size;
   }
@@ -37,7 +37,7 @@ export class Bitfield {
     this.#size -= 1;
   }
 
-  /** The bits in pieces as they're sent, a copy; pieces without a bit are left out. */
+  /** The flags in pieces of a message's length, as a copy; pieces without a set flag are left out. */
   *pieces(): Generator<{ first: number; bits: Uint8Array }> {
     for (let at = 0; at < this.#bits.length; at += MAX_BITFIELD_BYTES) {
       const bits = Uint8Array.from(this.#bits.subarray(at, at + MAX_BITFIELD_BYTES));
@@ -54,7 +54,7 @@ export function* setBits(first: number, bits: Uint8Array): Generator<number> {
   }
 }
 
-/** What this machine holds of one image, and can hand out. Peers that subscribe to it get what is added. */
+/** The chunks of one image that this machine serves. Subscribed peers are told of each new one. */
 export class ImageHoldings {
   /** SHA-256 of the image's chunk index. */
   readonly image: ChunkId;
@@ -70,7 +70,7 @@ export class ImageHoldings {
     this.#isFetching = isFetching;
   }
 
-  /** Whether this machine lacks chunks and fetches them. Then peers leave it its share of what only a gateway has. */
+  /** Whether this machine still fetches chunks of the image. If so, peers leave it its share of the chunks that only a gateway has. */
   get isFetching(): boolean {
     return this.#isFetching;
   }
@@ -79,7 +79,7 @@ export class ImageHoldings {
     this.onChange();
   }
 
-  /** The chunk is held from now on, verified. */
+  /** Adds a verified chunk. */
   add(at: number): void {
     const before = this.bits.size;
     if (!this.bits.add(at)) return;
@@ -87,13 +87,13 @@ export class ImageHoldings {
     this.onChange();
   }
 
-  /** Those that were added after the first `known` ones, at most so many. */
+  /** Chunks that were added after the first `known` ones, at most `max`. */
   addedAfter(known: number, max: number): readonly number[] {
     return [...this.#log.subarray(known, Math.min(this.bits.size, known + max))];
   }
 }
 
-/** All that this machine hands out: a few images at one time. */
+/** The few images that this machine serves at the same time. */
 export class HaveMap {
   readonly #images = new Map<string, ImageHoldings>();
   readonly #listeners = new Set<() => void>();
@@ -104,7 +104,7 @@ export class HaveMap {
     this.#tell();
   }
 
-  /** The image isn't handed out any more. A peer that asks for it all the same gets "missing". */
+  /** Stops serving the image. A peer that requests it nevertheless gets "missing". */
   remove(image: ChunkId): void {
     this.#images.delete(chunkIdToHex(image));
   }
@@ -118,7 +118,7 @@ export class HaveMap {
     return this.#listeners.size;
   }
 
-  /** @returns stops listening */
+  /** @returns a function that stops listening */
   listen(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);

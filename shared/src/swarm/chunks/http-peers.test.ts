@@ -13,7 +13,7 @@ import { type HttpPeer, HttpPeers } from './http-peers.ts';
 import { PeerStore } from './peer-store.ts';
 import { askForSession, serveSessions, SESSION_PROTOCOL } from './session-protocol.ts';
 
-/** Two raw blocks; and one that has room in the server's memory. */
+/** Two raw blocks; it fits the server's reused memory. */
 const CHUNK_BYTES = 200_000;
 const SMALL_BYTES = 100_000;
 const chunks = noiseChunks(6, CHUNK_BYTES);
@@ -32,7 +32,7 @@ const filled = (): MemoryStore => {
   return store;
 };
 
-/** A device that serves its chunks both ways, and counts. */
+/** A device that serves its chunks both ways, and counts requests. */
 class Device {
   readonly node: SwarmNode;
   readonly store = filled();
@@ -125,7 +125,7 @@ async function isRight(peer: HttpPeer, at: number): Promise<boolean> {
 }
 
 describe('chunks of a peer', () => {
-  it('come over plain HTTP, side by side', async () => {
+  it('come over plain HTTP, several at a time', async () => {
     const served = await device();
     const { peer } = await asking(served);
     const got = await Promise.all(chunks.map((_, at) => isRight(peer, at)));
@@ -133,7 +133,7 @@ describe('chunks of a peer', () => {
     expect(served.served).toEqual({ http: chunks.length, stream: 0 });
   });
 
-  it('come over its stream where it is of an earlier release', async () => {
+  it('come over its stream if it is of an earlier release', async () => {
     const served = await device({ isOld: true });
     const { peer } = await asking(served);
     expect(await isRight(peer, 0)).toBe(true);
@@ -141,7 +141,7 @@ describe('chunks of a peer', () => {
     expect(served.served).toEqual({ http: 0, stream: 2 });
   });
 
-  it('that are altered on the way come over its stream; the address rests, and nobody is blamed', async () => {
+  it('that are altered on the way come over its stream; the address is not asked for a while, and no peer is banned', async () => {
     let nowMs = 0;
     const wrong: ChunkStore = {
       name: 'somebody on the way',
@@ -190,7 +190,7 @@ describe('chunks of a peer', () => {
     expect(served.served).toEqual({ http: 0, stream: 0 });
   });
 
-  it('that it lacks are asked for over its stream as well: anyone could have said so', async () => {
+  it('that it seems to lack are requested over its stream as well: anyone on the way could have answered so', async () => {
     const served = await device({ overHttp: new MemoryStore() });
     const { peer, rests } = await asking(served);
     expect(await isRight(peer, 0)).toBe(true);
@@ -199,7 +199,7 @@ describe('chunks of a peer', () => {
   });
 
   it.each([401, 404, 500, 503])(
-    'that somebody between refuses with %i, three times in a row, come over its stream alone',
+    'that someone on the way refuses with %i, three times in a row, come only over its stream',
     async status => {
       let nowMs = 0;
       let refused = 0;
@@ -222,7 +222,7 @@ describe('chunks of a peer', () => {
     },
   );
 
-  it('come over plain HTTP for as long as one of three does', async () => {
+  it('come over plain HTTP as long as one of three requests succeeds', async () => {
     let asked = 0;
     const store = filled();
     const served = await device({
@@ -284,7 +284,7 @@ describe('a device’s HTTP server', () => {
     };
   }
 
-  it('answers whoever has no session with 401, a few times, then not at all', async () => {
+  it('answers requests without a session with 401, a few times, and then not at all', async () => {
     const served = await device();
     const ask = () =>
       fetch(urlOf(served)).then(
@@ -295,12 +295,12 @@ describe('a device’s HTTP server', () => {
     expect(new Set(statuses)).toEqual(new Set([401, 'disconnected']));
     expect(statuses.filter(status => status === 401).length).toBeGreaterThanOrEqual(60);
     expect(served.served.http).toBe(0);
-    // Who has a session is served all the same, from the same address.
+    // Requests with a session are still served, even from the same address.
     const askBySession = await session(served);
     expect((await askBySession()).status).toBe(200);
   });
 
-  it('serves a repeated request to nobody', async () => {
+  it('serves no repeated request', async () => {
     const served = await device();
     const node = await nodes.site();
     await connect(node, served.node);
@@ -339,11 +339,11 @@ describe('a device’s HTTP server', () => {
     expect((await ask('POST')).status).toBe(404);
   });
 
-  it('sends right bytes, whoever hangs up meanwhile: memory is used again only when it is free', async () => {
+  it('sends right bytes, whoever disconnects meanwhile: memory is reused only when it is free', async () => {
     const small = noiseChunks(6, SMALL_BYTES, 'small');
     const plain = new Map(small.map(chunk => [`/chunks/${chunkPath(chunk.id)}`, chunk]));
     const paths = [...plain.keys()];
-    // As a slot: what is asked for is put into the memory that the request brings, in steps.
+    // Like a slot, it reads into the memory of the request, in steps.
     const slot: ChunkStore = {
       name: 'slot',
       has: async () => true,
@@ -373,7 +373,7 @@ describe('a device’s HTTP server', () => {
     expect((await Promise.all(all)).every(is => is)).toBe(true);
   });
 
-  it('says that it is busy, and drops who is revoked', async () => {
+  it('answers that it is busy, and stops serving a revoked peer', async () => {
     const served = await device();
     const ask = await session(served);
     served.isBusy = true;
@@ -394,7 +394,7 @@ describe('a device’s HTTP server', () => {
     socket.write(`GET ${PATH} HTTP/1.1\r\nhost: x\r\na: ${'b'.repeat(5000)}\r\n\r\n`);
     await until(() => said.startsWith('HTTP/1.1 431'), 'the long head is refused');
     socket.destroy();
-    // Of one address that isn't this machine's own.
+    // From an address that isn't this machine's own.
     const silent = Array.from({ length: 40 }, () =>
       connectTcp({ port: served.port, host: '127.0.0.1', localAddress: '127.0.0.3' }).on('error', () => {}),
     );

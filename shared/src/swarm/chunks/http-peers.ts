@@ -10,17 +10,20 @@ import { MAX_HEDGES, MAX_PEER_SLOTS } from '../schedule/slots.ts';
 import type { PeerStore } from './peer-store.ts';
 import { askForSession, type PeerSession } from './session-protocol.ts';
 
-// Whoever is between this machine and a peer can alter plain HTTP. The worst that comes of it: a request that is answered wrongly, and is
-// repeated over the authenticated stream; then that address rests. Nobody is blamed for what came over plain HTTP.
+// A machine between this one and a peer can alter plain HTTP. The worst result is a request with a wrong answer, which is repeated over the
+// authenticated stream; that address then isn't asked for a while. No peer is banned for answers over plain HTTP.
 
-/** An address that gave wrong bytes, no answer, or errors that weren't so, isn't asked over plain HTTP for so long. */
+/** How long an address isn't asked over plain HTTP after wrong bytes, no answer, or errors that the stream contradicted. */
 const REST_MS = 5 * 60_000;
 const MAX_RESTING = 1024;
-/** Errors in a row over plain HTTP, of any status, after each of which the stream gave the chunk. Then the address rests, too. */
+/**
+ * After this many errors in a row over plain HTTP, of any status, with the chunk then received over the stream, the address isn't asked
+ * for a while either.
+ */
 const MAX_CONTRADICTED = 3;
-/** A peer that gives no session is asked for one again after so long. */
+/** How long to wait before a peer that gave no session is asked for one again. */
 const ASK_AGAIN_MS = 60_000;
-/** A session that is refused sooner than that isn't renewed at once. */
+/** A session that is refused within this time isn't renewed at once. */
 const RENEW_AFTER_MS = 10_000;
 const SILENCE_MS = 5000;
 const DEADLINE_MS = 20_000;
@@ -33,16 +36,16 @@ interface OpenSession {
 
 interface HttpPeersOptions {
   readonly node: SwarmNode;
-  /** An address gave wrong bytes, or a broken answer, over plain HTTP. Default: nobody is told. */
+  /** Called when an address has sent wrong bytes or a broken answer over plain HTTP. */
   readonly onRest?: (address: string, error: SitecastError) => void;
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number;
 }
 
-/** A peer over its stream. */
+/** A peer, reached over its stream. */
 type AskedByStream = Pick<PeerStore, 'name' | 'peer' | 'get'>;
 
-/** Asks peers for chunks over plain HTTP where they serve that, else over their streams. */
+/** Requests chunks from peers over plain HTTP where they serve that, otherwise over their streams. */
 export class HttpPeers {
   readonly #options: HttpPeersOptions;
   readonly #now: () => number;
@@ -54,7 +57,7 @@ export class HttpPeers {
     this.#resting = lruCache<string, true>({ max: MAX_RESTING, ttl: REST_MS, now: this.#now });
   }
 
-  /** @param store the same peer, over its stream @param credential this machine's signed assignment */
+  /** @param store reaches the same peer over its stream @param credential this machine's signed assignment */
   peer(store: AskedByStream, credential: Uint8Array | undefined): HttpPeer {
     const { node } = this.#options;
     return new HttpPeer(store, {
@@ -77,13 +80,13 @@ export class HttpPeers {
 
 interface HttpPeerPorts {
   readonly now: () => number;
-  /** @returns undefined where the peer gives none */
+  /** @returns undefined where the peer gives no session */
   readonly open: () => Promise<OpenSession | undefined>;
   readonly isResting: (address: string) => boolean;
   readonly rest: (address: string, error: SitecastError) => void;
 }
 
-/** One peer: over plain HTTP, and over its stream where that fails. */
+/** One peer: reached over plain HTTP, and over its stream where that fails. */
 export class HttpPeer {
   readonly name: string;
   readonly peer: string;
@@ -91,7 +94,7 @@ export class HttpPeer {
   readonly #ports: HttpPeerPorts;
   #session: Promise<OpenSession | undefined> | undefined;
   #askAgainMs = Number.NEGATIVE_INFINITY;
-  /** Errors in a row over plain HTTP that the stream contradicted. They outlive a session. */
+  /** How many errors in a row over plain HTTP the stream has contradicted. The count outlives a session. */
   #contradicted = 0;
 
   constructor(store: AskedByStream, ports: HttpPeerPorts) {
@@ -127,7 +130,7 @@ export class HttpPeer {
   async #opened(): Promise<OpenSession | undefined> {
     if (!this.#session) {
       if (this.#ports.now() < this.#askAgainMs) return undefined;
-      // An earlier release doesn't know the protocol; another peer may have left, or have no HTTP server.
+      // A peer of an earlier release doesn't know the protocol; another may have left, or have no HTTP server.
       this.#session = this.#ports.open().catch(() => undefined);
     }
     const session = await this.#session;
@@ -137,7 +140,7 @@ export class HttpPeer {
     return undefined;
   }
 
-  /** @returns an error where the stream is to be asked */
+  /** @returns the error after which the stream should be asked */
   async #overHttp(session: OpenSession, id: ChunkId, request: ChunkRequest): Promise<Chunk | SitecastError> {
     try {
       const chunk = (await session.store.get(id, request)).verify(request.lengthBytes, request.into);
@@ -151,7 +154,10 @@ export class HttpPeer {
     }
   }
 
-  /** The stream gave what an error over plain HTTP refused: one may be chance, several are somebody between. */
+  /**
+   * Counts an error over plain HTTP for a chunk that the stream then gave. One may be chance; several mean that someone on the way
+   * answers.
+   */
   #contradict({ address }: OpenSession, error: SitecastError): void {
     this.#contradicted += 1;
     if (this.#contradicted < MAX_CONTRADICTED) return;
@@ -162,12 +168,12 @@ export class HttpPeer {
   #failed(session: OpenSession, error: SitecastError): void {
     const { statusCode } = error.data;
     if (statusCode === 401) this.#refused(session);
-    // It lacks the chunk, or is busy: so the stream will say, too, unless somebody else said it (`#contradict`).
+    // The peer lacks the chunk or is busy. The stream will say the same, unless someone on the way has answered (`#contradict`).
     else if (error.code !== 'SITECAST_CHUNK_NOT_FOUND' && typeof statusCode !== 'number')
       this.#ports.rest(session.address, error);
   }
 
-  /** The peer was started anew, or this machine is no longer served. */
+  /** Renews the session: the peer was restarted, or doesn't serve this machine any more. */
   #refused(session: OpenSession): void {
     const nowMs = this.#ports.now();
     void this.#session?.then(current => {
@@ -179,7 +185,7 @@ export class HttpPeer {
   }
 }
 
-/** Where the connection to the peer leads: what a peer says of its address isn't believed. */
+/** The address to which the peer's connection leads. A peer's own statement of its address isn't used. */
 function hostOfPeer(node: SwarmNode, peer: string): string | undefined {
   const [connection] = node.libp2p.getConnections(peerIdFromString(peer));
   return connection && hostOf(connection.remoteAddr.toString());

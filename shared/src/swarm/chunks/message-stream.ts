@@ -5,29 +5,29 @@ import { isFull, roomToWrite } from '../stream-room.ts';
 import { violation } from './wire.ts';
 
 const LENGTH_BYTES = 4;
-/** No reader that reads takes longer for that much. */
+/** No honest reader takes longer for a message of that length. */
 const DEFAULT_WRITE_DEADLINE_MS = 20_000;
 
 interface MessageStreamOptions {
-  /** A longer message ends the stream as soon as its length is read. */
+  /** A longer message ends the stream when its length is read. */
   readonly maxMessageBytes: number;
   readonly writeDeadlineMs?: number;
-  /** Owns the bytes. What it throws ends the stream. */
+  /** Called with each message, and owns its bytes. If it throws, the stream ends. */
   readonly onMessage: (message: Buffer) => void;
-  /** Is called once, when nothing more will come: with the reason, if the stream broke. */
+  /** Called once, when nothing more will come; with the reason, if the stream failed. */
   readonly onEnd: (error: unknown) => void;
 }
 
 /**
- * Messages with their length before them, over a libp2p stream. Such streams don't push back: a writer that doesn't wait
- * fills memory or has its stream aborted, so `send` waits, and gives up on a reader that doesn't read.
+ * Messages with their length before them, over a libp2p stream. Such streams have no backpressure: if a writer doesn't wait, memory fills
+ * up or the stream is aborted. So `send` waits, and gives up on a reader that doesn't read.
  */
 export class MessageStream {
   readonly #stream: Stream;
   readonly #options: MessageStreamOptions;
   readonly #turn = pLimit(1);
   readonly #head = Buffer.alloc(LENGTH_BYTES);
-  /** The message that is coming, once its length is known. */
+  /** The message that is arriving, when its length is known. */
   #message: Buffer | undefined;
   /** Bytes of the message, or of the head before it. */
   #filledBytes = 0;
@@ -60,12 +60,12 @@ export class MessageStream {
       const lengthBytes = parts.reduce((sum, part) => sum + part.length, 0);
       const head = Buffer.allocUnsafe(LENGTH_BYTES);
       head.writeUInt32BE(lengthBytes);
-      // As a list: a chunk is copied when it is encrypted, not before.
+      // As a list, so that a chunk isn't copied before it is encrypted.
       this.#stream.send(new Uint8ArrayList(head, ...parts));
     });
   }
 
-  /** Ends the stream in good order: what was sent arrives first. */
+  /** Ends the stream after everything written was sent. */
   async close(): Promise<void> {
     try {
       await this.#stream.close({ signal: AbortSignal.timeout(this.#writeDeadlineMs) });
@@ -96,7 +96,7 @@ export class MessageStream {
     }
   }
 
-  /** Allocates a message when its length is known: a trickle of bytes costs no more memory than it announces. */
+  /** Allocates a message when its length is known. A slow sender can't hold more memory than it announces. */
   #take(data: Uint8Array): void {
     for (let at = 0; at < data.length && !this.#isEnded; ) {
       const target = this.#message ?? this.#head;

@@ -24,14 +24,14 @@ import {
   violation,
 } from './wire.ts';
 
-// The peer that was asked sends this; it may be any machine on the LAN. The worst answers, and what bounds them:
-// - Wrong bytes. Each chunk is verified before it is handed on; after one wrong chunk the peer isn't used again.
-// - Answers that weren't asked for, a chunk longer than the wanted one, chunks that the image doesn't have: the same.
+// The peer sends this; it may be any machine on the LAN. The worst answers, and their bounds:
+// - Wrong bytes. Each chunk is verified before it is passed on; after one wrong chunk the peer isn't used again.
+// - Answers without a request, a chunk longer than the requested one, chunks that the image doesn't have: the same.
 // - Nothing, or a byte a second. Each request has a deadline, which ends the stream.
 
-/** Bytes that may be asked of one peer and not have come yet. */
+/** Bound on the bytes that are requested of one peer and haven't arrived yet. */
 export const MAX_OUTSTANDING_BYTES = 2 * 1024 * 1024;
-/** Requests under way: as many as the other side lets wait. */
+/** How many requests may be open: as many as the other side lets wait. */
 export const MAX_OUTSTANDING_REQUESTS = 64;
 const DEFAULT_DEADLINE_MS = 20_000;
 const OPEN_MS = 10_000;
@@ -44,9 +44,9 @@ interface PeerStoreOptions {
   readonly peer: string;
   /** This machine's signed assignment, shown to the peer. */
   readonly credential?: Uint8Array;
-  /** For one request, from when it is sent to its last byte. */
+  /** How long one request may take, from sending it to its last byte. */
   readonly deadlineMs?: number;
-  /** The peer broke the protocol, or sent wrong bytes. It isn't asked again. */
+  /** Called when the peer broke the protocol, or sent wrong bytes. It isn't asked again. */
   readonly onMisbehaviour?: (peer: string, error: SitecastError) => void;
 }
 
@@ -80,22 +80,22 @@ export class PeerStore implements ChunkStore {
     this.name = `peer ${options.peer}`;
   }
 
-  /** The peer misbehaves, doesn't serve this machine, or was closed: asking again has no use. */
+  /** Whether the peer misbehaves, doesn't serve this machine, or was closed: no further request can succeed. */
   get isUseless(): boolean {
     return this.isRefusing || this.#isClosed;
   }
 
-  /** The peer broke the protocol, or sent wrong bytes: asking it again never has a use. */
+  /** Whether the peer broke the protocol, or sent wrong bytes: it must never be asked again. */
   get isMisbehaving(): boolean {
     return this.#violation !== undefined;
   }
 
-  /** The peer misbehaves, or doesn't serve this machine. */
+  /** Whether the peer misbehaves, or doesn't serve this machine. */
   get isRefusing(): boolean {
     return this.#violation !== undefined || this.#isRefused;
   }
 
-  /** The listener is called whenever the stream to the peer has ended. */
+  /** Calls the listener whenever the stream to the peer has ended. */
   onEnd(listener: () => void): void {
     this.#onEnd = listener;
   }
@@ -124,7 +124,7 @@ export class PeerStore implements ChunkStore {
   }
 
   /**
-   * From now on the listener gets what the peer has of an image, and whether the peer fetches the rest.
+   * From now on, tells the listener which chunks of an image the peer has, and whether it fetches the rest.
    * @param image SHA-256 of its chunk index
    * @param count chunks of the image
    */
@@ -134,7 +134,7 @@ export class PeerStore implements ChunkStore {
     const { messages } = await this.#connected().catch((error: unknown) => {
       throw this.#unreachable(error);
     });
-    // A stream that is opened just now subscribes by itself.
+    // A stream that is being opened subscribes by itself.
     if (isOpen) await messages.send(encodeAsk({ type: 'subscribe', image }));
   }
 
@@ -144,7 +144,7 @@ export class PeerStore implements ChunkStore {
     this.#stream?.then(
       ({ messages }) => messages.abort(new Error('closed')),
       () => {
-        // The stream never was open.
+        // The stream was never open.
       },
     );
   }
@@ -174,7 +174,7 @@ export class PeerStore implements ChunkStore {
     }
   }
 
-  /** The bytes count as outstanding until an answer comes, though the caller has given up, or until the stream ends. */
+  /** Counts the bytes as outstanding until the answer comes or the stream ends, even if the caller gives up. */
   #awaited(
     pending: Map<number, Pending>,
     messages: MessageStream,
@@ -191,7 +191,7 @@ export class PeerStore implements ChunkStore {
       const giveUp = (): void => {
         reject(signal?.reason);
         messages.send(encodeAsk({ type: 'cancel', request: ask.request })).catch(() => {
-          // The stream has ended: there is nothing left to cancel.
+          // The stream has ended, so nothing needs to be cancelled.
         });
       };
       const end = (): void => {

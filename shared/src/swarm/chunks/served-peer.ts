@@ -4,9 +4,9 @@ import type { Pacer } from '../../bounded/index.ts';
 import { type MayServe, RenewedAdmission } from '../../chunk-http/index.ts';
 import { type Answer, type Ask, decodeAsk, MAX_HAVE_CHUNKS, violation } from './wire.ts';
 
-/** Requests of one peer that wait. An honest peer never has more outstanding. */
+/** How many requests of one peer may wait. An honest peer never has more open. */
 export const MAX_WAITING_REQUESTS = 64;
-/** Requests that are worked on at a time: while one is written, the next is read. */
+/** How many requests are handled at a time: while one is written, the next is read. */
 const WORKERS = 2;
 /** Images that one peer subscribes to. */
 export const MAX_SUBSCRIBED_IMAGES = 4;
@@ -14,18 +14,21 @@ const HELLO_MS = 10_000;
 /** How long a peer may be silent. */
 const IDLE_MS = 10 * 60_000;
 const READ_MS = 15_000;
-/** New chunks are announced in batches. With more listeners the batches are larger, so that a site's traffic doesn't grow with its square. */
+/**
+ * New chunks are announced in batches. With more listeners the batches are larger, so that a site's traffic doesn't grow with the square
+ * of its size.
+ */
 const TELL_EVERY_MS = 50;
 const TELL_EVERY_MS_PER_LISTENER = 20;
 
 export interface ServingPorts {
-  /** Gives only verified chunks: wrap it in `verifying` unless it verifies by itself. */
+  /** Must return only verified chunks: wrap it in `verifying` unless it verifies by itself. */
   readonly store: ChunkStore;
   readonly haveMap: HaveMap;
   readonly mayServe: MayServe;
-  /** True while nothing is to be handed out: the machine boots, or is busy otherwise. */
+  /** True while no chunks should be served, for example because the machine boots. */
   readonly isBusy?: () => boolean;
-  /** The upload's rate, for all peers together. */
+  /** Limits the upload of all peers together. */
   readonly pace?: Pacer;
   readonly onServed?: (peer: string, lengthBytes: number) => void;
 }
@@ -34,7 +37,7 @@ interface Outlet {
   send(answer: Answer): Promise<void>;
   close(): void;
   abort(error: unknown): void;
-  /** Is called once, when the peer is admitted for the first time. @returns whether there is a place for it */
+  /** Called once, when the peer is admitted for the first time. @returns whether there is a place for it */
   admitted(): boolean;
 }
 
@@ -108,7 +111,7 @@ export class ServedPeer {
     this.#outlet.abort(error);
   }
 
-  /** The stream has ended. */
+  /** Called when the stream has ended. */
   ended(): void {
     clearTimeout(this.#idle);
     this.#stopListening?.();
@@ -153,7 +156,7 @@ export class ServedPeer {
     } catch (error) {
       this.#stop.signal.throwIfAborted();
       const isAbsent = isNotFound(error);
-      // A store that can't read now, or whose chunk is damaged, has nothing to hand out.
+      // If the store can't read now, or the chunk is damaged, it isn't served.
       return { type: isAbsent ? 'missing' : 'busy', request };
     }
   }
@@ -183,12 +186,12 @@ export class ServedPeer {
     this.#wakeTelling();
   }
 
-  /** Announces once at a time, and waits until the messages are written: a slow reader gets them later, and no more of them. */
+  /** Sends announcements one after the other, each after the one before was written: a slow reader gets them later and in fewer messages. */
   #wakeTelling(): void {
     if (this.#isTelling || !this.#isAdmittedOnce || this.#stop.signal.aborted) return;
     if (!this.#subscribed.some(subscribed => this.#hasNews(subscribed))) return;
     this.#isTelling = true;
-    // Who fetches the same image is told soon: until then each machine takes all shares for its own.
+    // Peers that fetch the same image are told soon: until then, each machine takes all shares as its own.
     const isFirst = this.#subscribed.some(({ holdings }) => holdings === undefined);
     const perListenerMs = TELL_EVERY_MS_PER_LISTENER * this.#ports.haveMap.listeners;
     setTimeout(() => void this.#tell(), isFirst ? TELL_EVERY_MS : Math.max(TELL_EVERY_MS, perListenerMs));
@@ -224,7 +227,7 @@ export class ServedPeer {
       subscribed.announced = holdings.bits.size;
       subscribed.wasFetching = holdings.isFetching;
       const { isFetching } = holdings;
-      // At least one piece: it says that this machine has, or fetches, the image at all.
+      // At least one piece, even an empty one: it says that this machine has or fetches the image at all.
       const pieces = [...holdings.bits.pieces()];
       for (const piece of pieces.length > 0 ? pieces : [{ first: 0, bits: new Uint8Array(0) }])
         await this.#outlet.send({ type: 'bitfield', image, isFetching, ...piece });

@@ -7,12 +7,12 @@ import { MessageStream } from './message-stream.ts';
 import { MAX_CREDENTIAL_BYTES, violation } from './wire.ts';
 
 // `/sitecast/chunk-session/1`. The side that opens a stream sends one message: the version (1 byte) and its credential. The other side
-// answers with one: the version, the port of its HTTP server (2 bytes, big-endian), a session's id (16 bytes) and key (32 bytes); or with
-// the version alone for a peer that it doesn't serve. Then the stream ends.
+// answers with one: the version, the port of its HTTP server (2 bytes, big-endian), a session's id (16 bytes) and key (32 bytes); or only
+// the version for a peer that it doesn't serve. Then the stream ends.
 //
-// Any machine on the LAN can send this, to either side. The worst to the side that answers: streams without end that stay silent (two of one
-// connection, 32 in all, each for 10 seconds). The worst to the side that asks: no answer (it gives up after 5 seconds), or the port of
-// something else on the answering machine, which then gets a few GET requests that it refuses.
+// Any machine on the LAN can send this, to either side. The worst to the answering side: silent streams without end (two for each
+// connection, 32 in all, each for 10 seconds). The worst to the asking side: no answer (it gives up after 5 seconds), or the port of
+// another service on the answering machine, which then gets a few GET requests that it refuses.
 
 export const SESSION_PROTOCOL = '/sitecast/chunk-session/1';
 const VERSION = 1;
@@ -36,7 +36,7 @@ interface SessionServer {
   openSession(peer: string, credential: Uint8Array): Promise<SessionSecret | undefined>;
 }
 
-/** Tells peers that may be served how to ask `server` for chunks. */
+/** Tells peers that may be served how to fetch chunks from `server`. */
 export async function serveSessions(node: SwarmNode, server: SessionServer): Promise<void> {
   const pool = new FairPool({ max: MAX_STREAMS, maxPerOwner: MAX_STREAMS_PER_ADDRESS });
   await node.libp2p.handle(
@@ -88,14 +88,14 @@ function answer(
       onEnd();
     },
   });
-  // A stream that has ended before has said so already.
+  // If the stream has ended before, `onEnd` isn't called any more.
   if (messages.isEnded) clearTimeout(timer);
 }
 
 /**
- * Asks a connected peer for a session.
+ * Requests a session from a connected peer.
  * @returns undefined where it doesn't serve this machine
- * @throws what keeps it from an answer: it has no such protocol, or has left
+ * @throws where there is no answer: the peer doesn't have this protocol, or has left
  */
 export async function askForSession(
   node: SwarmNode,

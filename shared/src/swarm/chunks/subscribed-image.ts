@@ -2,16 +2,16 @@ import type { ChunkId } from '../../content/index.ts';
 import { Bitfield, setBits } from './holdings.ts';
 import { type Answer, violation } from './wire.ts';
 
-/** Messages about one image that bring nothing new. An honest peer sends hardly any. */
+/** How many messages about one image may bring nothing new. An honest peer sends hardly any. */
 const MAX_EMPTY_MESSAGES = 1000;
 
 /**
- * Is called whenever a peer says what it has.
+ * Called whenever a peer announces chunks.
  * @param added chunk numbers, new ones only
  */
 export type HaveListener = (added: readonly number[], isFetching: boolean) => void;
 
-/** What a peer says that it has of one image. It may be wrong: that shows when the chunk is asked for. */
+/** The chunks of one image that a peer announces. Its claims may be wrong, which is noticed when a chunk is requested. */
 export class SubscribedImage {
   readonly image: ChunkId;
   readonly #listener: HaveListener;
@@ -25,7 +25,7 @@ export class SubscribedImage {
     this.#listener = listener;
   }
 
-  /** The peer begins anew: the listener gets all that it says again. */
+  /** Called when the peer starts over: it will announce everything again. */
   forget(): void {
     this.#bits = new Bitfield(this.#bits.count);
     this.#wasFetching = undefined;

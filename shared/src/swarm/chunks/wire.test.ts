@@ -47,7 +47,7 @@ const answers: Answer[] = [
 ];
 
 describe('a message', () => {
-  it('is decoded as it was encoded, at its largest too', () => {
+  it('is decoded as it was encoded, also at its largest', () => {
     for (const ask of asks) {
       const bytes = encodeAsk(ask);
       expect(bytes.length).toBeLessThanOrEqual(MAX_ASK_BYTES);
@@ -99,7 +99,7 @@ describe('a message', () => {
 });
 
 describe("an image's bitfield", () => {
-  it('is sent in pieces that hold all of it', () => {
+  it('is sent in pieces that together hold all of it', () => {
     const bits = new Bitfield(200_000);
     const wanted = [0, 7, 8, 65_535, 65_536, 199_999];
     for (const at of wanted) expect(bits.add(at)).toBe(true);

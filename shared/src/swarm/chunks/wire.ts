@@ -1,8 +1,8 @@
 import { CHUNK_ID_BYTES, type ChunkId, MAX_CHUNK_BYTES, MAX_FRAME_BYTES } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
 
-// `/sitecast/chunks/1`. The side that opens a stream asks, the other side answers. To ask in the other direction, the other side
-// opens a stream of its own. A message is its length (4 bytes), its type (1 byte) and its body; numbers are big-endian.
+// `/sitecast/chunks/1`. The side that opens a stream sends requests, the other side answers. For requests in the other direction, the other
+// side opens a stream of its own. A message is its length (4 bytes), its type (1 byte) and its body; numbers are big-endian.
 //
 // Any machine on the LAN can send this. The worst messages are listed where they are handled: those of requesters in
 // `chunk-server.ts`, those of answerers in `peer-store.ts`.
@@ -10,11 +10,11 @@ import { SitecastError } from '../../errors.ts';
 export const CHUNK_PROTOCOL = '/sitecast/chunks/1';
 const VERSION = 1;
 
-/** A signed assignment: it shows the other side which machine it serves. */
+/** A signed assignment, which shows the other side which machine it serves. */
 export const MAX_CREDENTIAL_BYTES = 8 * 1024;
-/** The longest message of a requester. */
+/** The longest message of the requesting side. */
 export const MAX_ASK_BYTES = MAX_CREDENTIAL_BYTES + 16;
-/** The longest message of an answerer: a chunk. */
+/** The longest message of the answering side: a chunk. */
 export const MAX_ANSWER_BYTES = MAX_FRAME_BYTES + 16;
 /** Bytes of a bitfield in one message: 65,536 chunks. */
 export const MAX_BITFIELD_BYTES = 8 * 1024;
@@ -41,18 +41,18 @@ export type Ask =
   /** The first message. */
   | { type: 'hello'; credential: Uint8Array }
   | { type: 'get' | 'has'; request: number; id: ChunkId }
-  /** The request isn't wanted any more. It is answered all the same: with "missing" if work on it hasn't begun. */
+  /** The request isn't needed any more. It is answered nevertheless: with "missing" if work on it hasn't begun. */
   | { type: 'cancel'; request: number }
-  /** The requester wants to know, from now on, what the other side has of this image. */
+  /** From now on, the requester wants to be told which chunks of this image the other side has. */
   | { type: 'subscribe'; image: ChunkId };
 
 export type Answer =
   | { type: 'frame' | 'plain'; request: number; bytes: Uint8Array }
   | { type: 'missing' | 'present' | 'busy'; request: number }
-  /** A set bit is a chunk that the peer has. The first bit, the highest of the first byte, is chunk number `first`. */
+  /** A set bit is a chunk that the peer has. The first bit (the highest of the first byte) stands for chunk number `first`. */
   | { type: 'bitfield'; image: ChunkId; isFetching: boolean; first: number; bits: Uint8Array }
   | { type: 'have'; image: ChunkId; isFetching: boolean; added: readonly number[] }
-  /** The peer isn't served. The stream ends. */
+  /** The peer isn't served, and the stream ends. */
   | { type: 'refused' };
 
 export function encodeAsk(ask: Ask): Buffer {
@@ -140,7 +140,7 @@ export function decodeAnswer(message: Buffer): Answer {
   }
 }
 
-/** The error for a peer that doesn't keep to the protocol. */
+/** The error for a peer that breaks the protocol. */
 export function violation(what: string): SitecastError {
   return new SitecastError('untrusted', 'SITECAST_PEER_PROTOCOL', `a peer sent what it must not: ${what}`);
 }

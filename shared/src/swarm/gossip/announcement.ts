@@ -2,11 +2,10 @@ import { SitecastError } from '../../errors.ts';
 import { DEFAULT_TRUST_LIMITS } from '../../trust/index.ts';
 import { MAX_MESSAGE_BYTES } from '../options.ts';
 
-// Every machine with the fleet's key can send this: all gateways, a stolen one among them. The worst message: false lengths, a
-// thousand files, names that lead elsewhere. So everything is bounded before it is copied, and only names of metadata files are
-// accepted.
+// Every machine with the fleet's key can send this: all gateways, including a stolen one. The worst message: wrong lengths, a thousand
+// files, names that lead elsewhere. So everything is bounded before it is copied, and only names of metadata files are accepted.
 
-/** Bytes of files that a message may carry besides the timestamp. Larger files are fetched by the gateways that need them. */
+/** Bound on the files in a message, besides the timestamp. Gateways that need larger ones fetch them. */
 export const MAX_INLINE_BYTES = 64 * 1024;
 export const MAX_INLINE_FILES = 16;
 const MAX_NAME_BYTES = 64;
@@ -15,7 +14,7 @@ const FORMAT = 1;
 /** As consistent snapshots name them: `12.snapshot.json`. */
 const FILE_NAME = /^([1-9]\d{0,14})\.([a-z][a-z0-9-]{0,31})\.json$/;
 
-/** What one gateway tells the others when the repository has changed. */
+/** What a gateway sends to others when the repository has changed. */
 export interface Announcement {
   /** Version of the root that verifies the rest. */
   readonly rootVersion: number;
@@ -26,8 +25,7 @@ export interface Announcement {
 }
 
 /**
- * An announcement with as many of the changed files as fit: the snapshot first, for it names the others, then the smaller
- * ones.
+ * An announcement with as many of the changed files as fit: first the snapshot, as it names the others, then smaller files before larger.
  * @param changed by their versioned names, as they came
  */
 export function announcementOf(

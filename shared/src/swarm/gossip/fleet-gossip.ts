@@ -9,8 +9,8 @@ import { lruCache } from '../../bounded/lru-cache.ts';
 export const GOSSIP_TOPIC = '/sitecast/metadata/1';
 
 /**
- * Messages of one neighbour that are ignored in a minute. Further ones are rejected. An honest neighbour passes on only what it found
- * new and right, so hardly any of its messages is ignored. Each ignored message costs memory for as long as it is remembered.
+ * How many messages of one neighbour may be ignored in a minute. Further ones are rejected. An honest neighbour passes on only messages
+ * that it found new and valid, so hardly any of them is ignored. Each ignored message costs memory as long as it is remembered.
  */
 export const MAX_IGNORED_PER_MINUTE = 60;
 const MINUTE_MS = 60_000;
@@ -22,13 +22,13 @@ const RESULTS: Readonly<Record<Verdict, TopicValidatorResult>> = {
   reject: TopicValidatorResult.Reject,
 };
 
-/** The same content is the same message, from whichever gateway and however often it comes. */
+/** Messages with the same content are the same message, whichever gateway sends them. */
 export const MESSAGE_IDS = {
   msgIdFn: ({ data }: Message): Uint8Array => sha256(data),
   msgIdToStrFn: (id: Uint8Array): string => Buffer.from(id).toString('base64'),
 };
 
-/** @param from id of the neighbour that passed it on, not of its author */
+/** @param from id of the neighbour that passed it on, not of the author */
 export type AnnouncementHandler = (announcement: Announcement, from: string) => Verdict | Promise<Verdict>;
 
 export interface Neighbour {
@@ -38,13 +38,13 @@ export interface Neighbour {
   readonly isInMesh: boolean;
 }
 
-/** What gossipsub has, but doesn't declare in its interface. */
+/** Methods that gossipsub has, but doesn't declare in its interface. */
 type ScoredGossipSub = GossipSub & {
   getScore(id: string): number;
   getMeshPeers(topic: string): string[];
 };
 
-/** News of the repository from gateway to gateway. */
+/** News of the repository between gateways. */
 export class FleetGossip {
   readonly #pubsub: ScoredGossipSub;
   readonly #ignored = lruCache<string, number>({ max: MAX_COUNTED_PEERS, ttl: MINUTE_MS });
@@ -61,16 +61,16 @@ export class FleetGossip {
   }
 
   /**
-   * Sets the handler that judges each message. Until then every message is ignored.
-   * The handler must answer within about a tenth of a second: longer work begins after its answer.
+   * Sets the handler that judges each message. Until then every message is ignored. The handler must answer within about a tenth of a
+   * second, so longer work must start after its answer.
    */
   onAnnouncement(handler: AnnouncementHandler): void {
     this.#handler = handler;
   }
 
   /**
-   * Sends it to the neighbours, which judge it and pass it on. Without neighbours nothing happens: a gateway that connects later asks
-   * by itself.
+   * Sends it to the neighbours, which judge it and pass it on. Without neighbours nothing is sent: a gateway that connects later asks by
+   * itself.
    * @returns how many neighbours it was sent to
    * @throws SITECAST_ANNOUNCEMENT_TOO_LARGE
    */

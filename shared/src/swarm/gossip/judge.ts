@@ -3,16 +3,15 @@ import { findMismatch, TrustedSet, type VerifySignature } from '../../trust/inde
 import { type Announcement, readFileName } from './announcement.ts';
 
 /**
- * What becomes of a message: `accept` passes it on; `ignore` doesn't pass it on; `reject` doesn't, and counts against the neighbour
- * that it came from.
+ * What happens to a message. `accept`: it is passed on. `ignore`: it isn't. `reject`: it isn't, and the neighbour's score is lowered.
  */
 export type Verdict = 'accept' | 'ignore' | 'reject';
 
-/** What is trusted at the moment. */
+/** The metadata that is trusted at the moment. */
 export interface TrustedNow {
-  /** The newest root, as it came. Its keys sign the other two. */
+  /** The newest root, as it was received. Its keys sign the other two. */
   readonly root: Uint8Array;
-  /** The newest timestamp and snapshot that were verified, as they came. */
+  /** The newest timestamp and snapshot that were verified, as they were received. */
   readonly timestamp: Uint8Array | undefined;
   readonly snapshot: Uint8Array | undefined;
 }
@@ -21,18 +20,18 @@ interface JudgeOptions {
   readonly trusted: () => TrustedNow;
   /** Milliseconds since 1970. */
   readonly now: () => number;
-  /** Verifies signatures. It should remember its results: most of what is read here is read again. */
+  /** Verifies signatures. It should cache its results: most of these are verified again later. */
   readonly verify?: VerifySignature | undefined;
-  /** A message names a root that isn't known here: it should be fetched. */
+  /** Called when a message names an unknown root, which should be fetched. */
   readonly onNewerRoot?: (version: number) => void;
 }
 
-/** The message is right, but brings nothing new, or its sender is behind or ahead. That doesn't count against the sender. */
+/** Errors of valid messages that bring nothing new, or whose sender is behind or ahead. They don't lower the sender's score. */
 const HARMLESS = ['SITECAST_METADATA_ROLLBACK', 'SITECAST_METADATA_EXPIRED', 'SITECAST_ROLE_DROPPED'];
 
 /**
- * Judges announcements by signed metadata alone; which neighbour sent one doesn't matter. Nothing becomes trusted here: a gateway
- * that acts on an accepted announcement verifies it once more, with its TUF client, in the order of the specification.
+ * Judges announcements only by signed metadata; it doesn't matter which neighbour sent one. Nothing becomes trusted here: a gateway that
+ * acts on an accepted announcement verifies it again, with its TUF client, in the order of the specification.
  */
 export function judge({
   trusted,
@@ -56,7 +55,7 @@ export function judge({
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       if (HARMLESS.includes(error.code)) return 'ignore';
-      // Signed by keys that a later root has revoked: the sender doesn't know that root yet.
+      // Signed by keys that a later root has revoked. The sender doesn't know that root yet.
       return announcement.rootVersion < ours ? 'ignore' : 'reject';
     }
   };

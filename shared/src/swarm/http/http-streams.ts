@@ -6,25 +6,25 @@ import { Connections } from '../../outbound/index.ts';
 import type { SwarmNode } from '../node.ts';
 import { StreamSocket } from './stream-socket.ts';
 
-// HTTP/1.1 over libp2p streams: one stream is one connection of HTTP, kept open between requests.
+// HTTP/1.1 over libp2p streams. Each stream is one HTTP connection, which is kept open between requests.
 //
-// Each machine with the fleet's key can open streams here, a stolen gateway among them. The worst it does: it opens as many as it can and
-// sends nothing, or reads nothing. So each peer has a few, all of them together have a bound, and the peer with the most loses its oldest;
-// the timeouts of the HTTP server do the rest.
+// Each machine with the fleet's key can open streams here, including a stolen gateway. The worst it does: it opens as many as it can, and
+// sends or reads nothing. So each peer has a few, all together have a bound, and the peer with the most loses its oldest. The timeouts of
+// the HTTP server apply, too.
 
 export const HTTP_PROTOCOL = '/sitecast/http/1';
 
-/** Streams that one peer may have open here, and that are opened to one peer. Gossip needs some of a connection's 32 besides. */
+/** How many streams one peer may open here, and how many are opened to one peer. Gossip uses others of a connection's 32. */
 const MAX_STREAMS_PER_PEER = 8;
 const MAX_STREAMS = 256;
-/** Of a site's network, which any machine on the LAN can join with any number of keys. */
+/** The bound for a site's network, which any machine on the LAN can join with any number of keys. */
 const MAX_OPEN_STREAMS = 64;
 const MAX_STREAMS_PER_ADDRESS = 16;
-/** Of a peer's streams, those for requests without a bound of their own: files and reports never wait for chunks. */
+/** How many of a peer's streams are for clients without a bound of their own, so that files and reports never wait for chunks. */
 const SHARED_STREAMS = 3;
 const OPEN_MS = 10_000;
 
-/** The peer at the other end of a connection that came by a stream; undefined for any other. */
+/** The peer at the other end of an HTTP connection over a stream; undefined for other connections. */
 export function peerOf(socket: Duplex): string | undefined {
   return peers.get(socket);
 }
@@ -32,9 +32,10 @@ export function peerOf(socket: Duplex): string | undefined {
 const peers = new WeakMap<Duplex, string>();
 
 /**
- * Gives the streams that peers open to an HTTP server.
- * @param server need not listen anywhere; its timeouts hold for streams, too
- * @param isOpen the network is open to every machine on the LAN: what isn't a known peer's counts for its address, for keys can be made up
+ * Passes the streams that peers open to an HTTP server.
+ * @param server needn't listen anywhere; its timeouts apply to streams, too
+ * @param isOpen whether every machine on the LAN can join the network: then streams of unknown peers are counted by address, since keys can
+ * be invented
  */
 export async function serveHttpStreams(
   node: SwarmNode,
@@ -44,7 +45,7 @@ export async function serveHttpStreams(
   const pool = isOpen
     ? new FairPool({ max: MAX_OPEN_STREAMS, maxPerOwner: MAX_STREAMS_PER_ADDRESS })
     : new FairPool({ max: MAX_STREAMS, maxPerOwner: MAX_STREAMS_PER_PEER, sparesEquals: true });
-  // From then on it ends connections that exceed `headersTimeout` and `requestTimeout`.
+  // This makes the server end connections that exceed `headersTimeout` and `requestTimeout`.
   if (!server.listening) server.emit('listening');
   await node.libp2p.handle(
     HTTP_PROTOCOL,
@@ -65,7 +66,7 @@ export async function serveHttpStreams(
   );
 }
 
-/** The URL that requests to a peer have: `libp2p://PEER`. */
+/** The URL for requests to a peer: `libp2p://PEER`. */
 export function urlOfPeer(id: string): string {
   return `${SCHEME}//${id}`;
 }
@@ -73,8 +74,8 @@ export function urlOfPeer(id: string): string {
 const SCHEME = 'libp2p:';
 
 /**
- * Opens connections of HTTP to one peer that the node is connected with: streams of that connection. Clients without a bound share three of
- * them; a client with one, of which there is one for each peer, has at most the other five.
+ * Opens HTTP connections to one connected peer, as streams of its connection. Clients without a bound share three of them; the one client
+ * of a peer with a bound has at most the other five.
  */
 export function connectionsToPeer(node: SwarmNode, id: string): Connections {
   return Connections.through(options => new StreamAgent(node, id, options));

@@ -6,14 +6,13 @@ import { isFull, MAX_UNSENT_BYTES, roomToWrite } from '../stream-room.ts';
 
 type Done = (error?: Error | null) => void;
 
-/** Time for what was written to be taken over by the muxer when the socket ends. */
+/** When the socket ends: how long the muxer may take to accept what was written. */
 const FINISH_MS = 20_000;
-/** How long the half of a stream that this side has closed waits for the other half. */
+/** How long a stream that this side has closed waits for the other side to close. */
 const LINGER_MS = 5000;
 
 /**
- * A libp2p stream as the socket that `node:http` works with, on either side. Reading pauses the stream where the reader is slower;
- * writing waits where the peer is.
+ * A libp2p stream as the socket that `node:http` needs, on either side. A slow reader pauses the stream; writing waits for a slow peer.
  */
 export class StreamSocket extends Duplex {
   /** Whether the stream is still being opened; `connect` is emitted when it is open, as by a socket. */
@@ -24,8 +23,8 @@ export class StreamSocket extends Duplex {
   #idleMs = 0;
 
   /**
-   * @param stream given as a promise, the socket is there at once: `http.Agent` counts only sockets that it has, so its `maxSockets`
-   *   wouldn't hold for streams that are being opened
+   * @param stream if given as a promise, the socket exists at once: `http.Agent` counts only existing sockets, so its `maxSockets` wouldn't
+   * apply to streams that are being opened
    */
   constructor(stream: Stream | Promise<Stream>) {
     super({ allowHalfOpen: true, emitClose: true, highWaterMark: MAX_UNSENT_BYTES });
@@ -70,7 +69,7 @@ export class StreamSocket extends Duplex {
     done(error);
   }
 
-  /** As `net.Socket.setTimeout`: emits `timeout` after so long without a byte either way; 0 turns it off. */
+  /** Like `net.Socket.setTimeout`: emits `timeout` when no byte passes for this long; 0 turns it off. */
   setTimeout(idleMs: number, listener?: () => void): this {
     clearTimeout(this.#idleTimer);
     this.#idleTimer = undefined;
@@ -87,14 +86,14 @@ export class StreamSocket extends Duplex {
     return this.#idleMs;
   }
 
-  /** As `net.Socket.destroySoon`: ends, and is destroyed once all was written. */
+  /** Like `net.Socket.destroySoon`: ends, and is destroyed when everything was written. */
   destroySoon(): void {
     if (this.writable) this.end();
     if (this.writableFinished) this.destroy();
     else this.once('finish', () => this.destroy());
   }
 
-  // What `node:http` calls on a socket and a stream has no use for.
+  // Methods that `node:http` calls on a socket. They have no effect on a stream.
   setNoDelay(): this {
     return this;
   }
@@ -126,10 +125,10 @@ export class StreamSocket extends Duplex {
   #reset(error: Error | null): void {
     const reason = error ?? new Error('the socket was destroyed');
     const stream = this.#stream;
-    // One that is still being opened is aborted as soon as it is: see `#opened`.
+    // A stream that is still being opened is aborted when it is open: see `#opened`.
     if (stream === undefined) return;
-    // After an answer with `Connection: close` the other side ends its half once it has read ours, and a reset at once would overtake what it
-    // hasn't read. A stream that stays half closed would count in the muxer's limit, so it is reset some time later.
+    // After an answer with `Connection: close` the other side closes its half when it has read ours. A reset at once would overtake bytes
+    // that it hasn't read. A stream that stays half closed would count in the muxer's limit, so it is reset some time later.
     if (error === null && this.writableFinished) setTimeout(() => reset(stream, reason), LINGER_MS).unref();
     else reset(stream, reason);
   }
@@ -149,7 +148,7 @@ export class StreamSocket extends Duplex {
     });
   }
 
-  /** In pieces: one `send` of more than the stream's `maxWriteBufferLength` would reset it. */
+  /** In pieces, since a single `send` of more than the stream's `maxWriteBufferLength` would reset it. */
   async #send(bytes: Uint8Array | Uint8ArrayList): Promise<void> {
     const stream = this.#stream;
     if (stream === undefined) throw new Error('the stream is not open');

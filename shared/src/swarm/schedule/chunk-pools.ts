@@ -1,10 +1,10 @@
 /**
- * Sorts chunks into pools. Each chunk is in one pool, or in none. Moving a chunk and drawing one at random take the same time,
- * however many there are. Nine bytes a chunk.
+ * Sorts chunks into pools. Each chunk is in at most one pool. Moving a chunk and drawing a random one take constant time. Nine bytes per
+ * chunk.
  */
 export class ChunkPools {
   readonly #pools: number[][];
-  /** For each chunk its pool plus one, and where in the pool it is. */
+  /** For each chunk, its pool plus one, and its place in the pool. */
   readonly #poolOf: Uint8Array;
   readonly #placeOf: Uint32Array;
 
@@ -45,7 +45,7 @@ export class ChunkPools {
     this.#poolOf[at] = 0;
   }
 
-  /** @param chance from 0 up to, not including, 1. @returns undefined from an empty pool */
+  /** @param chance 0 ≤ chance < 1. @returns undefined from an empty pool */
   draw(pool: number, chance: number): number | undefined {
     const members = this.#pools[pool] ?? [];
     return members[Math.floor(chance * members.length)];

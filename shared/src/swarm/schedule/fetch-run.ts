@@ -5,22 +5,25 @@ import type { Picker } from './picker.ts';
 import { MAX_HEDGES } from './slots.ts';
 import type { Source } from './source.ts';
 
-/** A request to a peer is hedged when it has taken this many times the typical time, and at least this long. */
+/**
+ * A request to a peer is hedged (another source is asked as well) when it has taken this many times the typical time, and at least this
+ * long.
+ */
 const HEDGE_TIMES = 4;
 const MIN_HEDGE_MS = 750;
-/** How often waiting requests are looked at. */
+/** How often waiting requests are checked. */
 const TICK_MS = 100;
 const DEFAULT_STALL_MS = 60_000;
 
 export interface FetchOptions {
-  /** Chunks in memory at one time, those that are being delivered included. */
+  /** How many chunks are in memory at a time, including those that are being delivered. */
   readonly concurrency: number;
   readonly signal: AbortSignal;
-  /** Takes a verified chunk. Its memory is used again once this has ended. */
+  /** Called with each verified chunk. The chunk's memory is reused when this has resolved. */
   readonly deliver: (at: number, plain: Uint8Array) => Promise<void> | void;
-  /** Gives up when no chunk has come for so long. */
+  /** Gives up when no chunk has arrived for this long. */
   readonly stallMs?: number;
-  /** Gives up when a gateway has refused a chunk for so long that no peer holds. Default: others may still bring it, until `stallMs`. */
+  /** Gives up when a gateway has refused a chunk that no peer holds for this long. Default: waits for a peer until `stallMs`. */
   readonly refusedMs?: number | undefined;
 }
 
@@ -42,24 +45,24 @@ interface Attempt {
   readonly stop: AbortController;
 }
 
-/** A chunk on its way: one attempt, or two when the first is slow. */
+/** A chunk that is being fetched: one attempt, or two when the first is slow. */
 interface Flight {
   readonly at: number;
   readonly attempts: Attempt[];
-  /** Another machine was to fetch it, or to give it. */
+  /** The chunk belongs to the share of another machine, or a peer holds it. */
   readonly isUnowned: boolean;
   isHedged: boolean;
   isDelivering: boolean;
 }
 
-/** Fetches what a picker wants until all of it is here. It owns all of its state: every event ends in `wake`. */
+/** Fetches all chunks that a picker wants. It owns all of its state: every event ends in `wake`. */
 export class FetchRun {
   readonly result: Promise<void>;
   readonly #ports: RunPorts;
   readonly #options: FetchOptions;
   readonly #next: NextFetch;
   readonly #flights = new Map<number, Flight>();
-  /** Flights of chunks that other machines were to fetch or to give. */
+  /** How many flights are for chunks of other machines' shares, or that peers hold. */
   #unowned = 0;
   readonly #endTicks: () => void;
   readonly #onAbort = (): void => this.#end(this.#options.signal.reason);
@@ -67,9 +70,9 @@ export class FetchRun {
   #reject: (error: unknown) => void = () => {};
   #progressMs: number;
   #hedges = 0;
-  /** By chunk that the gateway has refused: since when no peer holds it either, and what the gateway said. */
+  /** Chunks that the gateway has refused and no peer holds: since when, and the gateway's error. */
   readonly #refused = new Map<number, { sinceMs: number; error: SitecastError }>();
-  /** For chunks, used again: as many as were under way at one time. */
+  /** Reused memory: as many chunks as were fetched at the same time. */
   readonly #memory: Buffer[] = [];
   readonly #deliveries = new Set<Promise<void>>();
   #lastError: unknown;
@@ -90,7 +93,7 @@ export class FetchRun {
     else this.wake();
   }
 
-  /** Something has changed: starts all requests that can be started. */
+  /** Starts all requests that can be started. Called whenever something has changed. */
   wake(): void {
     const { picker } = this.#ports;
     if (this.#isEnded) return;
@@ -130,7 +133,7 @@ export class FetchRun {
     } catch (error) {
       this.#failed(flight, attempt, error);
     } finally {
-      // Nobody writes to it any more, and what was in it is delivered.
+      // No request writes to it any more, and its content is delivered.
       this.#memory.push(into);
       this.wake();
     }
@@ -141,8 +144,8 @@ export class FetchRun {
     for (const other of flight.attempts) {
       if (other === winner) continue;
       other.stop.abort(new Error('another was faster'));
-      // A peer that was asked first and overtaken rests for a while, and is given up if that goes on. A gateway isn't: its link is slow
-      // because it is thin.
+      // A peer that was asked first and overtaken isn't asked for a while, and is given up if that goes on. A gateway isn't: its thin link
+      // is the reason why it is slow.
       const isGateway = other.source === this.#ports.gateway();
       if (!isGateway && other.startMs < winner.startMs) this.#noteFailure(other.source);
     }
@@ -180,7 +183,7 @@ export class FetchRun {
     else if (error.code === 'SITECAST_CHUNK_NOT_FOUND' && !isGateway) picker.lost(source.name, flight.at);
     else this.#noteFailure(source);
     if (flight.attempts.length > 0) {
-      // The attempt that is left may be the one that hangs: it must not be waited for alone again.
+      // The remaining attempt may be the one that hangs, so another one may be started.
       this.#endHedge(flight);
       return;
     }
@@ -225,7 +228,7 @@ export class FetchRun {
     this.wake();
   }
 
-  /** What the gateway said about a chunk that nobody gives. */
+  /** The gateway's error about a chunk that no source has. */
   #refusedFor(nowMs: number): SitecastError | undefined {
     const { refusedMs } = this.#options;
     if (refusedMs === undefined) return undefined;
@@ -249,7 +252,7 @@ export class FetchRun {
   #hedge(flight: Flight, first: Attempt, nowMs: number): void {
     const gateway = this.#ports.gateway();
     if (flight.isHedged || flight.isDelivering || this.#hedges >= MAX_HEDGES) return;
-    // A gateway's thin link is no reason to ask another source. A peer that has the chunk by now is one.
+    // If a gateway is slow because of its thin link, no other gateway is asked. A peer that has the chunk by now is.
     const isFromGateway = first.source === gateway;
     const holders = this.#ports.picker.holdersOf(flight.at).filter(id => id !== first.source.name);
     const other = this.#next.leastBusy(holders, nowMs);
@@ -261,7 +264,7 @@ export class FetchRun {
     void this.#attempt(flight, second);
   }
 
-  /** Of the peers' requests. */
+  /** The typical time of peers' requests. */
   #typicalMs(): number | undefined {
     const all = [...this.#ports.peers.values()]
       .flatMap(({ typicalMs }) => typicalMs ?? [])
@@ -279,7 +282,7 @@ export class FetchRun {
     );
   }
 
-  /** @param reason undefined: all is here */
+  /** @param reason undefined: all chunks are here */
   #end(reason: unknown): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
@@ -289,7 +292,7 @@ export class FetchRun {
       for (const { stop } of attempts) stop.abort(reason ?? new Error('all is here'));
       this.#ports.picker.putBack(at);
     }
-    // The caller may close what is delivered to once this has settled.
+    // When this has settled, the caller may close what chunks are delivered to.
     void Promise.allSettled(this.#deliveries).then(() =>
       reason === undefined ? this.#resolve() : this.#reject(reason),
     );

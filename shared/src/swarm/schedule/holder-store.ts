@@ -12,16 +12,16 @@ import { Source } from './source.ts';
 import { MAX_PEER_SLOTS } from './slots.ts';
 import type { SwarmPeer } from './swarm-store.ts';
 
-/** Holders that are asked for one chunk, one after the other. */
+/** How many holders are asked for one chunk, one after the other. */
 const MAX_ASKED = 2;
 
 interface HolderStoreOptions {
   readonly index: ChunkIndex;
-  /** Peers at one time; each costs a bit a chunk. */
+  /** The most peers at a time; each costs one bit per chunk. */
   readonly maxPeers: number;
-  /** For one chunk of one peer, from the question to its last byte. */
+  /** How long one peer may take for one chunk, from the request to its last byte. */
   readonly deadlineMs: number;
-  /** The peer sent wrong bytes. It isn't asked again while this store is in use. */
+  /** Called when the peer has sent wrong bytes. It isn't asked again while this store is in use. */
   readonly onBan?: (peer: string, error: SitecastError) => void;
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number;
@@ -33,8 +33,8 @@ interface Holder {
 }
 
 /**
- * The chunks of one image that peers say they hold, one at a time, in the order in which they are asked for: for a machine that has
- * other sources. A peer is asked only for chunks that it has announced. Where no peer has announced a chunk, the answer comes at once.
+ * Announced chunks of one image, fetched one at a time in the order of the requests: for a machine that also has other sources. A peer is
+ * asked only for chunks that it has announced. If no peer has announced a chunk, `get` fails at once.
  */
 export class HolderStore implements ChunkStore {
   readonly name = 'the peers that hold it';
@@ -42,7 +42,7 @@ export class HolderStore implements ChunkStore {
   readonly #now: () => number;
   readonly #holders = new Map<string, Holder>();
   readonly #announced = new Set<string>();
-  /** Peers that misbehaved, or gave nothing three times in a row. */
+  /** Peers that misbehaved, or sent nothing three times in a row. */
   readonly #left = new Set<string>();
 
   constructor(options: HolderStoreOptions) {
@@ -50,12 +50,12 @@ export class HolderStore implements ChunkStore {
     this.#now = options.now ?? (() => performance.now());
   }
 
-  /** Number of peers that have announced what they hold, those that have left since included. */
+  /** How many peers have announced what they hold, including those that have left since. */
   get announced(): number {
     return this.#announced.size;
   }
 
-  /** Number of peers that can be asked. */
+  /** How many peers can be asked. */
   get linked(): number {
     return this.#holders.size;
   }
@@ -73,7 +73,7 @@ export class HolderStore implements ChunkStore {
     this.#holders.delete(id);
   }
 
-  /** A peer says that it holds these as well. */
+  /** Called when a peer announces that it holds these as well. */
   onHave(id: string, added: readonly number[]): void {
     const holder = this.#holders.get(id);
     if (!holder) return;
@@ -86,7 +86,7 @@ export class HolderStore implements ChunkStore {
     return this.#options.index.find(id) !== undefined;
   }
 
-  /** Whether a peer that can be asked has announced it. Sends nothing. */
+  /** Whether a peer that can be asked has announced it. Sends no request. */
   async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
     signal?.throwIfAborted();
     const at = this.#options.index.find(id);
@@ -95,7 +95,7 @@ export class HolderStore implements ChunkStore {
 
   /**
    * The chunk, verified.
-   * @throws SITECAST_CHUNK_NOT_FOUND where no peer holds it; else the failure of the last peer that was asked
+   * @throws SITECAST_CHUNK_NOT_FOUND where no peer holds it; else the error of the last peer that was asked
    */
   async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();

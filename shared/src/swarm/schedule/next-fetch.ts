@@ -1,10 +1,10 @@
 import type { Picker } from './picker.ts';
 import type { Source } from './source.ts';
 
-/** A peer is slow when its requests take this many times as long as the gateway's. The gateway's time may not be known yet. */
+/** A peer is slow when its requests take this many times as long as the gateway's. (The gateway's time may not be known yet.) */
 const SLOW_TIMES = 2;
 const UNKNOWN_GATEWAY_MS = 150;
-/** So few chunks on their way are hardly any. */
+/** With at most this many chunks on their way, the machine counts as idle. */
 const HARDLY_ANY = 1;
 
 interface NextFetchPorts {
@@ -16,21 +16,21 @@ interface NextFetchPorts {
 export interface Choice {
   readonly at: number;
   readonly source: Source;
-  /** Another machine was to fetch it, or to give it. */
+  /** The chunk belongs to the share of another machine, or a peer holds it. */
   readonly isUnowned: boolean;
 }
 
-/** Which chunk is fetched next, and from which source. */
+/** Chooses the next chunk to fetch, and its source. */
 export class NextFetch {
   readonly #ports: NextFetchPorts;
-  /** Since when hardly anything is on its way here. */
+  /** Since when this machine is idle; undefined: it isn't. */
   #idleSinceMs: number | undefined;
 
   constructor(ports: NextFetchPorts) {
     this.#ports = ports;
   }
 
-  /** @param underWay chunks on their way here, without those that others were to fetch */
+  /** @param underWay how many chunks are on their way, without unowned ones */
   choose(nowMs: number, underWay: number): Choice | undefined {
     const { picker } = this.#ports;
     const idleMs = this.#idleMs(nowMs, underWay);
@@ -64,7 +64,7 @@ export class NextFetch {
 
   #pickHeld(nowMs: number): Choice | undefined {
     const { picker, peers } = this.#ports;
-    // Most often no peer has room: then no chunk needs to be looked at.
+    // Usually no peer has room, and then no chunk needs to be looked at.
     let hasRoom = false;
     for (const peer of peers.values()) hasRoom ||= peer.hasRoom(nowMs);
     const held = hasRoom && picker.pickHeld(holders => this.leastBusy(holders, nowMs)?.name);
@@ -73,15 +73,15 @@ export class NextFetch {
   }
 
   /**
-   * A chunk for a gateway that only slow peers hold: a slow peer must not slow the whole update down. While there are chunks that nobody
-   * holds, the gateway's link is what all wait for, and what it sends twice delays all.
+   * Picks a chunk for a gateway that only slow peers hold, so that a slow peer doesn't slow the whole update down. Only where every chunk
+   * has a holder: otherwise the gateway's link is the bottleneck, and sending a chunk twice delays all machines.
    */
   #pickRelief(gateway: Source): number | undefined {
     const { picker, peers } = this.#ports;
     if (picker.lacksHolders) return undefined;
     const slowMs = SLOW_TIMES * (gateway.typicalMs ?? UNKNOWN_GATEWAY_MS);
     const isSlow = (id: string) => (peers.get(id)?.typicalMs ?? 0) > slowMs;
-    // Most often no peer is slow: then no chunk needs to be looked at.
+    // Usually no peer is slow, and then no chunk needs to be looked at.
     let hasSlow = false;
     for (const id of peers.keys()) hasSlow ||= isSlow(id);
     if (!hasSlow) return undefined;

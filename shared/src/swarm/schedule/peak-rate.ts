@@ -1,6 +1,6 @@
 const WINDOW_MS = 500;
 
-/** The highest rate at which bytes have come so far, over half seconds. */
+/** The highest rate of arriving bytes so far, over half seconds. */
 export class PeakRate {
   #windowMs: number | undefined;
   #windowBytes = 0;
@@ -16,7 +16,7 @@ export class PeakRate {
     this.#windowBytes = 0;
   }
 
-  /** How long so many bytes take at that rate; endless while it isn't known. */
+  /** How long this many bytes take at that rate, in ms; infinite while it isn't known. */
   msFor(lengthBytes: number): number {
     return lengthBytes / this.#peakBytesPerMs;
   }

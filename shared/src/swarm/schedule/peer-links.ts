@@ -10,26 +10,26 @@ import type { SwarmStore } from './swarm-store.ts';
 
 const FIRST_PAUSE_MS = 1000;
 const MAX_PAUSE_MS = 30_000;
-/** A peer that can't be reached this often in a row makes room for others where places are scarce, until it is named again. */
+/** After this many failed tries in a row, a peer makes room for others where places are scarce, until it is named again. */
 const MAX_VAIN_TRIES = 4;
 const PLENTY = MAX_PEERS / 2;
-/** A peer that was steady for so long before it left is tried again soon. */
+/** A peer whose connection lasted at least this long before it was lost is tried again soon. */
 const STEADY_MS = 30_000;
-/** Two peers that discover each other at one time would both dial: the one with the higher id lets the other begin. */
+/** Two peers that discover each other at the same time would both dial: the one with the higher id waits this long for the other. */
 export const YIELD_MS = 300;
 
 interface PeerLinksOptions {
   readonly node: SwarmNode;
   /** This machine's signed assignment, shown to each peer. */
   readonly credential?: Uint8Array;
-  /** What asks the peers for chunks. */
+  /** The store that requests chunks from the peers. */
   readonly swarm: Pick<SwarmStore, 'addPeer' | 'removePeer' | 'onHave'>;
   /** SHA-256 of the image's chunk index. */
   readonly image: ChunkId;
-  /** Chunks of the image. */
+  /** How many chunks the image has. */
   readonly count: number;
   readonly onMisbehaviour?: (peer: string, error: SitecastError) => void;
-  /** Chunks go over plain HTTP where a peer serves that. Default: over its stream alone. */
+  /** Used for peers that serve chunks over plain HTTP. Default: chunks come only over streams. */
   readonly http?: HttpPeers;
 }
 
@@ -38,7 +38,7 @@ export class PeerLinks {
   readonly #options: PeerLinksOptions;
   readonly #links = new Map<string, Promise<void>>();
   readonly #stop = new AbortController();
-  /** Ends the waiting for each stream that's open. */
+  /** For each open stream, a function that ends the wait for its end. */
   readonly #leave = new Set<() => void>();
 
   constructor(options: PeerLinksOptions) {
@@ -48,7 +48,7 @@ export class PeerLinks {
 
   /**
    * Connects to a peer, and again whenever the connection is lost, until `close`, or until the peer proves useless.
-   * @param addresses multiaddresses of one peer, its id at their end; they needn't be verified
+   * @param addresses multiaddresses of one peer with its id at their end; needn't be verified
    */
   addPeer(id: string, addresses: readonly string[]): void {
     if (this.#stop.signal.aborted || id === this.#options.node.id) return;

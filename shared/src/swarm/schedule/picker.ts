@@ -3,45 +3,45 @@ import { Bitfield } from '../chunks/holdings.ts';
 import { ChunkPools } from './chunk-pools.ts';
 import { Shares } from './shares.ts';
 
-/** Further peers aren't used: each costs a bit a chunk. */
+/** More peers aren't used: each costs one bit per chunk. */
 export const MAX_PEERS = 64;
-/** From this many holders on, more of them make no difference. */
+/** With at least this many holders, more of them make no difference. */
 const MAX_RARITY = 8;
-/** Chunks of one pool that are looked at before the next pool is tried. */
+/** How many chunks of one pool are looked at before the next pool is tried. */
 const MAX_DRAWS = 16;
 
-/** Owned: no peer holds them, and this machine is to fetch them from a gateway. */
-const OWN = 0;
-/** Unowned: no peer holds them, and another machine is to fetch them. */
-const FOREIGN = 1;
-/** From here on: held by one peer, by two … */
+/** The pool of owned chunks: no peer holds them, and this machine should fetch them from a gateway. */
+const OWNED = 0;
+/** The pool of unowned chunks: no peer holds them, and another machine should fetch them. */
+const UNOWNED = 1;
+/** The first pool of held chunks: those with one holder; then those with two, and so on. */
 const HELD = 2;
 const POOLS = HELD + MAX_RARITY;
 
-/** A fetching peer counts as stuck when it has announced nothing for so long, and this machine has made progress since. */
+/** A fetching peer counts as stuck when it has announced nothing for this long while this machine has made progress. */
 export const STUCK_MS = 3000;
-/** How long nothing may come from any source before this machine asks a gateway for what other machines were to fetch. */
+/** After this long without a chunk from any source, this machine asks a gateway for chunks of other machines' shares. */
 export const PATIENCE_MS = 1000;
-/** The same where little comes: a peer is slow with its share. */
+/** The same bound for the case that few chunks arrive: a peer is slow with its share. */
 export const IDLE_MS = 500;
-/** Both are longer with more peers: what these have is told less often then. */
+/** Both bounds grow with the number of peers, because announcements are rarer then. */
 const PATIENCE_MS_PER_PEER = 40;
 
 interface PeerView {
   readonly id: string;
   readonly bits: Bitfield;
   isFetching: boolean;
-  /** It fetches, and isn't stuck: shares are between such peers. */
+  /** Whether it fetches and isn't stuck: shares are divided among such peers. */
   isSharing: boolean;
   isHeard: boolean;
   newsMs: number;
 }
 
 /**
- * Which chunk to fetch next, and from which source: no I/O, no clock. Chunks are known by their number in the index.
+ * Decides which chunk to fetch next, and from which source. No I/O, no clock. Chunks are given by their numbers in the index.
  *
- * From peers, the rarest first. From a gateway, first this machine's own share of what no peer holds. So machines that
- * fetch together take different chunks from it, and swap them. This machine takes over the shares of those that have stopped.
+ * From peers it takes the rarest chunk first. From a gateway it first takes this machine's own share of the chunks that no peer holds: so
+ * machines that fetch together take different chunks from it, and exchange them. It takes over the shares of machines that have stopped.
  */
 export class Picker {
   readonly #index: ChunkIndex;
@@ -50,13 +50,13 @@ export class Picker {
   readonly #pools: ChunkPools;
   readonly #holders: Uint8Array;
   readonly #peers = new Map<string, PeerView>();
-  /** The same peers. Holders are looked up for each chunk that is drawn, so nothing is allocated for that but the answer. */
+  /** The same peers as a list. Holders are looked up for each drawn chunk, without allocating more than the result. */
   #views: PeerView[] = [];
   #wanted: Bitfield;
   #fetching = 0;
   #unheard = 0;
   #progressMs: number;
-  /** What a request to the gateway takes: others that fetch from it wait as long, and aren't stuck meanwhile. */
+  /** How long a request to the gateway takes. Other machines that fetch from it wait as long, and don't count as stuck meanwhile. */
   gatewayMs = 0;
 
   /** @param self this machine's id; @param random as `Math.random` */
@@ -70,22 +70,22 @@ export class Picker {
     this.#wanted = new Bitfield(options.index.count);
   }
 
-  /** Number of chunks that are wanted and not here yet, those under way included. */
+  /** How many wanted chunks aren't here yet, including those under way. */
   get wanted(): number {
     return this.#wanted.size;
   }
 
-  /** Number of peers that fetch the same image and aren't stuck, or haven't said yet whether they do. */
+  /** How many peers fetch the same image and aren't stuck, or haven't said yet whether they fetch. */
   get fetching(): number {
     return this.#fetching + this.#unheard;
   }
 
-  /** Whether a chunk is wanted that no peer holds. */
+  /** Whether some wanted chunk has no holder. */
   get lacksHolders(): boolean {
-    return this.#pools.sizeOf(OWN) > 0 || this.#pools.sizeOf(FOREIGN) > 0;
+    return this.#pools.sizeOf(OWNED) > 0 || this.#pools.sizeOf(UNOWNED) > 0;
   }
 
-  /** Progress is measured from now on. */
+  /** Starts to measure progress. */
   start(nowMs: number): void {
     this.#progressMs = nowMs;
   }
@@ -94,19 +94,19 @@ export class Picker {
     if (this.#wanted.add(at)) this.#sort(at);
   }
 
-  /** The chunk is here. */
+  /** Called when the chunk is here. */
   done(at: number, nowMs: number): void {
     this.#wanted.remove(at);
     this.#pools.remove(at);
     this.#progressMs = nowMs;
   }
 
-  /** The chunk is being fetched: it isn't picked again until `putBack`. */
+  /** Called when the chunk is being fetched: it isn't picked again until `putBack`. */
   takeOut(at: number): void {
     this.#pools.remove(at);
   }
 
-  /** Fetching the chunk has failed. */
+  /** Called when fetching the chunk has failed. */
   putBack(at: number): void {
     this.#sort(at);
   }
@@ -141,7 +141,7 @@ export class Picker {
     this.reshare(nowMs);
   }
 
-  /** A peer announces these chunks, besides those of before. */
+  /** Called when a peer announces these chunks, in addition to earlier ones. */
   onHave(id: string, added: readonly number[], isFetching: boolean, nowMs: number): void {
     const peer = this.#peers.get(id);
     if (!peer) return;
@@ -153,7 +153,7 @@ export class Picker {
     this.reshare(nowMs);
   }
 
-  /** A peer doesn't hold the chunk after all. */
+  /** Called when a peer doesn't hold the chunk after all. */
   lost(id: string, at: number): void {
     const peer = this.#peers.get(id);
     if (!peer?.bits.has(at)) return;
@@ -172,12 +172,12 @@ export class Picker {
 
   /** A chunk of this machine's own share, for a gateway. */
   pickOwned(): number | undefined {
-    return this.#pools.draw(OWN, this.#random());
+    return this.#pools.draw(OWNED, this.#random());
   }
 
   /**
    * The rarest chunk that a peer can give.
-   * @param choose which of a chunk's holders is to be asked; undefined if none can take a request
+   * @param choose which of a chunk's holders to ask; undefined if none can take a request
    */
   pickHeld(
     choose: (holders: readonly string[]) => string | undefined,
@@ -194,9 +194,10 @@ export class Picker {
   }
 
   /**
-   * A chunk that other machines were to fetch or to give, for a gateway, once nothing has come for long enough, or hardly anything is on its
-   * way. The longer that lasts, the more of them. Each machine begins with those for which it is next, so that not all fetch the same.
-   * @param idleMs for how long hardly anything is on its way here
+   * Picks a chunk of another machine's share for a gateway, if no chunk has arrived for long enough, or this machine has been idle for long
+   * enough. The longer that lasts, the more chunks qualify. Each machine begins with those for which it ranks next, so that not all fetch
+   * the same.
+   * @param idleMs how long this machine has been idle
    */
   pickUnowned(nowMs: number, idleMs: number): number | undefined {
     const longerMs = Math.max(this.gatewayMs, PATIENCE_MS_PER_PEER * this.#peers.size);
@@ -205,10 +206,10 @@ export class Picker {
       idleMs / (IDLE_MS + longerMs),
     );
     if (patience < 1) return undefined;
-    const draws = Math.min(MAX_DRAWS, this.#pools.sizeOf(FOREIGN));
+    const draws = Math.min(MAX_DRAWS, this.#pools.sizeOf(UNOWNED));
     let best: { at: number; rank: number } | undefined;
     for (let draw = 0; draw < draws; draw += 1) {
-      const at = this.#pools.draw(FOREIGN, this.#random());
+      const at = this.#pools.draw(UNOWNED, this.#random());
       if (at === undefined) break;
       const rank = this.#shares.rankOf(this.#index.idAt(at));
       if (!best || rank < best.rank) best = { at, rank };
@@ -219,7 +220,7 @@ export class Picker {
     return undefined;
   }
 
-  /** Looks again, as time passes, which peers fetch along. */
+  /** Checks again, as time passes, which peers count as fetching. */
   reshare(nowMs: number): void {
     let hasChanged = false;
     for (const peer of this.#views) {
@@ -230,15 +231,15 @@ export class Picker {
     if (hasChanged) this.#share();
   }
 
-  /** Chunks that nobody holds are shared out anew. */
+  /** Divides the chunks without holders among the machines again. */
   #share(): void {
     const sharers = this.#views.filter(peer => peer.isSharing).map(({ id }) => id);
     this.#fetching = sharers.length;
     this.#shares.setOthers(sharers);
-    for (const at of [...this.#pools.membersOf(OWN), ...this.#pools.membersOf(FOREIGN)]) this.#sort(at);
+    for (const at of [...this.#pools.membersOf(OWNED), ...this.#pools.membersOf(UNOWNED)]) this.#sort(at);
   }
 
-  /** The peer announces nothing while this machine makes progress: so the cause isn't that no machine gets anything. */
+  /** Whether the peer announces nothing while this machine makes progress, so that the cause isn't a common one. */
   #isStuck({ newsMs }: PeerView, nowMs: number): boolean {
     const stuckMs = STUCK_MS + this.gatewayMs;
     return nowMs - newsMs > stuckMs && this.#progressMs - newsMs > stuckMs;
@@ -253,6 +254,6 @@ export class Picker {
     if (!this.#wanted.has(at)) return;
     const holders = this.#holders[at] ?? 0;
     if (holders > 0) this.#pools.put(at, HELD + Math.min(holders, MAX_RARITY) - 1);
-    else this.#pools.put(at, this.#shares.rankOf(this.#index.idAt(at)) === 0 ? OWN : FOREIGN);
+    else this.#pools.put(at, this.#shares.rankOf(this.#index.idAt(at)) === 0 ? OWNED : UNOWNED);
   }
 }

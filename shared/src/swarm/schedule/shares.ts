@@ -1,9 +1,9 @@
 import { sha256 } from '../../content/index.ts';
 
 /**
- * Which of several machines fetches which chunk from a gateway, without messages between them: rendezvous hashing. For each chunk
- * every machine has a weight; the machine with the highest fetches it. When a machine leaves, its chunks are spread over the others,
- * and no other chunk changes its owner. (Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996.)
+ * Which of several machines fetches which chunk from a gateway, without messages between them: rendezvous hashing. Each machine has a
+ * weight for each chunk, and the one with the highest weight fetches it. When a machine leaves, its chunks are spread over the others, and
+ * no other chunk changes its owner. (Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996.)
  */
 export class Shares {
   readonly #own: number;
@@ -19,7 +19,7 @@ export class Shares {
     this.#others = others.map(seedOf);
   }
 
-  /** How many of the other machines come before this one for a chunk. 0: this machine owns it. */
+  /** How many of the other machines rank before this one for a chunk. 0: this machine owns it. */
   rankOf(id: Uint8Array): number {
     const word = wordOf(id);
     const own = weightOf(this.#own, word);
@@ -37,7 +37,7 @@ function wordOf(bytes: Uint8Array): number {
   return ((bytes[0] ?? 0) << 24) | ((bytes[1] ?? 0) << 16) | ((bytes[2] ?? 0) << 8) | (bytes[3] ?? 0);
 }
 
-/** Chunk ids come from signed metadata, so they aren't chosen to favour a machine: a hash that mixes well is enough. */
+/** Chunk ids come from signed metadata, so nobody can choose them to favour a machine: any hash that mixes well is enough. */
 function weightOf(seed: number, word: number): number {
   let mixed = Math.imul(seed ^ word, 0x85ebca6b);
   mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);

@@ -1,9 +1,9 @@
-// Whole sites in virtual time: what the scheduler itself loses, without cores and packets. Nothing here is left to chance, so the bounds
-// are what it reaches, rounded up; with four requests to each source, whoever is there, most of them are missed.
+// Whole sites in virtual time: what the scheduler itself loses, without effects of cores and packets. The simulation is deterministic, so
+// the bounds are its results, rounded up. With a fixed four requests to each source, most of them fail.
 import { describe, expect, it } from 'vitest';
 import { simulate, type SimulatedOutcome, type SimulatedSite } from '../testing/simulated-site.ts';
 
-/** A gateway that has the image, behind a port like those of the devices. */
+/** A gateway that has the image, behind a port as fast as those of the devices. */
 const THIN_GATEWAY = { deviceMbit: 12.5, gatewayMbit: 12.5 };
 const FULL_RATE = { deviceMbit: 100, gatewayMbit: 100 };
 const THIN_WAN = { deviceMbit: 100, gatewayMbit: 1000, wanMbit: 20 };
@@ -11,9 +11,9 @@ const SEEDS = [1, 2];
 
 interface Right {
   site: SimulatedSite;
-  /** The time of the last device, in that of one copy over the thin link. */
+  /** When the last device ends, in multiples of the time of one copy over the thin link. */
   last: number;
-  /** What the gateway sends, in images. */
+  /** How often the gateway sends the image. */
   copies: number;
 }
 
@@ -62,13 +62,13 @@ describe('a site ends close to the time of one copy over its thin link', () => {
       expect(lastOverLimit).toBeLessThanOrEqual(last);
       expect(lastOverLimit).toBeGreaterThan(1);
       expect(sent).toBeLessThanOrEqual(copies);
-      // Over the WAN each chunk comes once, whatever the devices do.
+      // Each chunk crosses the WAN once, whatever the devices do.
       expect(wanCopies).toBeLessThanOrEqual(1.01);
     }
   });
 });
 
-it('the network shares its ports as TCP does, and its clock is nobody’s', async () => {
+it('the simulated network shares its ports as TCP does, and its clock is virtual', async () => {
   const one = await simulate({ ...THIN_GATEWAY, devices: 3, seed: 5 });
   expect(await simulate({ ...THIN_GATEWAY, devices: 3, seed: 5 })).toEqual(one);
 });

@@ -1,19 +1,19 @@
-/** Chunks asked of one peer at one time, at most. */
+/** The most chunks that are requested from one peer at a time. */
 export const MAX_PEER_SLOTS = 4;
-/** Chunks asked of the gateway at one time, at most. */
+/** The most chunks that are requested from the gateway at a time. */
 export const MAX_GATEWAY_SLOTS = 4;
-/** Requests at one time that another source is asked for as well, because the first takes too long. */
+/** How many requests may be hedged at a time: another source is asked as well, because the first takes too long. */
 export const MAX_HEDGES = 2;
-/** What one machine asks of all its peers together, and what all machines ask of a gateway, about. */
+/** About how many chunks one machine requests from all its peers together, and all machines from a gateway. */
 const ALL_PEERS = 8;
 const ALL_DEVICES = 16;
 
-/** Chunks that are asked of each of so many peers at one time: enough to fill a link, and few enough not to queue in front of it. */
+/** How many chunks are requested from each of this many peers at a time: enough to fill a link, and few enough not to queue in front of it. */
 export function peerSlots(peers: number): number {
   return clamp(Math.floor(ALL_PEERS / Math.max(1, peers)), 1, MAX_PEER_SLOTS);
 }
 
-/** Chunks that each of so many fetching machines asks of the gateway at one time. */
+/** How many chunks each of this many fetching machines requests from the gateway at a time. */
 export function gatewaySlots(devices: number): number {
   return clamp(Math.floor(ALL_DEVICES / Math.max(1, devices)), 1, MAX_GATEWAY_SLOTS);
 }

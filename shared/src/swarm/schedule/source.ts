@@ -1,6 +1,6 @@
 import type { Chunk, ChunkId, ChunkRequest } from '../../content/index.ts';
 
-/** How much the latest duration counts in the average. */
+/** The weight of the latest duration in the average. */
 const NEWEST_WEIGHT = 0.2;
 const FIRST_REST_MS = 500;
 const MAX_REST_MS = 10_000;
@@ -10,7 +10,7 @@ interface Getter {
   get(id: ChunkId, request?: ChunkRequest): Promise<Chunk>;
 }
 
-/** A peer or a gateway as the scheduler sees it: how busy and how fast it is, and whether it rests after a failure. */
+/** A peer or a gateway from the scheduler's view: how busy and how fast it is, and whether it is on a break after a failure. */
 export class Source {
   readonly name: string;
   readonly #slots: (source: Source) => number;
@@ -21,10 +21,10 @@ export class Source {
   #isBanned = false;
   /** Average duration of a request. Undefined before the first one has ended. */
   typicalMs: number | undefined;
-  /** The shortest time until an answer began, where that is known. */
+  /** The shortest time until an answer began; undefined: not known. */
   latencyMs: number | undefined;
 
-  /** @param slots how many requests it gets at one time, for the present */
+  /** @param slots how many requests it gets at a time at present */
   constructor(name: string, slots: (source: Source) => number, getter: Getter) {
     this.name = name;
     this.#slots = slots;
@@ -39,12 +39,12 @@ export class Source {
     return this.#underWay < this.#slots(this) && this.mayBeAsked(nowMs);
   }
 
-  /** It isn't banned, and doesn't rest at present. */
+  /** Whether it may be asked now: it isn't banned, nor on a break. */
   mayBeAsked(nowMs: number): boolean {
     return !this.#isBanned && nowMs >= this.#restsUntilMs;
   }
 
-  /** It has failed so often in a row that it isn't worth asking. */
+  /** Whether it has failed so often in a row that it isn't worth asking. */
   get isGone(): boolean {
     return this.#failures >= MAX_FAILURES;
   }
@@ -62,7 +62,7 @@ export class Source {
     }
   }
 
-  /** The first bytes of an answer are there. */
+  /** Called when the first bytes of an answer have arrived. */
   answered(afterMs: number): void {
     this.latencyMs = Math.min(this.latencyMs ?? afterMs, afterMs);
   }

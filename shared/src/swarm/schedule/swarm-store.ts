@@ -13,13 +13,16 @@ import { Picker } from './picker.ts';
 import { gatewaySlots, peerSlots } from './slots.ts';
 import { Source } from './source.ts';
 
-/** A source is far whose answers begin after so many times what a chunk takes at this machine's rate. A full queue on the way makes two. */
+/**
+ * A source is far if its answers begin after this many times the duration of a chunk at this machine's rate. A full queue on the way makes
+ * two.
+ */
 const FAR_TIMES = 3;
-/** A chunk that takes less is over before the next one has been asked for, read and written. */
+/** A chunk that takes less time is over before the next one has been requested, read and written. */
 const SHORT_MS = 20;
 const SLOTS_OF_SHORT = 3;
 
-/** A peer: gives only chunks that it has checked (`PeerStore` does). */
+/** A peer that returns only verified chunks (`PeerStore` does). */
 export interface SwarmPeer {
   readonly peer: string;
   readonly name: string;
@@ -30,15 +33,15 @@ export interface SwarmStoreOptions {
   readonly index: ChunkIndex;
   /** This machine's id. */
   readonly self: string;
-  /** The gateways as one store; undefined where there is none. What it gives is verified here. */
+  /** The gateways as one store; undefined where there is none. Its chunks are verified here. */
   readonly gateway: ChunkStore | undefined;
-  /** A source sent wrong bytes. It isn't asked again while this store is in use. */
+  /** Called when a source has sent wrong bytes. It isn't asked again while this store is in use. */
   readonly onBan?: (source: string, error: SitecastError) => void;
-  /** A chunk came from this peer, and was taken. */
+  /** Called when a chunk from this peer was used. */
   readonly onFromPeer?: (peer: string, lengthBytes: number) => void;
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number;
-  /** As `setInterval`, on the same clock. @returns ends it */
+  /** Like `setInterval`, on the same clock. @returns a function that ends it */
   readonly every?: (periodMs: number, act: () => void) => () => void;
   readonly random?: () => number;
 }
@@ -69,7 +72,7 @@ export class SwarmStore implements ChunkStore {
     this.picker = new Picker({ index, self, random, nowMs: now() });
   }
 
-  /** @returns false for a peer that is banned, and where there are too many */
+  /** @returns false for a banned peer, and where there are too many */
   addPeer(peer: SwarmPeer): boolean {
     if (this.#banned.has(peer.peer) || !this.picker.addPeer(peer.peer, this.#now())) return false;
     if (!this.#peers.has(peer.peer))
@@ -80,14 +83,14 @@ export class SwarmStore implements ChunkStore {
     return true;
   }
 
-  /** The peer has left. Requests to it fail by themselves. */
+  /** Called when the peer has left. Requests to it fail by themselves. */
   removePeer(id: string): void {
     this.#peers.delete(id);
     this.picker.removePeer(id, this.#now());
     this.#run?.wake();
   }
 
-  /** A peer announces chunks, besides those of before. */
+  /** Called when a peer announces chunks, in addition to earlier ones. */
   onHave(id: string, added: readonly number[], isFetching: boolean): void {
     this.picker.onHave(id, added, isFetching, this.#now());
     this.#run?.wake();
@@ -98,9 +101,9 @@ export class SwarmStore implements ChunkStore {
   }
 
   /**
-   * Fetches chunks in the order that is best for all machines, each from one of the sources.
-   * @param wanted numbers of chunks in the index; where an image repeats one, one of its places is enough
-   * @throws SITECAST_STORE_UNREACHABLE when nothing has come for too long; the signal's reason; what `deliver` throws
+   * Fetches chunks in the order that is best for all machines together, each from one of the sources.
+   * @param wanted numbers of chunks in the index; for a repeated chunk, one of its places is enough
+   * @throws SITECAST_STORE_UNREACHABLE when nothing has arrived for too long; the signal's reason; errors of `deliver`
    */
   async fetch(wanted: Iterable<number>, options: FetchOptions): Promise<void> {
     if (this.#run) throw new TypeError('one fetch at a time');
@@ -158,7 +161,7 @@ export class SwarmStore implements ChunkStore {
     throw last;
   }
 
-  /** Some more where chunks take much less time than what is around them: else the link is idle between two of them. */
+  /** More slots where a chunk takes much less time than the pause until the next one: otherwise the link is idle in between. */
   #enough(slots: number, { latencyMs = 0 }: Source): number {
     const { index } = this.#options;
     const chunkMs = this.#rate.msFor(index.lengthBytes / index.count);

@@ -1,7 +1,7 @@
 // For tests only: ports with rates, and what flows through them.
 import type { VirtualTime } from './virtual-time.ts';
 
-/** Less than a byte is left: it has arrived. */
+/** With less than a byte left, a transfer has arrived. */
 const DONE_BYTES = 0.5;
 
 interface Flow {
@@ -11,13 +11,13 @@ interface Flow {
   readonly done: () => void;
 }
 
-/** Transfers share their ports as TCP does, roughly: each gets as much as the others at its narrowest port (max-min fairness). */
+/** Transfers share ports roughly as TCP does: each gets as much as the others at its narrowest port (max-min fairness). */
 export class FluidNetwork {
   readonly #time: VirtualTime;
   readonly #capacities: number[] = [];
   readonly #flows = new Set<Flow>();
   readonly #flowsAt: number[] = [];
-  /** At least so long lies between two looks at the rates: a bound of what the simulation costs. */
+  /** The least time between two computations of the rates, which bounds the cost of the simulation. */
   readonly #stepMs: number;
   #lookedMs = 0;
   #callOff: (() => void) | undefined;
@@ -36,7 +36,7 @@ export class FluidNetwork {
     return this.#capacities.push(bytesPerMs) - 1;
   }
 
-  /** How long it takes a port to send all that is there to send: what a packet may have to wait for. */
+  /** How long a port takes for everything that waits to be sent: the longest that a packet waits. */
   backlogMs(port: number): number {
     if ((this.#flowsAt[port] ?? 0) === 0) return 0;
     let bytes = 0;
@@ -101,7 +101,7 @@ export class FluidNetwork {
     if (nextMs < Number.POSITIVE_INFINITY) this.#lookSoon(nextMs);
   }
 
-  /** The narrowest port first: its flows get equal parts of it, and leave the rest of their other ports to others. */
+  /** The narrowest port first: its flows get equal parts of it, and leave the rest of their other ports to other flows. */
   #share(): void {
     const left = [...this.#capacities];
     const byPort = new Map<number, Set<Flow>>();

@@ -6,7 +6,7 @@ import { chunkNotFound } from '../../content/store/chunk-store.ts';
 export class MemoryStore implements ChunkStore {
   readonly name = 'memory';
   readonly #chunks = new Map<string, Chunk>();
-  /** Chunks handed out so far. */
+  /** Chunks returned so far. */
   readonly given: string[] = [];
 
   put(...chunks: readonly Chunk[]): void {
@@ -26,7 +26,7 @@ export class MemoryStore implements ChunkStore {
   }
 }
 
-/** Chunks of incompressible bytes, each another. */
+/** Different chunks of incompressible bytes. */
 export function noiseChunks(count: number, lengthBytes: number, seed = 'chunks'): Chunk[] {
   return Array.from({ length: count }, (_, at) => {
     const plain = noise(lengthBytes, `${seed} ${at}`);

@@ -20,48 +20,48 @@ export interface SimulatedSite {
   /** Rates of a device's port, and of the gateway's, in Mbit/s. */
   deviceMbit: number;
   gatewayMbit: number;
-  /** Of the WAN, where the gateway lacks the image. */
+  /** The rate of the WAN, for a gateway that lacks the image. */
   wanMbit?: number;
-  /** There and back between two idle machines. */
+  /** The time there and back between two idle machines. */
   rttMs?: number;
-  /** What a packet waits in front of a busy port, at most. */
+  /** How long a packet waits in front of a busy port at most. */
   queueMs?: number;
   imageBytes?: number;
   chunks?: number;
   seed?: number;
-  /** Devices that begin when the others have been at it for so long. */
+  /** Devices that begin this long after the others. */
   late?: { devices: number; afterMs: number };
-  /** The last device leaves after so long. */
+  /** After how long the last device leaves. */
   leavesAfterMs?: number;
-  /** The last device's port has so much of the rate of the others'. */
+  /** The rate of the last device's port, as a share of the others'. */
   slowShare?: number;
   stepMs?: number;
 }
 
 export interface SimulatedOutcome {
   /**
-   * Until the last device has all, in multiples of one copy over the narrowest link; without one that leaves or is slow. Each device's time
-   * runs from when it begins.
+   * When the last device has everything, in multiples of the time of one copy over the narrowest link; devices that leave or are slow don't
+   * count. A device's time begins when it begins.
    */
   lastOverLimit: number;
   firstOverLimit: number;
-  /** What the gateway sent, in images. */
+  /** How often the gateway sent the image. */
   copies: number;
-  /** What came over the WAN, in images. */
+  /** How often the image crossed the WAN. */
   wanCopies: number;
   finished: number;
 }
 
 const MIB = 2 ** 20;
 const BITS = 8;
-/** What HTTP adds to a chunk. */
+/** Bytes that HTTP adds to a chunk. */
 const HEAD_BYTES = 250;
 const WRITE_MS = 3;
-/** `ServedPeer`: what has come is told in batches. */
+/** As in `ServedPeer`, new chunks are announced in batches. */
 const TELL_MS = 50;
 const TELL_MS_PER_LISTENER = 20;
 const MAX_MS = 600_000;
-/** Of a full segment, payload and all. */
+/** The share of payload in a full segment. */
 const PAYLOAD_SHARE = 1448 / 1514;
 
 interface Device {
@@ -72,7 +72,7 @@ interface Device {
   readonly swarm: SwarmStore;
   readonly stop: AbortController;
   readonly has: number[];
-  /** By device: how much of `has` was told. */
+  /** By device: how much of `has` was announced to it. */
   readonly told: Map<Device, { count: number; isFetching: boolean }>;
   readonly telling: Set<Device>;
   isFetching: boolean;
@@ -94,7 +94,7 @@ class Simulation {
   readonly #devices: Device[] = [];
   readonly #gatewayPort: number;
   readonly #wanPort: number;
-  /** By chunk: at the gateway, or on its way there. */
+  /** By chunk: settled when the gateway has it. */
   readonly #atGateway = new Map<number, Promise<void>>();
 
   constructor(site: SimulatedSite) {
@@ -115,7 +115,7 @@ class Simulation {
       this.#time.after(isLate ? late.afterMs : this.#random() * 50, () => this.#begin(device));
       if (isLast && leavesAfterMs !== undefined) this.#time.after(leavesAfterMs, () => this.#leave(device));
     }
-    // One that leaves doesn't end, and one that is slow ends later.
+    // A device that leaves doesn't finish, and a slow one finishes later.
     const isOneLess = leavesAfterMs !== undefined || slowShare < 1;
     const staying = this.#devices.slice(0, isOneLess ? -1 : undefined);
     await this.#time.pass(() => staying.every(({ endMs }) => endMs !== undefined), MAX_MS);
@@ -136,7 +136,7 @@ class Simulation {
     };
   }
 
-  /** Lengths as FastCDC cuts them: about half of the mean to twice of it. */
+  /** Lengths as FastCDC cuts them: from about half of the mean to twice the mean. */
   #imageOf(count: number, imageBytes: number): ChunkIndex {
     const parts = Array.from({ length: count }, () => 0.35 + this.#random() * 1.3);
     const sum = parts.reduce((all, part) => all + part, 0);
@@ -202,7 +202,7 @@ class Simulation {
         this.#tellAll(device);
       },
       () => {
-        // It has left, or the simulation has ended.
+        // The device has left, or the simulation has ended.
       },
     );
   }
@@ -213,7 +213,7 @@ class Simulation {
     for (const other of this.#devices) if (other !== device) other.swarm.removePeer(device.name);
   }
 
-  /** `one` asks `other` from now on, and is told what it has. */
+  /** From now on `one` requests chunks from `other`, and is told which it has. */
   #link(one: Device, other: Device): void {
     one.swarm.addPeer({
       peer: other.name,
@@ -247,7 +247,7 @@ class Simulation {
     });
   }
 
-  /** One way, a packet that isn't part of a transfer. */
+  /** One way, for a packet that isn't part of a transfer. */
   #delayMs(from: number, to: number): number {
     const { rttMs, queueMs } = this.#site;
     return rttMs / 2 + Math.min(queueMs, Math.max(this.#net.backlogMs(from), this.#net.backlogMs(to)));

@@ -12,10 +12,10 @@ import { CHUNK_PROTOCOL } from '../chunks/wire.ts';
 /** 127.0.0.2 to 127.0.0.9. */
 export const EIGHT_ADDRESSES = Array.from({ length: 8 }, (_, at) => `127.0.0.${at + 2}`);
 
-/** The number of invented keys. Beyond it connections share keys. */
+/** How many keys are invented. Further connections share them. */
 const MAX_KEYS = 48;
 
-/** Unknown hosts on some addresses. `close` ends all that they hold. */
+/** Unknown hosts on some addresses. `close` ends all their connections. */
 export class Strangers {
   readonly #addresses: readonly string[];
   readonly #sockets: Socket[] = [];
@@ -25,7 +25,7 @@ export class Strangers {
     this.#addresses = addresses;
   }
 
-  /** Opens so many sockets, from one address after the other, and sends nothing. */
+  /** Opens this many sockets, from each address in turn, and sends nothing. */
   async beSilent(port: number, count: number): Promise<void> {
     const turn = pLimit(32);
     await turn.map(Array.from({ length: count }), async (_, at) => {
@@ -35,7 +35,7 @@ export class Strangers {
     });
   }
 
-  /** Opens so many connections with invented keys, and sends no request. @returns the connections that were made */
+  /** Opens this many connections with invented keys, and sends no request. @returns the connections that were made */
   async connectWithKeys(address: string, count: number): Promise<Connection[]> {
     const made: Connection[] = [];
     for (let at = 0; at < count; at += 1) {
@@ -46,7 +46,7 @@ export class Strangers {
     return made;
   }
 
-  /** Opens so many streams of the chunk exchange, and sends no hello. */
+  /** Opens this many streams of the chunk exchange, and sends no hello. */
   async openStreams(address: string, count: number): Promise<void> {
     const connections = await this.connectWithKeys(address, Math.ceil(count / 2));
     for (let at = 0; at < count; at += 1) {
@@ -72,7 +72,7 @@ export class Strangers {
   async #nodeOf(at: number) {
     const found = this.#nodes[at];
     if (found) return found;
-    // The type has only a part of the options of node's sockets.
+    // The type has only some of the options of Node's sockets.
     const dialOpts = { noDelay: true, localAddress: this.#addressOf(at) };
     const node = await createLibp2p({
       transports: [tcp({ dialOpts })],

@@ -7,7 +7,7 @@ interface Event {
   isCalledOff: boolean;
 }
 
-/** Events in the order of their time; those of one time in the order in which they were planned. */
+/** Events in the order of their time; those of the same time in the order in which they were planned. */
 export class VirtualTime {
   #nowMs = 0;
   #planned = 0;
@@ -16,7 +16,7 @@ export class VirtualTime {
 
   readonly now = (): number => this.#nowMs;
 
-  /** @returns calls it off */
+  /** @returns a function that cancels it */
   readonly after = (delayMs: number, act: () => void): (() => void) => {
     const event = { atMs: this.#nowMs + delayMs, number: this.#planned++, act, isCalledOff: false };
     this.#push(event);
@@ -25,7 +25,7 @@ export class VirtualTime {
     };
   };
 
-  /** @returns ends it */
+  /** @returns a function that ends it */
   readonly every = (periodMs: number, act: () => void): (() => void) => {
     let callOff = (): void => {};
     const again = (): void => {
@@ -38,7 +38,7 @@ export class VirtualTime {
 
   readonly sleep = (delayMs: number): Promise<void> => new Promise(resolve => this.after(delayMs, resolve));
 
-  /** Lets time pass until `isOver`, or until nothing is planned. After the events of each moment, all that waits for them goes on. */
+  /** Lets time pass until `isOver`, or until nothing is planned. After the events of each moment, everything that waits for them continues. */
   async pass(isOver: () => boolean, maxMs: number): Promise<void> {
     while (this.#events.length > 0 && !isOver() && this.#nowMs <= maxMs) {
       const atMs = this.#events[0]?.atMs ?? 0;
