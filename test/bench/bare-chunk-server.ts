@@ -1,5 +1,5 @@
-// A bare node:http server over a folder of chunks: what answering with them costs at least on Node.
-// bare-chunk-server memory FOLDER: from buffers. bare-chunk-server checked FOLDER: each is read from its file, and hashed.
+// A bare node:http server for a folder of chunks: the least that serving them costs on Node.
+// bare-chunk-server memory FOLDER: from buffers. bare-chunk-server checked FOLDER: reads each from its file, and hashes it.
 import { hash } from 'node:crypto';
 import { openSync, read, readdirSync, readFileSync } from 'node:fs';
 import { createServer, type ServerResponse } from 'node:http';

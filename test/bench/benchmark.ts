@@ -1,15 +1,15 @@
 export interface Benchmark {
   readonly name: string;
-  /** One line: what is measured against what. */
+  /** One line: what is measured, and what it is compared with. */
   readonly what: string;
-  /** Figures of this run, to be compared with each other and with nothing else: machines differ, ratios less so. */
+  /** Figures of this run. They may be compared only with each other: machines differ, ratios less so. */
   run(): Promise<readonly Row[]>;
 }
 
-/** A benchmark can't run here; the message says what it lacks. */
+/** A benchmark can't run here. The message says what is missing. */
 export class CannotMeasure extends Error {}
 
-/** One line of a table: column name → figure. All rows of a table have the same columns. */
+/** One line of a table: column name to figure. All rows of a table have the same columns. */
 export type Row = Readonly<Record<string, string | number>>;
 
 export function printTable(rows: readonly Row[]): void {
@@ -24,7 +24,7 @@ export function printTable(rows: readonly Row[]): void {
   }
 }
 
-/** A figure with two digits behind the point. */
+/** A figure with two decimal places. */
 export function ratio(one: number, other: number): string {
   return (one / other).toFixed(2);
 }

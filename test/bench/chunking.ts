@@ -19,7 +19,7 @@ export const chunkingBenchmark: Benchmark = {
       'FastCDC + chunk ids + SHA-256 of all': cutAndHash,
     };
     const speeds = new Map(Object.keys(work).map(what => [what, new Array<number>()]));
-    // All of them in turn, several times: what else the machine does hits them alike.
+    // In turn, several times, so that other load on the machine affects all of them alike.
     for (let round = 0; round < ROUNDS; round++) {
       for (const [what, act] of Object.entries(work)) speeds.get(what)?.push(megabytesPerSecond(input, act));
     }
@@ -45,7 +45,7 @@ function hashAtOnce(input: Buffer): void {
   createHash('sha256').update(input).digest();
 }
 
-/** Where the chunks of the input end: found once, for what only hashes them. */
+/** Where the chunks of the input end: found once, for measurements that only hash. */
 let ends: number[] = [];
 
 function cutOnly(input: Buffer): void {
@@ -72,7 +72,7 @@ function cutAndHash(input: Buffer): void {
   whole.digest();
 }
 
-/** Ends of the chunks, found in blocks as a file is read. */
+/** Ends of the chunks, found block by block as in reading a file. */
 function* chunksOf(input: Buffer): Generator<number> {
   const cutter = new ChunkCutter();
   for (let start = 0; start < input.length; start += BLOCK_BYTES) {

@@ -1,5 +1,5 @@
-// Makes an image from another one and the delta that delta-make.js left in this folder: delta-apply.js BASE TARGET. What it makes is compared
-// with TARGET byte for byte. With `idle` as a third argument it only reads what it needs, so that its peak is that of a process without work.
+// Makes an image from another one and the delta that delta-make.js has left in this folder: delta-apply.js BASE TARGET. Compares the result
+// with TARGET byte for byte. With `idle` as a third argument it only reads its input, to measure the peak memory of a process without work.
 import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { ChunkIndex, chunkIdOf, MAX_CHUNK_BYTES, sameChunkId } from '@sitecast/shared/content';
 import {
@@ -25,11 +25,11 @@ const baseFile = await open(basePath);
 const expected = await open(targetPath);
 const patches = await open('patches');
 const applier = new PatchApplier();
-/** Used again, as a device does: what isn't would be the peak. */
+/** Reused, as on a device: otherwise garbage would be the peak. */
 const memories = [Buffer.alloc(MAX_CHUNK_BYTES), Buffer.alloc(MAX_CHUNK_BYTES)] as const;
 let chunk = 0;
 let fetchedChunks = 0;
-/** Plain bytes of the pieces that were closed. */
+/** Plain bytes of closed pieces. */
 let closedBytes = 0;
 if (mode !== 'idle') {
   for (const window of windows) {
@@ -73,7 +73,7 @@ async function patch({ firstChunk, chunkCount, ...window }: PlacedWindow): Promi
   }
 }
 
-/** As a device does: by the signed index. And, which a device can't, by the image itself. */
+/** Checks as a device does, by the signed index; and, which a device can't, by the image itself. */
 function check(made: Uint8Array, wanted: Uint8Array, at: number): void {
   if (!sameChunkId(chunkIdOf(made), target.idAt(at))) throw new Error(`chunk ${at} is wrong`);
   if (Buffer.compare(made, wanted) !== 0) throw new Error(`chunk ${at} is not the image's`);

@@ -1,4 +1,5 @@
-// Sets all times of all inodes of an ext4 image to one time: mkfs.ext4 -d of e2fsprogs 1.47 takes ctime and atime from the machine that it runs on.
+// Sets all times of all inodes of an ext4 image to one time: mkfs.ext4 -d of e2fsprogs 1.47 takes ctime and atime from the machine that it
+// runs on.
 // usage: delta-ext4.js IMAGE SECONDS
 import { open } from 'node:fs/promises';
 

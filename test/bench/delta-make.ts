@@ -1,6 +1,6 @@
-// Makes the delta from one image to another, as the origin does: delta-make.js BASE TARGET, in a folder in which delta-index.js has left
-// the images' indexes, as publishing does, and in which it leaves what is sent: `recipe`, `patches` (plain), and figures on its standard output. With `idle` as a third argument
-// it ends before it makes anything, so that its peak is that of an origin without work.
+// Makes the delta from one image to another, as the origin does: delta-make.js BASE TARGET. The folder must have the images' indexes from
+// delta-index.js. It leaves what would be sent there: `recipe` and `patches` (plain), and prints figures. With `idle` as a third argument
+// it ends before making anything, to measure the peak memory of an origin without work.
 import { createHash } from 'node:crypto';
 import { type FileHandle, open, readFile, writeFile } from 'node:fs/promises';
 import { ChunkIndex, compressFrame, DEFAULT_ZSTD_LEVEL } from '@sitecast/shared/content';
@@ -18,7 +18,7 @@ const [basePath = '', targetPath = '', mode] = process.argv.slice(2);
 const files: FileHandle[] = [];
 const base = await imageAt(basePath, 'base.caibx');
 const target = await imageAt(targetPath, 'target.caibx');
-// What a process takes that only has the indexes: an origin runs anyway.
+// The memory of a process that has only the indexes. An origin takes that anyway.
 if (mode === 'idle') process.exit();
 const frameBytes = async (chunk: number): Promise<number> =>
   frameOf(await target.read(target.index.startOf(chunk), target.index.lengthOf(chunk)));
@@ -50,14 +50,14 @@ const figures: DeltaFigures = {
 await Promise.all(files.map(file => file.close()));
 process.stdout.write(JSON.stringify(figures));
 
-/** What a device fetches, in bytes: patches and chunks as zstd frames. */
+/** Bytes that a device fetches: patches and chunks as zstd frames. */
 export interface DeltaFigures {
   readonly recipeBytes: number;
   readonly patchIndexBytes: number;
   readonly patchBytes: number;
   readonly chunkBytes: number;
   readonly windows: number;
-  /** Why windows have no patch. */
+  /** The reasons why windows have no patch. */
   readonly unmade: readonly string[];
 }
 

@@ -3,13 +3,13 @@ import { join } from 'node:path';
 import { createHash } from 'node:crypto';
 import { type Measured, measure } from './measured.ts';
 
-/** What is to be sent, and what a peer is given to work with. */
+/** The images, and the inputs for a peer: another tool to compare with. */
 export interface PeerJob {
   readonly base: string;
   readonly target: string;
-  /** The trees that the images were made of, where there are such. */
+  /** The trees that the images were made of, if there are any. */
   readonly trees: { readonly base: string; readonly target: string } | undefined;
-  /** Empty, for the peer alone. */
+  /** An empty directory for this peer. */
   readonly directory: string;
 }
 
@@ -19,10 +19,10 @@ export interface PeerFigures {
   readonly apply?: Measured | undefined;
 }
 
-/** A tool that others use. */
+/** Another tool for the same purpose. */
 export interface Peer {
   readonly name: string;
-  /** It's measured where all of these are installed. */
+  /** The tool is measured only if all of these are installed. */
   readonly programs: readonly string[];
   /** @returns undefined where it can't do this job */
   readonly run: (job: PeerJob) => Promise<PeerFigures | undefined>;
@@ -50,7 +50,7 @@ export const PEERS: readonly Peer[] = [
   { name: 'missing 4 KiB blocks (RAUC)', programs: [], run: missingBlocks },
 ];
 
-/** A tool that makes one file, `patch`, and makes `made` of it. */
+/** A tool that makes the file `patch`, and from that the file `made`. */
 function patchPeer(
   name: string,
   programs: readonly string[],
@@ -72,7 +72,7 @@ function patchPeer(
   };
 }
 
-/** The chunks that the base's store lacks, and the index. */
+/** Costs of the chunks that the base's store lacks, and the index. */
 function casyncPeer(sizes: string): Peer {
   return {
     name: `casync ${sizes.replaceAll(/(\d+)/g, bytes => `${Number(bytes) / 1024}`)} KiB`,
@@ -127,7 +127,7 @@ async function ostree({ trees, directory }: PeerJob): Promise<PeerFigures | unde
   return { bytes, make };
 }
 
-/** RAUC's adaptive update: the blocks that the base has nowhere, uncompressed, by hashes that the bundle carries. */
+/** RAUC's adaptive update: blocks that the base doesn't have anywhere, uncompressed, found by hashes in the bundle. */
 async function missingBlocks({ base, target }: PeerJob): Promise<PeerFigures> {
   const held = new Set<string>();
   await eachBlock(base, block => held.add(hashOf(block)));

@@ -13,18 +13,18 @@ import { SiteTestbed } from './site/site-testbed.ts';
 import { UpdateWatch } from './site/watch.ts';
 
 const MIB = 2 ** 20;
-/** Bases differ by blocks of so many bytes. */
+/** The bases differ in blocks of this length. */
 const BLOCK_BYTES = 65_536;
-/** Content over the WAN, in what one copy of what the site needs takes. */
+/** Bound on the content that crosses the WAN, as a multiple of one copy of what the site needs. */
 const MAX_COPIES = 1.01;
 const LOOK_EVERY_MS = 200;
 const TIMEOUT_MS = 1_800_000;
 const pairsPath = process.env.SITECAST_BENCH_PAIRS ?? join(tmpdir(), 'sitecast-bench-pairs');
-/** NAME.EXTENSION of the pair; and MiB from its begin, where not all of it is used. */
+/** NAME.EXTENSION of the pair; and how many MiB of it are used, if not all. */
 const pair = process.env.SITECAST_BENCH_PAIR ?? 'libnode.bin';
 const MIB_USED = Number(process.env.SITECAST_BENCH_MIB ?? Number.POSITIVE_INFINITY);
 
-/** Eight devices of one site that run so many versions. */
+/** Eight devices of one site that run this many versions. */
 const SCENARIOS = [
   { versions: 1, flags: [] },
   { versions: 1, flags: ['--no-peers'] },
@@ -92,7 +92,7 @@ async function transfer(
     await site.rollOut();
     const endMs = performance.now() + TIMEOUT_MS;
     while (watched.verifiedCount < devices && performance.now() < endMs) await sleep(LOOK_EVERY_MS);
-    // What is fetched ahead and not needed would come now.
+    // Anything that is fetched ahead without need would arrive now.
     await sleep(5000);
     const spent = await content.bytes();
     const isChunk = (path: string): boolean => path.startsWith('chunks/');
@@ -120,7 +120,10 @@ async function transfer(
   }
 }
 
-/** The old image, with another share of what the new one changes in each but the first: so plans differ, and overlap. */
+/**
+ * Writes the bases: the first is the old image, each other one has another part of the changes applied. So their plans differ, and
+ * overlap.
+ */
 async function writeBases(
   old: Buffer,
   target: Buffer,

@@ -9,12 +9,12 @@ import { PEERS, type PeerFigures, type PeerJob } from './delta-peers.ts';
 import { type Measured, measure } from './measured.ts';
 
 const MIB = 2 ** 20;
-/** Where the pairs are, or are built. */
+/** Where the pairs of images are, or are built. */
 const pairsPath = process.env.SITECAST_BENCH_PAIRS ?? join(tmpdir(), 'sitecast-bench-pairs');
-/** Set to names of pairs, separated by commas, to measure those alone. */
+/** Set this to names of pairs, separated by commas, to measure only those. */
 const chosen = process.env.SITECAST_BENCH_PAIR?.split(',');
 
-/** Images NAME-old.EXTENSION and NAME-new.EXTENSION, and the tree that they were made of. */
+/** Pairs of images NAME-old.EXTENSION and NAME-new.EXTENSION, and the trees that they were made of. */
 const PAIRS = [
   { name: 'libnode', extension: 'bin' },
   { name: 'rootfs', extension: 'ext4', tree: 'rootfs' },
@@ -137,7 +137,7 @@ function rowOf(pair: string, what: string, { bytes, make, apply }: PeerFigures, 
   };
 }
 
-/** Beside the pairs, which fit there: /tmp may be small. */
+/** A directory beside the pairs, because /tmp may be small. */
 async function inDirectory<T>(use: (directory: string) => Promise<T>): Promise<T> {
   await mkdir(pairsPath, { recursive: true });
   const directory = await mkdtemp(join(pairsPath, '.bench-'));

@@ -1,5 +1,5 @@
-// A bare node:http server: what receiving and sending bytes costs at least. Takes bodies and forgets them; answers GET
-// with as many bytes as its path says.
+// A bare node:http server: the least that receiving and sending bytes costs. It discards bodies, and answers GET with as many bytes as its
+// path says.
 import { createServer } from 'node:http';
 
 const bodies = new Map<number, Buffer>();

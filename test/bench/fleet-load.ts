@@ -8,7 +8,7 @@ import { KeyPair } from '@sitecast/shared/signing';
 import { type Envelope, type EnvelopeSigner, Identity, sealEnvelope } from '@sitecast/shared/identity';
 
 const CONNECTIONS = 32;
-/** As many as one request may hold: what a busy gateway's outbox sends. */
+/** The most reports in one request, as a busy gateway sends them. */
 const REPORTS_A_REQUEST = 200;
 
 interface Prepared {
@@ -17,7 +17,7 @@ interface Prepared {
   body: Buffer;
 }
 
-/** A fleet that signs and speaks as devices and gateways do, and keeps nothing but keys and chains. */
+/** A fleet that signs and sends like devices and gateways, but stores only keys and chains. */
 export class FleetLoad {
   readonly devices: TestMember[] = [];
   readonly #gateways: TestMember[] = [];
@@ -34,7 +34,7 @@ export class FleetLoad {
     this.#connections.destroy();
   }
 
-  /** Gateways by themselves, one a site; each brings its share of the devices. */
+  /** Enrols gateways, one per site, each with its share of the devices. */
   async enrol(gatewayToken: string, deviceToken: string): Promise<Prepared[]> {
     for (const [at, gateway] of this.#gateways.entries()) {
       const envelope = await gateway.sealEnrolment(gatewayToken, { site: `site-${at}` });
@@ -50,8 +50,8 @@ export class FleetLoad {
   }
 
   /**
-   * One more report of so many devices, in requests of their gateways.
-   * @param first of the devices, by number; those after the last one are the first ones again
+   * One more report of each of `count` devices, in requests of their gateways.
+   * @param first number of the first device; after the last device come the first ones again
    */
   async reports(first: number, count: number, said: Partial<Report>): Promise<Prepared[]> {
     const waiting = new Map<TestMember, object[]>();
@@ -74,7 +74,7 @@ export class FleetLoad {
     return requests;
   }
 
-  /** All of them, a few at a time.. @throws unless each is taken whole */
+  /** Sends all of them, a few at a time. @throws unless each is accepted whole */
   async send(requests: readonly Prepared[]): Promise<void> {
     const byGateway = new Map<TestMember, Prepared[]>();
     for (const next of requests) {
@@ -85,7 +85,7 @@ export class FleetLoad {
     await Promise.all([...byGateway.values()].map(queue => this.#sendInOrder(queue)));
   }
 
-  /** The same for requests that don't build upon each other. */
+  /** The same for requests that don't depend on each other. */
   async sendInAnyOrder(requests: readonly Prepared[]): Promise<void> {
     const queues = Array.from({ length: CONNECTIONS }, (_, from) =>
       requests.filter((_request, at) => at % CONNECTIONS === from),

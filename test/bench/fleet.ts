@@ -8,13 +8,13 @@ import { processCpuMs, processRssBytes } from './process.ts';
 import { inScratch } from './scratch.ts';
 
 const SMALL = 1000;
-/** Set to shrink the large fleet. */
+/** Set this to shrink the large fleet. */
 const LARGE = Number(process.env.SITECAST_BENCH_DEVICES ?? 100_000);
-/** Few enough that each has as many devices as a request can hold reports: the small fleet sends the same requests. */
+/** So few that each has as many devices as a request may have reports: so the small fleet sends requests of the same length. */
 const GATEWAYS = 5;
 /** Reports of chains that have begun, in a rollout. */
 const REPORTS = 20_000;
-/** As long as what is signed of a report. */
+/** The length of a report's signed content. */
 const SIGNED_BYTES = 600;
 const VERIFIED = 5000;
 const MIB = 2 ** 20;
@@ -101,7 +101,7 @@ async function joinToken({ operator }: SpawnedOrigin, kind: 'device' | 'gateway'
   return made.token;
 }
 
-/** From the request to its answer: signed and published. */
+/** Times a start of a rollout from the request to its answer, after which it is signed and published. */
 async function startRollout({ operator }: SpawnedOrigin): Promise<{ rolloutId: string; startMs: number }> {
   const body = JSON.stringify({ product: 'camera', counter: 2, allAtOnce: true });
   const headers = { 'content-type': 'application/json' };
@@ -112,7 +112,7 @@ async function startRollout({ operator }: SpawnedOrigin): Promise<{ rolloutId: s
   return { rolloutId: id, startMs };
 }
 
-/** What the arithmetic alone allows, by node:crypto with a parsed key. @returns signatures per CPU second */
+/** The upper bound by arithmetic alone: node:crypto with a parsed key. @returns signatures per CPU second */
 async function measureVerify(): Promise<number> {
   const pair = KeyPair.generate();
   const x = Buffer.from(pair.key.keyval.public ?? '', 'hex').toString('base64url');

@@ -17,13 +17,13 @@ const IMAGE_MIB = 32;
 /** The average of the default chunker. */
 const CHUNK_BYTES = 64 * 1024;
 const CLIENTS = 64;
-/** How often all clients fetch all of it, one time after the other. */
+/** How often each client fetches everything. */
 const ROUNDS = 3;
 const NGINX_PORT = 17_433;
 const CLOCK_TICKS_PER_S = 100;
 const GATEWAY = fileURLToPath(new URL('../../../gateway/bin/sitecast-gateway.js', import.meta.url));
 
-/** How much a server sent, for how much CPU time. */
+/** How much a server sent, and with how much CPU time. */
 interface Served {
   mebibytes: number;
   cpuS: number;
@@ -89,7 +89,7 @@ async function compare(directory: string): Promise<Row[]> {
 }
 
 async function measure(child: ChildProcess, url: string, paths: readonly string[]): Promise<Served> {
-  // Once round beforehand: code is compiled, files are in the page cache.
+  // One round beforehand: compiles code and fills the page cache.
   await fetchAll(url, paths, CLIENTS / 4);
   const before = await cpuS(child);
   let bytes = 0;
@@ -97,7 +97,7 @@ async function measure(child: ChildProcess, url: string, paths: readonly string[
   return { mebibytes: bytes / MIB, cpuS: (await cpuS(child)) - before, peakRssMib: await peakRssMib(child) };
 }
 
-/** Each client fetches every path over a connection of its own, from another one on. */
+/** Each client fetches every path over a connection of its own, each beginning with another path. */
 export async function fetchAll(url: string, paths: readonly string[], clients: number): Promise<number> {
   const sums = await Promise.all(
     Array.from({ length: clients }, async (_, client) => {
@@ -126,7 +126,7 @@ function fetchOne(url: string, agent: Agent): Promise<number> {
   });
 }
 
-/** Runs a gateway until `use` has ended, and waits first until it can serve. */
+/** Runs a gateway while `use` runs; waits first until it can serve. */
 export async function withGateway<T>(
   args: readonly string[],
   use: (url: string, child: ChildProcess) => Promise<T>,
@@ -146,7 +146,7 @@ export async function withGateway<T>(
   }
 }
 
-/** @param data what is served: its folder `chunks` */
+/** @param data the directory with the folder `chunks`, which is served */
 export async function withNginx<T>(
   directory: string,
   data: string,
@@ -182,7 +182,7 @@ export async function withNginx<T>(
   }
 }
 
-/** @param how as in bare-chunk-server.ts @param folder of chunks */
+/** @param how see bare-chunk-server.ts @param folder of chunks */
 export async function withBareServer<T>(
   how: 'memory' | 'checked',
   folder: string,

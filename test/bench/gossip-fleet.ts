@@ -6,13 +6,13 @@ import { type Announcement, createFleetNode, type FleetNode, type Verdict } from
 import { behind, DelayedLine, portOf } from './gossip-net.ts';
 
 const LISTEN = ['/ip4/127.0.0.1/tcp/0'];
-/** Of the origin. */
+/** The origin's bound. */
 const MAX_CONNECTIONS = 2000;
-/** What a gateway of one core takes to verify what is new in an announcement. */
+/** How long a gateway of one core takes to verify the new parts of an announcement. */
 const VERDICT_MS = 15;
 const PATIENCE_MS = 30_000;
 
-/** An origin and nodes that stand for gateways, connected as those are, over lines that are late. */
+/** An origin, and nodes that stand for gateways and are connected like gateways, over lines with a delay. */
 export class FleetOfNodes {
   readonly #origin: FleetNode;
   readonly #nodes: FleetNode[] = [];
@@ -20,14 +20,14 @@ export class FleetOfNodes {
   readonly #addresses: string[] = [];
   #heard = 0;
   #copies = 0;
-  /** Where all of them listen. */
+  /** Ports on which they listen. */
   readonly ports = new Set<number>();
 
   private constructor(origin: FleetNode) {
     this.#origin = origin;
   }
 
-  /** @param others how many others each of `count` nodes dials besides the origin, drawn from those that are there */
+  /** @param others how many others each of `count` nodes dials besides the origin, drawn from earlier nodes */
   static async open(count: number, others: number, fleetKey = generateFleetKey()): Promise<FleetOfNodes> {
     const origin = await openNode(fleetKey);
     origin.gossip.onAnnouncement(() => 'accept');
@@ -41,7 +41,7 @@ export class FleetOfNodes {
     return this.#addresses[0] ?? '';
   }
 
-  /** @returns milliseconds until the last of them has it */
+  /** @returns milliseconds until the last node has it */
   async announce(announcement: Announcement): Promise<number> {
     this.#heard = 0;
     const beganMs = performance.now();
@@ -54,7 +54,7 @@ export class FleetOfNodes {
     return performance.now() - beganMs;
   }
 
-  /** How many copies have come to all of them together since it was asked last. */
+  /** How many copies all nodes together have received since the last call. */
   takeCopies(): number {
     const copies = this.#copies;
     this.#copies = 0;
@@ -94,7 +94,7 @@ function openNode(fleetKey: FleetKey): Promise<FleetNode> {
   return createFleetNode({ identity, listen: LISTEN, fleetKey, maxConnections: MAX_CONNECTIONS });
 }
 
-/** Those that gossipsub throws away as known, too: no interface tells of them. */
+/** Counts copies, including those that gossipsub drops as known: no interface reports these. */
 function countCopies({ libp2p }: FleetNode, count: () => void): void {
   const pubsub: unknown = Reflect.get(libp2p.services, 'pubsub');
   const receive: unknown = Reflect.get(Object(pubsub), 'handleReceivedMessage');

@@ -4,12 +4,12 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CannotMeasure } from './benchmark.ts';
 
-/** Of IPv4 and of TCP with timestamps, without the link's own. */
+/** Headers of IPv4 and of TCP with timestamps, without the link's own. */
 const HEADER_BYTES = 52;
 const LEAST_DELAY_MS = 10;
 const MOST_DELAY_MS = 50;
 
-/** A line to a node: each connection over it is late by the same time in both directions, another for each connection. */
+/** A line to a node. Each connection over it has a delay of its own, the same in both directions. */
 export class DelayedLine {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
@@ -53,15 +53,15 @@ export class DelayedLine {
   }
 }
 
-/** What went over connections so far, both directions together. */
+/** Bytes and packets of connections so far, both directions together. */
 export interface Carried {
   readonly connections: number;
-  /** With TCP/IP headers of every packet, acknowledgements too. */
+  /** With the TCP/IP headers of every packet, including acknowledgements. */
   readonly bytes: number;
 }
 
 /**
- * What the kernel has counted on connections that came to these ports and are open.
+ * The kernel's counters of open connections to these ports.
  * @throws CannotMeasure without `ss` (Debian: iproute2)
  */
 export function carriedBy(ports: ReadonlySet<number>): Carried {
@@ -75,7 +75,7 @@ export function carriedBy(ports: ReadonlySet<number>): Carried {
   return { connections: figures.length, bytes: figures.reduce((sum, bytes) => sum + bytes, 0) };
 }
 
-/** Bytes that went over these ports while something was done, and for so long afterwards. */
+/** Bytes that went over these ports during a piece of work, and for this long afterwards. */
 export async function carriedDuring(
   ports: ReadonlySet<number>,
   act: () => Promise<unknown>,

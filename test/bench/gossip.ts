@@ -12,15 +12,15 @@ import { inScratch } from './scratch.ts';
 
 const GATEWAYS = 50;
 const ROUNDS = 5;
-/** Others that a gateway dials besides the origin: as many as `ENOUGH_CONNECTIONS` leaves room for. */
+/** How many others a gateway dials besides the origin: `ENOUGH_CONNECTIONS` leaves this many. */
 const OTHERS = 3;
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
 const DAY_MS = 24 * HOUR_MS;
 const SETTLE_MS = 15_000;
-/** After a message, until nothing more comes of it. */
+/** How long to wait after a message until no more traffic follows from it. */
 const ECHO_MS = 6000;
-/** Connections are pinged every 5 minutes: in exactly so long each is once, whenever that is. */
+/** Connections are pinged every 5 minutes: in exactly that time each is pinged once. */
 const PING_PERIOD_MS = 5 * MINUTE_MS;
 const IDLE_MS = Number(process.env.SITECAST_BENCH_IDLE_MIN ?? 5) * MINUTE_MS;
 
@@ -44,7 +44,7 @@ const row = (what: string, figure: string): Row => ({ what, figure });
 const ms = (figures: readonly number[]) =>
   `${Math.round(median(figures))} ms, the slowest ${Math.round(Math.max(...figures))} ms`;
 
-/** The fleet's network alone: nodes that take a moment for a verdict, and verify nothing. */
+/** Only the fleet's network: nodes that wait a moment before a verdict, and verify nothing. */
 async function network(origin: FakeOrigin): Promise<Row[]> {
   const fleet = await FleetOfNodes.open(GATEWAYS, OTHERS);
   try {
@@ -110,11 +110,11 @@ function described(what: string, { announcedBytes, copies, bytes, tookMs }: Figu
   ];
 }
 
-/** What goes out of one comes into another: each pays for both. */
+/** Bytes that go out of one gateway go into another: each pays for both. */
 const perGateway = (sum: number): number => (2 * sum) / GATEWAYS;
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`;
 
-/** Gateways as they are, which hear of changes by gossip alone. */
+/** Real gateways, which learn of changes only by gossip. */
 async function gateways(harness: GatewayHarness, origin: FakeOrigin, scratch: string): Promise<Row[]> {
   const fleetKey = generateFleetKey();
   const fleetKeyFile = join(scratch, 'fleet.key');
@@ -166,7 +166,7 @@ function addressOf({ log }: TestGateway): string {
   return found[0];
 }
 
-/** In the bytes in which the origin announces it, and every gateway that had the set before. */
+/** The announcement in the same bytes as the origin's and every gateway's that had the set before. */
 function newsOf({ repository }: FakeOrigin, changed: readonly string[]): Announcement {
   const files = changed.map(
     role => [repository.pathOf(role).slice('metadata/'.length), repository.bytesOf(role)] as const,
@@ -174,7 +174,7 @@ function newsOf({ repository }: FakeOrigin, changed: readonly string[]): Announc
   return announcementOf(repository.root.version, repository.bytesOf('timestamp'), new Map(files));
 }
 
-/** Waits at every gateway as a device does. @returns what measures, in milliseconds, until the last has what was announced */
+/** Waits at every gateway like a device. @returns a function that measures, in ms, until the last gateway has the announced set */
 async function listen(
   all: readonly TestGateway[],
   { repository }: FakeOrigin,

@@ -14,14 +14,14 @@ const IMAGE_MIB = 256;
 const ROUNDS = 3;
 const MEMORY_IMAGES_MIB = [64, 1024];
 const PRODUCT = 'bench';
-/** Set to the path of a real image to measure that one, not random bytes. */
+/** Set this to the path of a real image to measure it instead of random bytes. */
 const imagePath = process.env.SITECAST_BENCH_IMAGE;
 
 interface Site {
   testbed: Testbed;
   gateway: Server;
   image: string;
-  /** Flags of an agent that is to run the release. */
+  /** Flags of the agent that should run the release. */
   agent: string[];
 }
 
@@ -94,7 +94,7 @@ export const installMemoryBenchmark: Benchmark = {
   },
 };
 
-/** An origin with one release, rolled out; a gateway that has it; nothing installed yet. */
+/** A site with one release, rolled out; its gateway has it; no device has installed it yet. */
 async function atSite(mebibytes: number, use: (site: Site) => Promise<void>): Promise<void> {
   const testbed = await Testbed.open();
   try {
@@ -129,7 +129,7 @@ async function atSite(mebibytes: number, use: (site: Site) => Promise<void>): Pr
   }
 }
 
-/** A device that has nothing yet: enrols, fetches, verifies, activates, checks its health, reports. */
+/** A device without anything enrols, fetches, verifies, activates, checks its health, and reports. */
 async function install(
   { testbed, agent, image }: Site,
   data: string,

@@ -5,17 +5,17 @@ import { peakRssOf } from './process-status.ts';
 
 const POLL_MS = 20;
 
-/** What a program and all that it started cost. */
+/** Costs of a program and of all processes that it started. */
 export interface Measured {
   readonly cpuMs: number;
-  /** Sum of the peaks of resident memory of its processes: of each as it was seen last, 20 ms before its end at the most. */
+  /** The sum of the peaks of resident memory of its processes. Each peak is the last one seen, at most 20 ms before the process ended. */
   readonly peakBytes: number;
   readonly stdout: string;
 }
 
 /** Runs a program to its end. @throws when it fails or isn't there */
 export async function measure(directory: string, program: string, ...args: string[]): Promise<Measured> {
-  // The second line of the shell's `times` is that of its children; `wait`, so that theirs count as well.
+  // The second line of the shell's `times` is that of its children. `wait` makes theirs count as well.
   const child = spawn('bash', ['-c', '"$@" || exit 1; times >&3', 'bash', program, ...args], {
     cwd: directory,
     stdio: ['ignore', 'pipe', 'inherit', 'pipe'],
@@ -38,7 +38,7 @@ export async function measure(directory: string, program: string, ...args: strin
   return { cpuMs, peakBytes: [...peaks.values()].reduce((sum, peak) => sum + peak, 0), stdout };
 }
 
-/** Notes the peaks of what runs below a process. */
+/** Notes the peaks of a process's descendants. */
 async function watch(pid: number, peaks: Map<number, number>): Promise<void> {
   for (const child of await childrenOf(pid)) {
     try {

@@ -15,7 +15,7 @@ const run = promisify(execFile);
 const MEBIBYTES = 16;
 const LINE_MBIT = 20;
 const ROUNDS = 6;
-/** What TCP carries of a full frame of Ethernet, bytes. */
+/** The part of a full Ethernet frame that is TCP payload. */
 const PAYLOAD_PART = 1448 / 1514;
 const INDEXES = 'origin/repository/targets/releases';
 
@@ -75,7 +75,7 @@ async function measure(site: CutOffSite): Promise<Row[]> {
 
 const script = (name: string): string => fileURLToPath(new URL(`./${name}.js`, import.meta.url));
 
-/** When a server there began to serve each timestamp, milliseconds since 1970, by version. */
+/** When a server began to serve each timestamp, in ms since 1970, by version. */
 function watch(at: readonly string[], url: string): { served: Map<number, number>; stop(): void } {
   const served = new Map<number, number>();
   const [program, ...args] = [...at, process.execPath, script('timestamp-watch'), url];
@@ -87,7 +87,7 @@ function watch(at: readonly string[], url: string): { served: Map<number, number
   return { served, stop: () => child.kill('SIGKILL') };
 }
 
-/** All chunks of the image, as a device of the site asks for them. */
+/** Fetches all chunks of the image like a device of the site. */
 async function fetchChunks(site: CutOffSite, url: string): Promise<z.infer<typeof fetched>> {
   const folder = site.testbed.path(INDEXES);
   const name = (await readdir(folder)).find(file => file.endsWith('bench-1.caibx')) ?? '';

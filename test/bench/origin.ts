@@ -10,9 +10,9 @@ import { inScratch } from './scratch.ts';
 
 const CHUNKS = 4096;
 const CHUNK_BYTES = 64 * 1024;
-/** Fills an upload of at most 8 MiB. */
+/** How many chunks fill an upload of at most 8 MiB. */
 const CHUNKS_A_BATCH = 120;
-/** Of those that were asked for last, so many stay in the origin's memory. */
+/** How many of the latest requested chunks stay in the origin's memory. */
 const HOT_CHUNKS = 900;
 const CONNECTIONS = 4;
 const MB = 1e6;
@@ -122,7 +122,7 @@ async function timed(pid: number, act: () => Promise<unknown>): Promise<Timed> {
   return { wallMs: performance.now() - begin, cpuMs: (await processCpuMs(pid)) - cpuBefore };
 }
 
-/** A client that costs little itself: no fetch, few connections, bodies that are there already. */
+/** A client that costs little itself: no fetch, few connections, prepared bodies. */
 class Client {
   readonly #url: string;
   readonly #token: string;

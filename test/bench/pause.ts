@@ -9,10 +9,10 @@ import { inScratch } from './scratch.ts';
 
 const DEVICES = Number(process.env.SITECAST_BENCH_DEVICES ?? 500);
 const ROUNDS = 5;
-/** A gateway slows down where changes follow each other faster than once a second; stops are rarer than that. */
+/** A gateway slows down where changes follow each other faster than once a second. Stops are rarer than that. */
 const CALM_MS = 1500;
 const SITE = 'north';
-/** Devices that have begun when one fails. */
+/** How many devices have begun when one fails. */
 const BEGUN = 50;
 const ENROLMENTS_AT_ONCE = 50;
 const POLL_MS = 5;
@@ -72,7 +72,7 @@ async function measure(origin: SpawnedOrigin, gatewayUrl: string): Promise<Row[]
   }));
 }
 
-/** A rollout that goes on at every device; then one thing that stops it. */
+/** A rollout that is under way at every device; then one event that stops it. */
 async function once(
   origin: SpawnedOrigin,
   devices: readonly TestMember[],

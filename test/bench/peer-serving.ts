@@ -12,11 +12,11 @@ import { cpuS, fetchAll, rssMib, withBareServer, withNginx } from './gateway-ser
 const MIB = 2 ** 20;
 const IMAGE_MIB = 32;
 const CLIENTS = 16;
-/** As many as an update has under way with one peer, from as many peers as one serves at ease. */
+/** As many requests as an update has open with one peer. */
 const PEER_REQUESTS = 4;
 const SETTLE_MS = 5000;
 
-/** What one server spent to hand out the image to all clients. */
+/** What one server spent to serve the image to all clients. */
 interface Served {
   what: string;
   cpuS: number;
@@ -99,16 +99,16 @@ async function chunksOf(site: SwarmTestbed): Promise<ChunkId[]> {
   return Array.from({ length: index.count }, (_, at) => index.idAt(at));
 }
 
-/** A device that was let in, with a node of its own. */
+/** An admitted device, with a node of its own. */
 interface Client {
   readonly overHttp: Pick<ChunkStore, 'get'>;
   readonly overStream: Pick<ChunkStore, 'get'>;
-  /** Chunks that came over the stream, but should have come over HTTP. */
+  /** How many chunks came over the stream, but should have come over HTTP. */
   readonly streamed: number;
   close(): Promise<void>;
 }
 
-/** One after the other: a device opens only so many sessions with one address at one time, and here all have the same. */
+/** One after the other: a device opens only a few sessions with one address at a time, and here all have the same address. */
 async function openClients(site: SwarmTestbed, ids: readonly ChunkId[]): Promise<Client[]> {
   const token = (await readFile(site.testbed.path('device.token'), 'utf8')).trim();
   const holder = (await site.statusOf('holder'))?.id ?? '';
@@ -120,14 +120,14 @@ async function openClients(site: SwarmTestbed, ids: readonly ChunkId[]): Promise
     const node = await createSiteNode({ identity: member.identity, listen: ['/ip4/127.0.0.1/tcp/0'] });
     const notice = { peer: { id: node.id, addresses: node.addresses }, images: [] };
     const { body: named } = await member.post('/site/v1/peers', notice);
-    // The first one is told of the holder alone, later ones of each other, too.
+    // The first client is told only of the holder, later ones of each other, too.
     address ??= JSON.stringify(named)
       .match(/\/ip4\/[^"]+/g)
       ?.find(each => each.endsWith(holder));
     if (address === undefined) throw new CannotMeasure('the gateway names no device that holds the image');
     const client = clientOf(node, await node.dial(address), Buffer.from(JSON.stringify(body.assignment)));
     clients.push(client);
-    // It has a session from now on.
+    // From now on it has a session.
     for (const id of ids.slice(0, 1)) await client.overHttp.get(id);
   }
   return clients;

@@ -10,7 +10,7 @@ export interface Spent {
 
 /** Runs a program to its end. @throws when it fails or isn't there */
 export async function timeProgram(program: string, ...args: string[]): Promise<Spent> {
-  // Node has no rusage of its children; the second line of the shell's `times` is that of the shell's.
+  // Node has no rusage of child processes. The second line of the shell's `times` is that of the shell's children.
   const script = `"$@" >/dev/null || exit 1; times`;
   const startedAt = performance.now();
   const child = spawn('bash', ['-c', script, 'bash', program, ...args], {
@@ -26,7 +26,7 @@ export async function timeProgram(program: string, ...args: string[]): Promise<S
   return { wallMs: performance.now() - startedAt, cpuMs };
 }
 
-/** Starts one of the benchmark's own scripts, beside this file, as a process that speaks by messages. */
+/** Starts one of the benchmark's own scripts, beside this file, as a process with a message channel. */
 export function startScript(name: string, ...args: string[]): ChildProcess {
   return fork(new URL(`./${name}.js`, import.meta.url), args);
 }
@@ -69,7 +69,7 @@ const CLOCK_TICKS_PER_S = 100;
 
 /** CPU time that a running process has used so far. */
 export async function processCpuMs(pid: number): Promise<number> {
-  // Behind the name in parentheses, which may hold spaces: state is field 3, utime and stime are 14 and 15.
+  // After the name in parentheses, which may have spaces: state is field 3, utime and stime are 14 and 15.
   const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ');
   return ((Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS_PER_S) * 1000;
 }

@@ -10,7 +10,7 @@ const IMAGE_MIB = 256;
 const ROUNDS = 5;
 const MEMORY_IMAGES_MIB = [64, 1024];
 const CHUNK_SIZES = '16384:65536:262144';
-/** Set to the path of a real image to measure that one, not random bytes. */
+/** Set this to the path of a real image to measure it instead of random bytes. */
 const imagePath = process.env.SITECAST_BENCH_IMAGE;
 
 /** What one `release publish` cost. */

@@ -16,8 +16,8 @@ export async function inScratch<T>(use: (directory: string) => Promise<T>): Prom
 }
 
 /**
- * Writes a file of random, so incompressible, bytes.
- * @param seed makes them the same ones each time
+ * Writes a file of random, and so incompressible, bytes.
+ * @param seed the same seed gives the same bytes
  */
 export async function writeRandomFile(path: string, mebibytes: number, seed?: string): Promise<void> {
   const key = seed === undefined ? randomBytes(32) : createHash('sha256').update(seed).digest();

@@ -20,23 +20,23 @@ import {
 
 const IMAGE_MIB = 32;
 const SEED = 'sitecast site benchmark';
-/** Scenarios and peers by name, with commas; all, where it isn't set. */
+/** Names of scenarios and peers, separated by commas; not set: all. */
 const chosen = process.env.SITECAST_BENCH_SITE?.split(',');
 
 interface Peer {
   name: string;
   what: string;
   shape: Shape;
-  /** Of the thin link. */
+  /** Rate of the thin link. */
   mbit: number;
-  /** Program and Debian's package, where it may be missing. */
+  /** A program that may be missing, and Debian's package. */
   needs?: [string, string];
   run: (shape: Shape, image: Image, scratch: string) => Promise<PeerOutcome>;
 }
 
 const lan = { shape: THIN_GATEWAY, mbit: THIN_GATEWAY.gatewayMbit };
 const wan = { shape: THIN_WAN, mbit: THIN_WAN.wanMbit };
-/** The testbed first: one curl over each thin link takes 1.046 copies and, but for the start of TCP, the limit. */
+/** The testbed itself comes first: one curl over each thin link takes 1.046 copies and, except for TCP's start, the minimal time. */
 const PEERS: readonly Peer[] = [
   {
     ...wan,
@@ -108,7 +108,7 @@ async function run(scratch: string): Promise<Row[]> {
 
 const isChosen = ({ name }: { name: string }): boolean => chosen === undefined || chosen.includes(name);
 
-/** It takes minutes: what goes on is said, and what came of it. */
+/** Prints progress and results, since a run takes minutes. */
 function say(text: string): void {
   process.stderr.write(`  … ${text}\n`);
 }

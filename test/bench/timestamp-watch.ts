@@ -1,4 +1,5 @@
-// Says when an origin or gateway serves a new timestamp: timestamp-watch.js URL. Prints a line for each: its version, and milliseconds since 1970.
+// Reports when an origin or gateway serves a new timestamp: timestamp-watch.js URL. Prints a line for each: its version, and milliseconds
+// since 1970.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 

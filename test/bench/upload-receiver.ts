@@ -1,5 +1,5 @@
-// The receiving side of the upload benchmark, in a process of its own: what an origin does with chunks (verify, store, sync)
-// and nothing else. A worker thread does the work, so that the socket is read meanwhile.
+// The receiving side of the upload benchmark, in a process of its own. It does only what an origin does with chunks: verify, store, sync. A
+// worker thread does that, so that the socket is read meanwhile.
 import { createServer, type IncomingMessage } from 'node:http';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import {
@@ -10,7 +10,7 @@ import {
   verifyFrame,
 } from '@sitecast/shared/content';
 
-/** Memory that goes to the thread and back, and how much of it is filled. */
+/** Memory that is passed to the thread and back, and how much of it is filled. */
 interface Body {
   readonly memory: ArrayBuffer;
   readonly lengthBytes: number;
@@ -53,7 +53,7 @@ async function receive(root: string): Promise<void> {
       (error: unknown) => response.writeHead(500).end(String(error)),
     );
   });
-  // The sender keeps its connections; one that were closed while it's about to be used would look like a failure.
+  // The sender keeps its connections open. If one were closed just before its next use, that would look like a failure.
   server.keepAliveTimeout = 0;
   server.listen(0, '127.0.0.1', () => {
     const address = server.address();
@@ -62,7 +62,7 @@ async function receive(root: string): Promise<void> {
   process.on('disconnect', () => process.exit(0));
 }
 
-/** By events: a stream's iterator costs a turn for every 64 KiB. */
+/** By events: a stream's iterator needs a turn of the event loop for every 64 KiB. */
 function readBody(request: IncomingMessage, memory: ArrayBuffer): Promise<Body> {
   const target = new Uint8Array(memory);
   let lengthBytes = 0;

@@ -1,17 +1,17 @@
 import { nextMessage, startScript } from './process.ts';
 
-/** What the sender reports. */
+/** The sender's figures. */
 export interface Upload {
-  /** Until all chunks were stored, from when the sender had loaded. */
+  /** From when the sender was loaded until all chunks were stored. */
   readonly sentMs: number;
-  /** Until they were synced. */
+  /** The same, until they were synced. */
   readonly wallMs: number;
   readonly cpuMs: number;
   readonly peakRssBytes: number;
   readonly receiver: { readonly cpuMs: number };
 }
 
-/** Sends an image from one new process to another one. @returns figures; `processMs` has the sender's start in it */
+/** Sends an image from one new process to another. @returns figures; `processMs` includes the sender's start */
 export async function upload(image: string, storeRoot: string): Promise<Upload & { processMs: number }> {
   const receiver = startScript('upload-receiver', storeRoot);
   try {

@@ -6,7 +6,7 @@ import { upload } from './upload-run.ts';
 
 const IMAGE_MIB = 256;
 const ROUNDS = 5;
-/** Set to the path of a real image to measure that one, not random bytes. */
+/** Set this to the path of a real image to measure it instead of random bytes. */
 const imagePath = process.env.SITECAST_BENCH_IMAGE;
 
 export const uploadBenchmark: Benchmark = {

@@ -1,12 +1,12 @@
 import { createServer, type Server } from 'node:net';
 import { isSystemError } from '@sitecast/shared/errors';
 
-/** Length of `sun_path` behind its first zero byte (unix(7)). */
+/** Length of `sun_path` after its first zero byte (unix(7)). */
 const NAME_BYTES = 107;
 
 /**
- * A lock by a name in Linux's abstract socket namespace. The kernel gives the name to one process, and takes it back however that process
- * ends. So no lock outlives its process.
+ * A lock by a name in Linux's abstract socket namespace. The kernel gives a name to one process at a time, and frees it however that
+ * process ends. So no lock outlives its process.
  */
 export class AbstractLock {
   readonly #server: Server;
@@ -21,7 +21,7 @@ export class AbstractLock {
     try {
       await new Promise<void>((resolve, reject) => {
         server.once('error', reject);
-        // Names of different lengths differ. One version of libuv fills them up with zero bytes, another doesn't.
+        // Names of different lengths differ, and versions of libuv differ in whether they fill names up with zero bytes.
         server.listen(`\0${name.padEnd(NAME_BYTES, '\0')}`, resolve);
       });
     } catch (error) {

@@ -18,22 +18,22 @@ import {
   whyNoRecording,
 } from '@sitecast/shared/testing/disk';
 
-// One suite over all boot controls: what each change leads to, and what a power cut between any two writes of it leaves, those of child
-// processes among them.
+// One suite for all boot controls: the result of each change, and the state after a power cut between any two writes of it, including the
+// writes of child processes.
 
 const ORDER = fileURLToPath(new URL('../../dist/testing/boot-order.js', import.meta.url));
 const noRecording = whyNoRecording();
 
 interface Case {
   what: string;
-  /** What has happened to a machine whose slot A is good: changes, and boots. */
+  /** What has happened before to a machine whose slot A is good: changes, and boots. */
   before: readonly (BootChange | 'boot')[];
   /** The slot that runs when the change is ordered. */
   booted: SlotName;
   change: BootChange;
-  /** The slots of the boots that follow. */
+  /** The slots that the following boots run. */
   boots: readonly SlotName[];
-  /** Slots that may run after a power cut within the change, and the one that runs in the end. */
+  /** Slots that may run after a power cut during the change; the last one is the one that runs in the end. */
   may: readonly SlotName[];
   end: readonly SlotName[];
 }
@@ -42,7 +42,7 @@ const CLOSED: readonly (BootChange | 'boot')[] = [['markBad', 'B']];
 const TRIED: readonly (BootChange | 'boot')[] = [...CLOSED, ['setTrial', 'B', 2], 'boot'];
 const MOVED: readonly (BootChange | 'boot')[] = [...TRIED, ['confirm', 'B']];
 
-// Slot B holds anything until it is on trial: a boot into it before that would be wrong.
+// Before slot B is on trial, its content is arbitrary, so booting it would be wrong.
 const CASES: readonly Case[] = [
   {
     what: 'closing a slot before it is written',
@@ -127,7 +127,7 @@ const CASES: readonly Case[] = [
   },
 ];
 
-/** More than any trial here has. */
+/** More boots than any trial has here. */
 const MANY_BOOTS = 4;
 
 let directory: string;
@@ -141,7 +141,7 @@ afterEach(async () => {
 
 const codeOf = (error: unknown) => (error instanceof SitecastError ? error.code : String(error));
 
-/** A machine in that state. */
+/** A machine with these files. */
 function machineOf(files: ReadonlyMap<string, Buffer>): string {
   machines += 1;
   const path = join(directory, String(machines));
@@ -162,7 +162,7 @@ async function machineBefore(machine: BootMachine, { before, booted }: Case): Pr
   return path;
 }
 
-/** Each disk that a cut may leave, once, and the first cut that leaves it. */
+/** Each state of the disk that a power cut may leave, once, with the first cut that leaves it. */
 function disksOf(history: DiskHistory): [cut: number, left: ReadonlyMap<string, Buffer>][] {
   const disks = new Map<string, [cut: number, left: ReadonlyMap<string, Buffer>]>();
   for (let cut = 0; cut <= history.length; cut += 1)
@@ -189,14 +189,14 @@ describe.each(machinesHere)('boot control `%s`', (name, machine, whyNot) => {
     if (whyNot !== undefined) context.skip(whyNot);
   });
 
-  it('says what its loader can do, and counts no more than that', async () => {
+  it('says what its boot loader can do, and no more than that', async () => {
     const path = machineOf(new Map());
     await machine.create(path);
     const control = machine.open(path, 'A');
     const { maxTries, countsHangs, isAtomic } = await control.capabilities();
     expect(maxTries).toBeGreaterThanOrEqual(2);
     expect([countsHangs, isAtomic]).toEqual([true, true]);
-    // A program that names no number refuses in its own words.
+    // A boot program that gives no number refuses with a message of its own.
     const refused = Number.isFinite(maxTries)
       ? await control.setTrial('B', maxTries + 1).then(() => 'done', codeOf)
       : 'SITECAST_BOOT_REFUSED';
@@ -204,7 +204,7 @@ describe.each(machinesHere)('boot control `%s`', (name, machine, whyNot) => {
     expect(await bootsOf(machine, path, 2)).toEqual(['A', 'A']);
   });
 
-  it('says what runs, what runs next, and when a boot was', async () => {
+  it('says which slot runs, which is next, and which boot this is', async () => {
     const path = machineOf(new Map());
     await machine.create(path);
     const control = machine.open(path, 'A');
@@ -218,23 +218,23 @@ describe.each(machinesHere)('boot control `%s`', (name, machine, whyNot) => {
     expect(await control.read()).toEqual({ booted: 'A', next: 'A', bootId });
   });
 
-  it.each(CASES)('brings about: $what', async tried => {
+  it.each(CASES)('carries out: $what', async tried => {
     const path = await machineBefore(machine, tried);
     await order(machine.open(path, tried.booted), tried.change);
-    // Each change may be ordered again, and then does the same.
+    // Each change may be ordered again, with the same result.
     await order(machine.open(path, tried.booted), tried.change);
     expect(await bootsOf(machine, path, tried.boots.length)).toEqual(tried.boots);
   });
 
   it.skipIf(noRecording !== undefined).each(CASES)(
-    'boots a whole slot after a power cut between any two writes of: $what, whatever the disk has kept',
+    'boots a valid slot after a power cut between any two writes of: $what, whatever the disk has kept',
     async tried => {
       const path = await machineBefore(machine, tried);
       const before = filesIn(path);
       const program = [process.execPath, ORDER, name, path, tried.booted, JSON.stringify(tried.change)];
       const changes = await recordWrites(path, program);
       expect(changes.at(-1)).toEqual({ kind: 'mark', name: 'end' });
-      // The record is right: it leads to the files that are there.
+      // The recording is complete: replaying it gives the files that are there.
       const history = new DiskHistory(before, changes);
       expect(history.after(changes.length, everything).files).toEqual(filesIn(path));
       expect(changes.filter(({ kind }) => kind === 'write').length).toBeGreaterThan(0);
@@ -242,7 +242,7 @@ describe.each(machinesHere)('boot control `%s`', (name, machine, whyNot) => {
         const boots = await bootsOf(machine, machineOf(left), MANY_BOOTS);
         expect({ cut, is: tried.may.includes(boots[0] ?? 'A') }).toEqual({ cut, is: true });
         expect({ cut, is: tried.end.includes(boots.at(-1) ?? 'A'), boots }).toMatchObject({ cut, is: true });
-        // The agent orders the change again where the same slot runs.
+        // The agent orders the change again if the same slot is running.
         const again = machineOf(left);
         if ((await machine.boot(again)) !== tried.booted) continue;
         await order(machine.open(again, tried.booted), tried.change);

@@ -17,7 +17,7 @@ interface BootControlOptions {
   slots: Readonly<Record<SlotName, string>>;
   files: DurableFiles;
   context: VerbContext;
-  /** Called after a boot of `file`. */
+  /** Called after each boot with the boot control `file`. */
   afterBoot: (booted: SlotName) => Promise<void>;
 }
 

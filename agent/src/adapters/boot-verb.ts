@@ -2,30 +2,33 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { outputText } from '@sitecast/shared/text';
 import type { AgentClock, CommandOutcome, Log, RunCommand } from '../ports.ts';
 
-// How boot controls run programs: a verb of the device's maker, fw_setenv, or what boots the machine.
+// How boot controls run programs: the verbs of a device maker's program, fw_setenv, or the command that reboots the machine.
 
 const VERB_TIMEOUT_MS = 30_000;
-/** Milliseconds: a `reboot` may last until the machine has ended everything that it runs. */
+/** In ms: a `reboot` may run until the machine has ended all of its processes. */
 const REBOOT_TIMEOUT_MS = 60_000;
-/** Times that a verb is tried: the loader's variables may be locked, or the flash busy. Each verb does the same twice as once. */
+/**
+ * How often a verb is tried: the boot loader's variables may be locked, or the flash busy. Running a verb twice has the same result as
+ * once.
+ */
 const MAX_TRIES = 3;
 const TRY_AGAIN_MS = 1000;
-/** Milliseconds that a verb which changes the loader's variables may go on after the agent is asked to stop. */
+/** In ms: how long a verb that changes the boot loader's variables may run after the agent was asked to stop. */
 const STOP_GRACE_MS = 5000;
-/** Characters of a program's output that are logged or reported. */
+/** How many characters of a program's output are logged or reported. */
 export const MAX_TOLD_CHARS = 200;
 
 export interface VerbContext {
   run: RunCommand;
   clock: Pick<AgentClock, 'sleep' | 'now'>;
   log: Log;
-  /** Fires when the agent is asked to end. */
+  /** Aborted when the agent is asked to end. */
   stop: AbortSignal;
 }
 
 /**
  * Runs a command line.
- * @param said how it is named to people
+ * @param said the name of the command in messages
  * @throws SITECAST_BOOT_COMMAND_FAILED where it can't be run, doesn't end in time, or doesn't end with 0
  */
 export async function runVerb(
@@ -49,13 +52,13 @@ export async function runVerb(
   return outcome;
 }
 
-/** Runs what boots the machine. Tried once only: the caller sees whether the boot comes. @throws as `runVerb` */
+/** Runs the command that reboots the machine, once: the caller checks whether the boot comes. @throws what `runVerb` throws */
 export function runReboot(context: VerbContext, command: string): Promise<CommandOutcome> {
   const options = { signal: context.stop, timeoutMs: REBOOT_TIMEOUT_MS, mayLeave: true };
   return runVerb(context, command, 'reboot', options);
 }
 
-/** Asks three times, a second apart. @throws the last error; the reason of `stop` */
+/** Tries three times, a second apart. @throws the last error; the reason of `stop` */
 export async function patiently<T>(
   { stop, log, clock }: Omit<VerbContext, 'run'>,
   ask: () => Promise<T>,
@@ -69,13 +72,13 @@ export async function patiently<T>(
       const mayPass = error instanceof SitecastError && error.data.isTimedOut !== true;
       if (!mayPass || tries >= MAX_TRIES) throw error;
       log('warn', `${error.message}; it is asked again`, { code: error.code });
-      // A stop of the agent may have ended the verb first.
+      // The verb may have failed only because the agent stops.
       await clock.sleep(TRY_AGAIN_MS, stop);
     }
   }
 }
 
-/** Does what changes the loader's variables: its signal fires `STOP_GRACE_MS` after `stop`. */
+/** Runs a change of the boot loader's variables with a signal that fires `STOP_GRACE_MS` after `stop`. */
 export async function withGrace<T>(
   stop: AbortSignal,
   change: (signal: AbortSignal) => Promise<T>,

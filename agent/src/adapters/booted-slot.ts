@@ -5,19 +5,19 @@ import { SLOT_NAMES, type SlotName } from '../ports.ts';
 const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
 const COMMAND_LINE_FILE = '/proc/cmdline';
 
-/** New with each boot. */
+/** An id that is new with each boot. */
 export async function kernelBootId(): Promise<string> {
   return (await readFile(BOOT_ID_FILE, 'utf8')).trim();
 }
 
-/** The kernel's command line, word by word. */
+/** The words of the kernel's command line. */
 export async function kernelWords(file = COMMAND_LINE_FILE): Promise<string[]> {
   return (await readFile(file, 'utf8')).split(/\s+/).filter(word => word !== '');
 }
 
 /**
- * The slot that runs: `sitecast.slot=A` on the kernel's command line (or `rauc.slot=A`, as boot scripts for RAUC write it), or else the
- * slot that is the device of the root file system.
+ * The running slot: according to `sitecast.slot=A` on the kernel's command line (or `rauc.slot=A`, which boot scripts for RAUC write),
+ * otherwise the slot whose device has the root file system.
  * @throws SITECAST_BOOT_SLOT_UNKNOWN
  */
 export async function bootedSlot(
@@ -38,7 +38,7 @@ export async function bootedSlot(
   );
 }
 
-/** @returns undefined where no block device is there */
+/** @returns undefined where there is no block device */
 async function deviceAt(path: string): Promise<number | undefined> {
   try {
     const status = await stat(path);

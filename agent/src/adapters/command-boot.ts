@@ -12,7 +12,7 @@ import {
   withGrace,
 } from './boot-verb.ts';
 
-/** Warnings of one verb that are logged in an hour. `get` is called often, and each warning may differ, by a time in it, say. */
+/** How many warnings of one verb are logged in an hour. `get` is called often, and each warning may differ, for example by a time in it. */
 const MAX_WARNINGS_AN_HOUR = 3;
 const HOUR_MS = 3_600_000;
 
@@ -31,15 +31,16 @@ type Answer = z.infer<typeof answerSchema>;
  *
  * | verb | does |
  * | --- | --- |
- * | `get` | prints `{"booted":"A","next":"A"}`, and `bootId` where the kernel's doesn't say, to its standard output; `maxTries`, `countsHangs` and `isAtomic` where it says what the loader can do |
- * | `mark-bad SLOT` | no boot chooses it |
- * | `set-trial SLOT TRIES` | the next boots run it, at most so many unless confirmed |
- * | `confirm SLOT` | it's good |
- * | `set-next SLOT` | all boots run it |
- * | `reboot` | boots; it may return before that, and leave something running that boots later |
+ * | `get` | prints `{"booted":"A","next":"A"}` to its standard output; also `bootId` where the kernel has none, and `maxTries`,
+ * `countsHangs` and `isAtomic` to say what the boot loader can do |
+ * | `mark-bad SLOT` | no boot chooses the slot any more |
+ * | `set-trial SLOT TRIES` | the next boots run the slot, at most this many unless confirmed |
+ * | `confirm SLOT` | the slot is good |
+ * | `set-next SLOT` | all boots run the slot |
+ * | `reboot` | reboots; it may return before the boot, and leave a process running that reboots later |
  *
- * Exit code 0 says that the change is done, and durable. Processes that a verb other than `reboot` leaves running are ended. Standard
- * error is for people: it goes to the log, a few lines an hour.
+ * Exit code 0 means that the change is made, and durable. Processes that a verb other than `reboot` leaves running are ended. Standard
+ * error is for operators: it goes to the log, a few lines an hour.
  */
 export class CommandBootControl implements BootControl {
   readonly #command: string;
@@ -112,13 +113,13 @@ export class CommandBootControl implements BootControl {
     return outcome;
   }
 
-  /** Logs a warning, unless it repeats the last one, or comes too often. */
+  /** Logs a warning, unless it repeats the last one, or there were too many. */
   #tell(verb: string, { stderr }: CommandOutcome): void {
     const { log, clock } = this.#options;
     const warning = cutTextStart(stderr.trim(), MAX_TOLD_CHARS);
     const before = this.#told.get(verb);
     const nowMs = clock.now();
-    // After the clock was set, a new hour begins.
+    // The hour begins again if the clock was set.
     const isSameHour = before !== undefined && Math.abs(nowMs - before.sinceMs) < HOUR_MS;
     const told = isSameHour ? before : { last: before?.last ?? '', sinceMs: nowMs, count: 0, leftOut: 0 };
     const isNew = warning !== '' && warning !== told.last;
@@ -130,7 +131,7 @@ export class CommandBootControl implements BootControl {
   }
 }
 
-/** The warnings of a verb in the present hour. */
+/** The logged warnings of a verb in the current hour. */
 interface Told {
   last: string;
   sinceMs: number;

@@ -22,7 +22,7 @@ afterEach(async () => {
 });
 
 const system = systemClock('auto');
-/** A pause of a second takes a millisecond. */
+/** A pause of a second takes only a millisecond. */
 const clock = { sleep: (ms: number, signal?: AbortSignal) => system.sleep(ms / 1000, signal) };
 const bootBy = (command: string, now = () => Date.now()) =>
   new CommandBootControl(command, {
@@ -41,7 +41,7 @@ async function script(text: string): Promise<string> {
   return path;
 }
 
-it('boot control by a program calls its verbs, and takes the boot id from the kernel or from the program', async () => {
+it("boot control by a program calls the program's verbs, and takes the boot id from the kernel or from the program", async () => {
   const log = join(directory, 'log');
   const path = await script(`echo "$*" >> ${log}\n[ "$1" = get ] && echo '{"booted":"B"}'\nexit 0`);
   const boot = bootBy(path);
@@ -83,7 +83,7 @@ const isThere = (name: string) =>
 const pidIn = async (name: string) => Number(await readFile(join(directory, name), 'utf8'));
 
 describe('boot control by a program', () => {
-  it('reads its standard output only; its warnings are logged, once', async () => {
+  it('reads only its standard output; its warnings are logged once', async () => {
     const boot = bootBy((await BootProgram.create(directory)).command);
     expect(await boot.start()).toEqual({ booted: 'A', next: 'A', bootId: 'boot-1' });
     await boot.read();
@@ -122,7 +122,7 @@ describe('boot control by a program', () => {
     await expect(boot.setTrial('B', 2)).rejects.toMatchObject({ code: 'SITECAST_BOOT_COMMAND_FAILED' });
   });
 
-  it('lets processes that the reboot verb left behind live and write, and ends those of other verbs', async () => {
+  it('lets processes that the reboot verb left running live and write, and ends those of other verbs', async () => {
     const late = '(sleep 1; echo going down; echo really >&2; touch came) &';
     const left = 'sleep 300 & echo $! > left';
     const path = await script(
@@ -137,7 +137,7 @@ describe('boot control by a program', () => {
     expect(isAlive(pid)).toBe(false);
   });
 
-  it('that is stopped lets a verb that changes something end, and does not wait for an answer or a boot', async () => {
+  it('lets a verb that changes something finish when it is stopped, and does not wait for an answer or a boot', async () => {
     const slow = 'touch began; sleep 1; touch done';
     const path = await script(
       `cd ${directory}; case $1 in get) touch asked; sleep 300 ;; reboot) touch rebooting; sleep 1; touch came ;; confirm) ${slow} ;; esac`,
@@ -181,7 +181,7 @@ describe('a command', () => {
     expect(await isThere('late')).toBe(false);
   });
 
-  it('with too much output runs to its end; each stream is cut by itself', async () => {
+  it('with too much output runs to its end; each stream is shortened separately', async () => {
     const { output, stdout, stderr, exitCode } = await run(
       'echo warned >&2; yes | head -c 1000000; echo last; exit 3',
     );
@@ -194,7 +194,7 @@ describe('a command', () => {
   });
 });
 
-it('a cut output never begins with a part of a character', async () => {
+it('with shortened output never begins it within a character', async () => {
   const { output } = await runCommand('yes äöü | head -n 1301; printf xxx', { env: {}, timeoutMs: 20_000 });
   expect(output.startsWith('öü\näöü\n')).toBe(true);
   expect(output).not.toContain('\ufffd');

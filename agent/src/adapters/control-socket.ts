@@ -18,7 +18,7 @@ const answerSchema = z.union([
   z.strictObject({ error: z.strictObject({ code: z.string(), message: z.string() }) }),
 ]);
 
-/** The daemon's side of the socket in the data directory: one JSON line in, one out. Only its own user may connect. */
+/** The daemon's side of the socket in the data directory: one JSON line in, one out. Only the daemon's own user may connect. */
 export class ControlServer {
   readonly #server: Server;
   readonly #path: string;
@@ -29,7 +29,7 @@ export class ControlServer {
     this.#path = path;
   }
 
-  /** The caller owns the directory, so a socket that lies there is a dead daemon's. */
+  /** The caller owns the directory, so an existing socket belongs to a daemon that has ended. */
   static async listen(
     directory: string,
     handle: (command: ControlCommand) => Promise<unknown>,
@@ -48,7 +48,7 @@ export class ControlServer {
     } finally {
       process.umask(mask);
     }
-    // No more file descriptors, say. The client has to ask again.
+    // For example when there are no more file descriptors. The client must try again.
     server.on('error', () => {});
     await chmod(path, 0o600);
     return control;
@@ -66,7 +66,7 @@ export class ControlServer {
     this.#sockets.add(socket);
     socket.once('close', () => this.#sockets.delete(socket));
     socket.on('error', () => {
-      // The client is gone, so the error goes nowhere.
+      // The client has disconnected, so nothing can be sent.
     });
     readLine(socket, MAX_REQUEST_BYTES)
       .then(line => handle(requestSchema.parse(JSON.parse(line)).command))
@@ -79,8 +79,8 @@ export class ControlServer {
 
 /**
  * Asks the daemon that owns a data directory.
- * @returns undefined if there is none
- * @throws SITECAST_DAEMON_REFUSED with what it says
+ * @returns undefined if there is no daemon
+ * @throws SITECAST_DAEMON_REFUSED with the daemon's message
  */
 export async function askDaemon(
   directory: string,
@@ -115,11 +115,11 @@ function socketPath(directory: string): string {
   );
 }
 
-/** Leaves the socket open, for the answer. */
+/** Reads a line. The socket stays open for the answer. */
 function readLine(socket: Socket, maxBytes: number): Promise<string> {
   return new Promise<string>((resolve, reject) => {
     let text = '';
-    // A character of several bytes may come in two parts.
+    // A character of several bytes may be split between two packets.
     socket.setEncoding('utf8');
     socket.on('data', part => {
       text += String(part);

@@ -10,8 +10,8 @@ const MAX_LOCK_BYTES = 64;
 const SECRET = /^[0-9a-f]{32}$/;
 
 /**
- * Makes one process the owner of a data directory, by the name of a socket. The name holds a secret of the directory, so no other user can
- * take it.
+ * Makes this process the owner of a data directory, by an abstract socket's name. The name contains a secret of the directory, so no other
+ * user can take it.
  * @throws SITECAST_DATA_IN_USE
  */
 export async function lockDirectory(directory: string): Promise<AbstractLock> {
@@ -29,14 +29,14 @@ async function secretOf(directory: string): Promise<string> {
   const found = await read(path);
   if (found !== undefined && SECRET.test(found)) return found;
   const secret = randomBytes(16).toString('hex');
-  // Damaged: no other process can hold the name that it made.
+  // The secret is damaged, so no other process holds a name made of it.
   if (found !== undefined) await setAside(path);
   try {
     await createFileDurably(path, secret, 0o600);
     return secret;
   } catch (error) {
     if (!isSystemError(error, 'EEXIST')) throw error;
-    // Another agent that starts at the same moment was faster.
+    // Another agent that started at the same moment was faster.
     return (await read(path)) ?? secret;
   }
 }

@@ -10,24 +10,24 @@ import {
 import { kernelBootId } from './booted-slot.ts';
 import { patiently, runReboot, type VerbContext, withGrace } from './boot-verb.ts';
 
-/** Variables of a boot loader, by their names. */
+/** Variables of a boot loader, by name. */
 export type Variables = ReadonlyMap<string, string>;
 
-/** Where a boot loader keeps its variables. */
+/** Storage of a boot loader's variables. */
 export interface BootEnvironment {
-  /** For people. */
+  /** For messages. */
   readonly name: string;
-  /** Whether a power cut within `write` leaves all old values, or all new ones. */
+  /** Whether a power cut during `write` leaves either all old values or all new ones. */
   isAtomic(): Promise<boolean>;
   read(signal: AbortSignal): Promise<Variables | 'missing' | 'damaged'>;
   /**
-   * Writes all these at once. When it returns, they survive a power cut.
-   * @param good a slot that is good before and after the change: what runs where the variables are lost
+   * Writes all these at once. They survive a power cut when it resolves.
+   * @param good a slot that is good before and after the change: it will run if the variables are lost
    */
   write(changes: Variables, good: SlotName, signal: AbortSignal): Promise<void>;
 }
 
-/** How the slots are noted in variables. What these return is written at once. */
+/** How variables describe the slots. The variables that a method returns are written at once. */
 export interface BootScheme {
   maxTries: number;
   /** @returns undefined where the variables aren't set */
@@ -38,7 +38,7 @@ export interface BootScheme {
   without(slot: SlotName): Variables;
   /** The next boots run the slot, then the other one, which is good. */
   trial(slot: SlotName, tries: number): Variables;
-  /** Whether a good slot that runs has to be noted anew: some scripts count each of its boots, too. */
+  /** Whether a good running slot must be noted again: some scripts count its boots, too. */
   isWorn(variables: Variables, booted: SlotName): boolean;
 }
 
@@ -46,14 +46,14 @@ interface EnvironmentBootOptions extends VerbContext {
   environment: BootEnvironment;
   scheme: BootScheme;
   bootedSlot: () => Promise<SlotName>;
-  /** Default: the kernel's. */
+  /** Default: the kernel's boot id. */
   bootId?: () => Promise<string>;
   rebootCommand: string;
 }
 
 const NOTHING: RememberedBoot = { slots: [], onTrial: undefined };
 
-/** Boot control by the variables of a boot loader that counts by itself. */
+/** Boot control by the variables of a boot loader that counts boots itself. */
 export class EnvironmentBootControl implements BootControl {
   readonly #options: EnvironmentBootOptions;
 
@@ -125,7 +125,7 @@ export class EnvironmentBootControl implements BootControl {
     return patiently(this.#options, () => environment.read(stop));
   }
 
-  /** Writes, and reads it back: some of these programs end with 0 without having written anything. */
+  /** Writes, and reads back: some of these programs end with 0 although they have written nothing. */
   async #write(changes: Variables, slot: SlotName, isGood: boolean): Promise<void> {
     const { environment, stop } = this.#options;
     const good = isGood ? slot : otherSlot(slot);

@@ -3,8 +3,8 @@ import type { BootControl, Slot, SlotWriter, WindowApplier } from '../ports.ts';
 import type { DurableFiles } from '../state/durable-files.ts';
 
 /**
- * For tests alone: adapters that name each durable step, and each patch, before and after it. A test ends the process there, or throws, as a power
- * cut would. Nothing else of the agent knows of it.
+ * Only for tests: adapters that report each durable step and each patch, before and after it. A test ends the process there, or throws,
+ * like a power cut. No other code of the agent knows of failpoints.
  */
 export type Failpoint = (name: string) => void;
 
@@ -19,7 +19,7 @@ export function killAt(where: string, kill: () => void): Failpoint {
   };
 }
 
-/** What puts failpoints into adapters; without `reach` they stay as they are. */
+/** Adds failpoints to adapters; without `reach` they stay as they are. */
 export function failpoints(reach: Failpoint | undefined): {
   files: (files: DurableFiles) => DurableFiles;
   slot: (slot: Slot) => Slot;

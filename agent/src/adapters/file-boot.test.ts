@@ -26,7 +26,7 @@ const state = {
 };
 const trialOf = (slot: 'A' | 'B') => ({ slot, triesLeft: 2 });
 
-/** The state itself is damaged. The copy is from an earlier day. */
+/** A boot control whose state file is damaged, with a copy from an earlier day. */
 async function control(copy: object): Promise<FileBootControl> {
   await writeFile(path, 'damaged');
   await writeCopy(path, JSON.stringify({ ...state, ...copy }));

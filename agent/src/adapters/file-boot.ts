@@ -13,7 +13,7 @@ import {
 import { type DurableFiles, durableFiles } from '../state/durable-files.ts';
 
 const MAX_BOOT_BYTES = 16 * 1024;
-/** Any number would do: the trial of a slot takes two. */
+/** Any number would work: the trial of a slot takes two. */
 const MAX_TRIES = 100;
 const slotName = z.enum(['A', 'B']);
 
@@ -25,31 +25,31 @@ const bootFileSchema = z.looseObject({
   next: slotName,
   trial: z.looseObject({ slot: slotName, triesLeft: z.int().min(0) }).nullable(),
   bad: z.array(slotName),
-  /** The agent stopped in order: its next start isn't a boot. */
+  /** The agent was stopped properly, so its next start doesn't count as a boot. */
   isStopped: z.boolean(),
 });
 type BootFile = z.infer<typeof bootFileSchema>;
 
 const NOTHING: RememberedBoot = { slots: [], onTrial: undefined };
 
-/** Called after a boot: starts the payload from the slot that runs now. */
+/** Called after a boot: starts the payload in the slot that runs now. */
 type AfterBoot = (booted: SlotName) => Promise<void>;
 
 interface FileBootOptions {
   firstSlot: SlotName;
   afterBoot: AfterBoot;
-  /** Default: those of the disk. */
+  /** Default: files on disk. */
   files?: DurableFiles;
 }
 
 /**
- * Boot control for devices whose image is a program or a tree rather than a system. It keeps one state file, and a "boot" is a restart of
- * the payload by the agent. A start of the agent without a stop before it counts as a boot, too: a power cut looks like that.
+ * Boot control for devices whose image is a program or a tree, not a system. It keeps one state file, and a "boot" means that the agent
+ * restarts the payload. A start of the agent without a proper stop before it counts as a boot, too, because that is how a power cut looks.
  */
 export class FileBootControl implements BootControl {
   readonly #path: string;
   readonly #options: FileBootOptions;
-  /** The file's content. After a start only this process writes there; a damaged file is replaced with the next change. */
+  /** The file's content. After the start only this process writes the file; a damaged file is replaced with the next change. */
   #state: BootFile | undefined;
   #lost: string | undefined;
   #isUp = false;
@@ -59,7 +59,7 @@ export class FileBootControl implements BootControl {
     this.#options = options;
   }
 
-  /** A start is counted before the payload runs. */
+  /** Starts are counted before the payload runs, so hangs count as well. */
   async capabilities(): Promise<LoaderCapabilities> {
     return { maxTries: MAX_TRIES, countsHangs: true, isAtomic: true };
   }
@@ -111,11 +111,11 @@ export class FileBootControl implements BootControl {
   }
 
   async stop(): Promise<void> {
-    // Before `start` there is nothing to note: whether the last run had stopped in order isn't known yet.
+    // Before `start` nothing can be noted, as it isn't known yet whether the last run was stopped properly.
     if (this.#state) await this.#save({ ...this.#state, isStopped: true });
   }
 
-  /** Counts the start once, unless the agent had stopped in order. */
+  /** Counts the start once, unless the agent was stopped properly. */
   async #begin(remembered: RememberedBoot): Promise<BootFile> {
     const found = await this.#find(remembered);
     return this.#save(found.isStopped ? { ...found, isStopped: false } : booted(found));
@@ -144,7 +144,7 @@ export class FileBootControl implements BootControl {
     await files.replace(this.#path, text, 0o600);
     this.#state = state;
     await files.replaceCopy(this.#path, text).catch((error: unknown) => {
-      // On a full disk, say. The file itself is written.
+      // For example on a full disk. The file itself is written.
       if (!isSystemError(error)) throw error;
     });
     return state;
@@ -173,17 +173,17 @@ function parseBootFile(bytes: Buffer): BootFile | undefined {
   try {
     return bootFileSchema.parse(JSON.parse(bytes.toString('utf8')));
   } catch {
-    // It is no boot state.
+    // The file holds no boot state.
     return undefined;
   }
 }
 
 /**
- * The copy, where it still holds. A release that keeps no copies may have run since it was made, so it counts only where it is about the
- * trial that is under way. Everything else that matters is in the agent's state.
+ * The copy, if it still applies. A release that keeps no copies may have run since it was made, so it counts only for the trial that is
+ * under way. The agent's state has everything else.
  */
 function stillTrue(copy: BootFile, { slots, onTrial }: RememberedBoot): BootFile | undefined {
-  // With nothing to compare it with, the copy counts; but a trial that may be over isn't begun again.
+  // Without the agent's state, the copy counts; but a trial that may be over isn't begun again.
   if (slots.length === 0) return { ...copy, trial: null, isStopped: copy.isStopped && !copy.trial };
   const isOfTrial = copy.trial !== null && copy.trial.slot === onTrial && slots.includes(copy.booted);
   return isOfTrial ? copy : undefined;
@@ -203,7 +203,7 @@ function firstState(slot: SlotName): BootFile {
   };
 }
 
-/** Does what a boot loader does: counts a try down, and leaves a slot whose tries are used up. */
+/** Acts like a boot loader: counts a try, and leaves a slot whose tries are used up. */
 function booted(state: BootFile): BootFile {
   const base = { ...state, bootId: newBootId(), isStopped: false };
   const { trial } = state;

@@ -35,7 +35,7 @@ async function readBack(slot: FileSlot, offset: number, lengthBytes: number) {
 
 const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
 
-it('a file has the length of the image afterwards, and can be read at any offset and length', async () => {
+it('ends a file with the image, and reads it at any offset and length', async () => {
   const slot = new FileSlot(join(directory, 'slot'));
   await writeFile(slot.path, randomBytes(5_000_000));
   const image = randomBytes(2_345_678);
@@ -54,7 +54,7 @@ it('a file has the length of the image afterwards, and can be read at any offset
   expect((await readBack(slot, 2_345_677, 2)).isThere).toBe(false);
 });
 
-it('a missing file can not be read, and a directory can not be written', async () => {
+it('does not read a missing file, and does not write to a directory', async () => {
   expect(await new FileSlot(join(directory, 'none')).openForReading()).toBeUndefined();
   await expect(new FileSlot(directory).openForWriting()).rejects.toMatchObject({
     code: 'SITECAST_SLOT_UNUSABLE',
@@ -139,7 +139,7 @@ describe.skipIf(whyNoLoopDevices() !== undefined)('a block device', () => {
       code: 'SITECAST_SLOT_BUSY',
       message: expect.stringContaining(device),
     });
-    // The same holds for a device on top of the device.
+    // The same applies to a device on top of the device.
     const over = devices.attach(device);
     devices.unmount(point);
     devices.mount('-o', 'ro', over, point);

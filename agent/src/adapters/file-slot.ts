@@ -10,13 +10,13 @@ import type { SlotLocks } from './slot-locks.ts';
 import { useOf } from './slot-use.ts';
 import { findSlot, findSlots, locateSlot, refuseUnsafe } from './slot-checks.ts';
 
-/** Bytes that are read at once: a multiple of every sector size. */
+/** How many bytes are read at once: a multiple of every sector size. */
 const BLOCK_BYTES = 1024 * 1024;
 const LOOK_BYTES = 512;
-/** Zeros of such a block aren't written where the slot reads zeros: file systems and flash allocate by it. */
+/** Blocks of this length are not written if they are zeros and the slot reads zeros there: file systems and flash allocate in such blocks. */
 const HOLE_BYTES = 4096;
 const ZEROS = Buffer.alloc(BLOCK_BYTES);
-/** No file system or device needs a coarser alignment. */
+/** The coarsest alignment that any file system or device needs. */
 const MAX_ALIGNMENT_BYTES = 4096;
 const ALIGNMENT_STEP_BYTES = 16;
 
@@ -27,13 +27,13 @@ export interface FileSlotOptions {
   other?: string | undefined;
   /** The agent's own directory. */
   data?: string | undefined;
-  /** The locks of this agent's process; undefined: no other agent is there. */
+  /** The locks of this agent's process; undefined: there are no other agents. */
   locks?: SlotLocks | undefined;
 }
 
 /**
- * A slot that is a file or a block device. A file grows as it is written and ends with the image; `maxBytes` makes it as small as a
- * partition would be. A new file may be executed: a slot's image may be a program.
+ * A slot that is a file or a block device. A file grows while it is written, and ends where the image ends; `maxBytes` bounds it, like a
+ * partition. A new file is executable, since a slot's image may be a program.
  */
 export class FileSlot implements Slot {
   readonly path: string;
@@ -88,7 +88,7 @@ export class FileSlot implements Slot {
   async openForReadBack(): Promise<SlotReader> {
     if (!(await findSlot(this.path))) throw missingSlot(this.path, 'is not there');
     try {
-      // tmpfs and some other file systems know no direct reading.
+      // tmpfs and some other file systems don't support direct reads.
       const handle = await open(this.path, constants.O_RDONLY | constants.O_DIRECT);
       return new BlockReader(this.path, handle, true);
     } catch (error) {
@@ -100,9 +100,9 @@ export class FileSlot implements Slot {
   async openForWriting(): Promise<SlotWriter> {
     const { other, locks } = this.#options;
     const { isThere } = await this.locate(undefined);
-    // Before a file is made, and again below at what was opened: the path may lead elsewhere meanwhile.
+    // Checked before a file is created, and again below on the opened file, since the path may lead elsewhere meanwhile.
     await locks?.take(await findSlots([this.path, ...(other === undefined ? [] : [other])]));
-    // On a block device O_EXCL fails while it is mounted or claimed. For files that exist it has no meaning.
+    // On a block device, O_EXCL fails while it is mounted or claimed. It has no effect on existing files.
     const create = isThere ? 0 : constants.O_CREAT;
     const handle = await this.#open(constants.O_RDWR | constants.O_EXCL | create);
     try {
@@ -164,7 +164,7 @@ class FileWriter implements SlotWriter {
     }
   }
 
-  /** What lies beyond the end of a file reads as zeros as well, once `finish` has made it longer. */
+  /** Whether the range reads as zeros. Beyond the end of a file it does, once `finish` has made the file longer. */
   async #readsZero(offset: number, lengthBytes: number): Promise<boolean> {
     const piece = Buffer.allocUnsafe(Math.min(lengthBytes, ZEROS.length));
     for (let at = 0; at < lengthBytes; ) {
@@ -202,7 +202,7 @@ class FileWriter implements SlotWriter {
   }
 }
 
-/** Runs of zeros, in blocks that are aligned in the slot: from `start` to `end` of `bytes`, which lie at `offset`. */
+/** Runs of zeros, in blocks aligned to the slot: from `start` to `end` of `bytes`, which are at `offset`. */
 function* zeroRuns(bytes: Uint8Array, offset: number): Generator<{ start: number; end: number }> {
   const first = (HOLE_BYTES - (offset % HOLE_BYTES)) % HOLE_BYTES;
   let start: number | undefined;
@@ -222,7 +222,7 @@ function isZero(bytes: Uint8Array): boolean {
   return ZEROS.compare(bytes, 0, bytes.length, 0, bytes.length) === 0;
 }
 
-/** Reads whole aligned blocks into one buffer, and hands out pieces of it. */
+/** Reads whole aligned blocks into one buffer, and returns pieces of it. */
 class BlockReader implements SlotReader {
   readonly isDirect: boolean;
   readonly #path: string;
@@ -288,15 +288,15 @@ async function fill(handle: FileHandle, block: Buffer, offset: number): Promise<
   while (filled < block.length) {
     const { bytesRead } = await handle.read(block, filled, block.length - filled, offset + filled);
     filled += bytesRead;
-    // A direct read that ends within a sector has reached the end of the file. The next one would be misaligned.
+    // A direct read that ends within a sector has reached the end of the file. Another one would be misaligned.
     if (bytesRead === 0 || filled % 512 !== 0) break;
   }
   return filled;
 }
 
 /**
- * Memory for direct reads. It has to be aligned, and JavaScript doesn't show the address of its memory. So the kernel is asked, by a read
- * at each possible place, until one isn't refused.
+ * Memory for direct reads. It must be aligned, but JavaScript doesn't show memory addresses. So reads are tried at each possible place
+ * until the kernel accepts one.
  */
 async function alignedBlock(handle: FileHandle): Promise<Buffer> {
   const memory = Buffer.allocUnsafeSlow(BLOCK_BYTES + MAX_ALIGNMENT_BYTES);
@@ -312,7 +312,7 @@ async function alignedBlock(handle: FileHandle): Promise<Buffer> {
   throw new Error('no place in memory suits direct reading');
 }
 
-/** A block device's size: the end of the last byte that can be read. */
+/** A block device's size: the end of the last readable byte. */
 async function deviceBytes(handle: FileHandle): Promise<number> {
   const probe = Buffer.alloc(1);
   const canRead = async (at: number) => (await handle.read(probe, 0, 1, at)).bytesRead === 1;

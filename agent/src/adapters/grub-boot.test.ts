@@ -43,7 +43,7 @@ interface State {
   grubenv?: Noted | Uint8Array;
   confirmed?: SlotName;
   hardware?: GrubHardware;
-  /** The slot that starts, and what the block says then of a slot that was counted. */
+  /** The slot that boots, and what the block then contains for a counted slot. */
   slot: SlotName | undefined;
   left?: Noted;
 }
@@ -151,7 +151,7 @@ async function partitionOf({ grubenv, confirmed }: State, name: string): Promise
 }
 
 describe('the shipped grub.cfg', () => {
-  it.each(STATES)('starts the right slot from: $what', async state => {
+  it.each(STATES)('boots the right slot from: $what', async state => {
     const { slot, left = {}, hardware, grubenv } = state;
     const path = await partitionOf(state, 'evaluated');
     expect(evaluateGrub(path, hardware)).toMatchObject({ slot });
@@ -162,7 +162,7 @@ describe('the shipped grub.cfg', () => {
 
   it.skipIf(noGrub !== undefined).each(STATES)('does the same in the real GRUB, from: $what', async state => {
     const [evaluated, real] = [await partitionOf(state, 'evaluated'), await partitionOf(state, 'real')];
-    // GRUB would begin anew after "no slot starts"; here it can't load a kernel, and stops there.
+    // GRUB would begin again after "no slot starts"; here it can't load a kernel, and stops.
     expect(evaluateGrub(evaluated, state.hardware).slot).toBe(state.slot);
     expect(runGrub(real, state.hardware).slot).toBe(state.slot);
     expect(filesIn(real)).toEqual(filesIn(evaluated));
@@ -177,7 +177,7 @@ describe('the shipped grub.cfg', () => {
     );
   });
 
-  it('starts a whole slot where a power cut tears the write of a block between its two sectors', async () => {
+  it('boots a valid slot where a power cut tears the write of a block between its two sectors', async () => {
     const [tried, good] = [noted('B A', GOOD, trial(2)), noted('B A', GOOD, GOOD)];
     const menu = { menu: 'x'.repeat(700) };
     for (const [before, after] of [
@@ -202,13 +202,13 @@ describe('the shipped grub.cfg', () => {
     }
   });
 
-  it.skipIf(noGrub !== undefined)('is right GRUB script', () => {
+  it.skipIf(noGrub !== undefined)('is a valid GRUB script', () => {
     expect(execFileSync('grub-script-check', [GRUB_CFG]).toString()).toBe('');
   });
 });
 
 describe('an environment block', () => {
-  it('keeps variables of others, and values with backslashes and line feeds, behind those of the slots', () => {
+  it('keeps other variables, and values with backslashes and line feeds, after those of the slots', () => {
     const others = new Map([
       ['saved_entry', 'a\\b\nc'],
       ['menu', 'x=y'],
@@ -221,7 +221,7 @@ describe('an environment block', () => {
     );
   });
 
-  it('refuses what has no room in it, and leaves it as it was', async () => {
+  it('refuses variables that do not fit, and leaves the block unchanged', async () => {
     const path = join(directory, 'grubenv');
     await BOOT_MACHINES.grub.create(directory);
     const full = formatGrubBlock(new Map([...(blockAt(path) ?? []), ['menu', 'x'.repeat(940)]]), path);
@@ -229,13 +229,13 @@ describe('an environment block', () => {
     const block = await readFile(path);
     const longer = formatGrubBlock.bind(undefined, new Map([['a', 'x'.repeat(1100)]]), 'it');
     expect(longer).toThrow(expect.objectContaining({ code: 'SITECAST_BOOT_ENVIRONMENT_FAILED' }));
-    // The slots' variables have room in this one: they keep their lengths.
+    // The slots' variables fit this one, as their lengths don't change.
     await BOOT_MACHINES.grub.open(directory, 'A').setTrial('B', 2);
     expect(block.length).toBe(1024);
     expect(blockAt(path)?.get('menu')).toBe('x'.repeat(940));
   });
 
-  it.skipIf(noGrub !== undefined)("is what GRUB's own tool reads and writes", async () => {
+  it.skipIf(noGrub !== undefined)("is compatible with GRUB's own tool", async () => {
     const path = join(directory, 'grubenv');
     await writeFile(path, blockOf({ ORDER: 'B A', saved_entry: 'a\\b' }));
     expect(execFileSync('grub-editenv', [path, 'list']).toString()).toBe('ORDER=B A\nsaved_entry=a\\b\n');
@@ -281,14 +281,14 @@ describe('boot control `grub`, where its notes are lost,', () => {
     expect(blockAt(path)?.get('saved_entry')).toBe(block?.length === 1024 ? '0' : undefined);
   });
 
-  it('gives a slot that is on trial one more start, and keeps the other one confirmed', async () => {
+  it('gives a slot on trial one more boot, and keeps the other one confirmed', async () => {
     await BOOT_MACHINES.grub.create(directory);
     await writeFile(join(directory, 'grubenv'), '');
     await BOOT_MACHINES.grub.open(directory, 'B').start({ slots: ['A', 'B'], onTrial: 'B' });
     expect([1, 2, 3].map(() => evaluateGrub(directory).slot)).toEqual(['B', 'A', 'A']);
   });
 
-  it('says nothing of a loss on a new machine', async () => {
+  it('reports no loss on a new machine', async () => {
     expect(await BOOT_MACHINES.grub.open(directory, 'A').start()).not.toHaveProperty('lost');
   });
 });

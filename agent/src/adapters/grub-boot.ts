@@ -4,19 +4,19 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { otherSlot, type SlotName } from '../ports.ts';
 import type { BootEnvironment, BootScheme, Variables } from './environment-boot.ts';
 
-/** Bytes of an environment block. GRUB finds the file's place on the disk and overwrites it there, so the length never changes. */
+/** Length of an environment block. GRUB finds the file's place on the disk and overwrites it there, so the length must never change. */
 const BLOCK_BYTES = 1024;
-/** Bytes that a disk writes as a whole. The slots' variables come first in the block, so all of them lie in one sector. */
+/** A disk writes this many bytes as a unit. The slots' variables come first in the block, so all of them are in one sector. */
 const SECTOR_BYTES = 512;
 const SIGNATURE = '# GRUB Environment Block\n';
-/** Starts that grub.cfg can count down. */
+/** How many boots grub.cfg can count down. */
 const MAX_TRIES = 3;
 const OURS = ['ORDER', 'A_OK', 'A_LEFT', 'B_OK', 'B_LEFT', 'CONFIRMED'] as const;
 
 /**
- * Reads an environment block: the signature, lines NAME=VALUE, and # up to the end. In values a backslash stands before each
+ * Reads an environment block: the signature, then lines NAME=VALUE, then # up to the end. In values there is a backslash before each
  * backslash and line feed.
- * @returns undefined where it is none
+ * @returns undefined where it isn't such a block
  */
 export function parseGrubBlock(block: Buffer): Map<string, string> | undefined {
   const text = block.toString('latin1');
@@ -30,8 +30,8 @@ export function parseGrubBlock(block: Buffer): Map<string, string> | undefined {
 }
 
 /**
- * @param path for people
- * @throws SITECAST_BOOT_ENVIRONMENT_FAILED where the variables have no room
+ * @param path for messages
+ * @throws SITECAST_BOOT_ENVIRONMENT_FAILED where the variables don't fit
  */
 export function formatGrubBlock(variables: Variables, path: string): Buffer {
   const lines = (names: Iterable<string>): string =>
@@ -50,11 +50,11 @@ export function formatGrubBlock(variables: Variables, path: string): Buffer {
 }
 
 /**
- * GRUB's environment block, and beside it (`.confirmed`) another one that only the agent writes. They are never written at one time, so a
- * power cut damages one of them at most.
+ * GRUB's environment block, and beside it (`.confirmed`) another one that only the agent writes. The two are never written at the same
+ * time, so a power cut damages at most one of them.
  *
- * A block that is there is overwritten in place: GRUB doesn't read the journal of a file system, and would see (and overwrite) the blocks
- * of the old file after a rename that only the journal has.
+ * An existing block is overwritten in place: GRUB doesn't read a file system's journal, so after a rename that is only in the journal it
+ * would read (and overwrite) the blocks of the old file.
  */
 export class GrubEnvironment implements BootEnvironment {
   readonly name: string;
@@ -109,7 +109,7 @@ async function overwrite(path: string, block: Buffer): Promise<void> {
   }
 }
 
-/** As deploy/boot/grub/grub.cfg reads it. */
+/** The variables that deploy/boot/grub/grub.cfg reads. */
 export const grubScheme: BootScheme = {
   maxTries: MAX_TRIES,
   next: variables => {

@@ -33,7 +33,7 @@ function check(settings: Partial<HealthCheckSettings>, places = {}): HealthCheck
 const ask = ({ check: judge }: HealthCheck, notes: HealthNotes = {}) =>
   judge(notes, AbortSignal.timeout(300));
 
-it('memory: what is available must reach the size', async () => {
+it('memory: available bytes must reach the set size', async () => {
   const freeMemory = () => 64 * MIB;
   expect(await ask(check({ memoryBytes: 64 * MIB }, { freeMemory }))).toBeUndefined();
   expect(await ask(check({ memoryBytes: 65 * MIB }, { freeMemory }))).toBe(
@@ -41,14 +41,14 @@ it('memory: what is available must reach the size', async () => {
   );
 });
 
-it('disk: what is free at the data directory must reach the size', async () => {
+it('disk: free bytes at the data directory must reach the set size', async () => {
   expect(await ask(check({ diskBytes: 1 }))).toBeUndefined();
   expect(await ask(check({ diskBytes: 2 ** 52 }))).toMatch(/MiB are free at .*, and 4294967296 MiB needed$/);
   const gone = join(data, 'gone');
   expect(await ask(check({ diskBytes: 1 }, { data: gone }))).toContain('ENOENT');
 });
 
-it('unit: systemd must call it active', async () => {
+it('unit: must be active according to systemd', async () => {
   const outcome = { isTimedOut: false, output: 'failed', stdout: 'failed', stderr: '' };
   const asked: string[] = [];
   const run = (exitCode: number) => async (command: string) => {
@@ -71,9 +71,9 @@ describe('gateway', () => {
   };
   const distrusted: Answer = () =>
     Promise.reject(new SitecastError('untrusted', 'SITECAST_TLS_AUTHORITY_UNKNOWN', 'who is that'));
-  /** A gateway that answers health checks as told; nothing else is asked of it. */
+  /** A gateway that gives this answer to health checks. */
   const gateway = (getJson: Answer): Pick<Gateway, 'getJson'> => ({ getJson });
-  /** As /sys/class/net has them. */
+  /** A directory like /sys/class/net. */
   const withInterfaces = (...names: string[]): string => {
     const path = mkdtempSync(join(data, 'net-'));
     for (const name of names) mkdirSync(join(path, name));
@@ -83,7 +83,7 @@ describe('gateway', () => {
     check({ isGatewayChecked: true }, { gateways: [gateway(answer)], interfaces });
   const BEFORE = { isGatewayReached: true, interfaces: 2 };
 
-  it('notes before the update whether one answers, whatever it says', async () => {
+  it('notes before the update whether a gateway answers, whatever the answer is', async () => {
     const signal = AbortSignal.timeout(300);
     expect(await checkOf(answers).note?.(signal)).toEqual(BEFORE);
     expect(await checkOf(failsWith('ECONNREFUSED', 'no')).note?.(signal)).toMatchObject({
@@ -91,7 +91,7 @@ describe('gateway', () => {
     });
   });
 
-  it('is content with any answer, also one that comes late', async () => {
+  it('accepts any answer, also a late one', async () => {
     expect(await ask(checkOf(answers), BEFORE)).toBeUndefined();
     let asked = 0;
     const late: Answer = () => ((asked += 1) > 1 ? answers() : failsWith('EPERM', 'not yet')());
@@ -100,7 +100,7 @@ describe('gateway', () => {
   });
 
   it.each(['ECONNREFUSED', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN', 'ENOTFOUND'])(
-    'blames nothing on the image that a site which is offline makes as well: %s',
+    'does not blame the image for an error that an offline site causes as well: %s',
     async code => {
       expect(await ask(checkOf(failsWith(code, 'no')), BEFORE)).toBeUndefined();
     },
@@ -119,7 +119,7 @@ describe('gateway', () => {
     ],
   ])('fails for what the image alone can cause: %s', async (_what, answer, message) => {
     expect(await ask(checkOf(answer), BEFORE)).toBe(message);
-    // Where none was reached before, this image has made nothing worse.
+    // If no gateway was reached before, this image has made nothing worse.
     expect(await ask(checkOf(answer), { ...BEFORE, isGatewayReached: false })).toBeUndefined();
     expect(await ask(checkOf(answer))).toBeUndefined();
   });
@@ -130,7 +130,7 @@ describe('gateway', () => {
       'this machine has no network interface, and had one before the update',
     );
     expect(await ask(gone, { ...BEFORE, interfaces: 0 })).toBeUndefined();
-    // A system that doesn't tell how many there are hasn't lost one.
+    // If the system doesn't say how many interfaces there are, none counts as lost.
     const untold = checkOf(failsWith('ENETUNREACH', 'no'), join(data, 'no-sysfs'));
     expect(await ask(untold, BEFORE)).toBeUndefined();
     expect(await untold.note?.(AbortSignal.timeout(300))).toEqual({ isGatewayReached: false });

@@ -8,13 +8,13 @@ import type { Gateway, HealthCheck, RunCommand } from '../ports.ts';
 
 const MIB = 1024 * 1024;
 const SYSTEMCTL_MS = 10_000;
-/** Milliseconds between two rounds over the gateways. */
+/** How long to wait between two rounds over the gateways, in ms. */
 const ROUND_MS = 2000;
 const MAX_TOLD_CHARS = 200;
 const INTERFACES = '/sys/class/net';
 /**
- * Errors that this machine makes itself, whatever the site does: a packet filter. Others (no answer, no way, no name) a site that is
- * offline makes as well.
+ * Errors that only this machine can cause, by a packet filter. Other errors (no answer, no route, no name) occur at an offline site as
+ * well.
  */
 const OWN_ERRORS: ReadonlySet<string> = new Set(['EPERM', 'EACCES']);
 
@@ -31,7 +31,7 @@ interface CheckPlaces {
   interfaces?: string;
 }
 
-/** The built-in health checks that the settings ask for. */
+/** The built-in health checks in the settings. */
 export function healthChecks(settings: HealthCheckSettings, places: CheckPlaces): HealthCheck[] {
   const { isGatewayChecked, memoryBytes, diskBytes, units } = settings;
   const { data, run, freeMemory = freemem } = places;
@@ -84,8 +84,8 @@ function unitCheck(unit: string, run: RunCommand): HealthCheck {
 }
 
 /**
- * Whether a gateway answers as before the update. Only what the new image alone can cause speaks against it: no network interface where
- * there was one, a packet filter, an authority that it doesn't know. A gateway that is down, or a site that is offline, does not.
+ * Checks that a gateway answers as before the update. Only errors that the new image alone can cause count against it: no network interface
+ * where there was one, a packet filter, an unknown certificate authority. A gateway that is down or a site that is offline doesn't.
  */
 function gatewayCheck({ gateways, interfaces = INTERFACES }: CheckPlaces): HealthCheck {
   const note: HealthCheck['note'] = async signal => {
@@ -98,7 +98,7 @@ function gatewayCheck({ gateways, interfaces = INTERFACES }: CheckPlaces): Healt
     let found = await reach(gateways, signal);
     while (found !== 'answers' && !signal.aborted) {
       await sleep(ROUND_MS, signal);
-      // The last answer counts, not that the time is over.
+      // The last error counts, not that the time is over.
       const again = await reach(gateways, signal);
       if (!signal.aborted) found = again;
     }
@@ -110,7 +110,7 @@ function gatewayCheck({ gateways, interfaces = INTERFACES }: CheckPlaces): Healt
   return { name: 'gateway', note, check };
 }
 
-/** @returns undefined where no gateway answers, and the site may be why; else what this machine does wrong */
+/** @returns the error that this machine causes; undefined where no gateway answers and the site may be the reason */
 async function reach(gateways: readonly Asked[], signal: AbortSignal): Promise<string | undefined> {
   let own: string | undefined;
   for (const gateway of gateways) {
@@ -130,7 +130,7 @@ function ownFault(error: unknown): string | undefined {
   return OWN_ERRORS.has(systemCodeOf(bottomErrorOf(error))) ? error.message : undefined;
 }
 
-/** Network interfaces but for loopback. @returns undefined where the system doesn't tell: then they speak against no image */
+/** The number of network interfaces without loopback. @returns undefined where the system doesn't say: then it counts against no image */
 async function countInterfaces(directory: string): Promise<number | undefined> {
   try {
     const names = await readdir(directory);

@@ -6,15 +6,15 @@ import { type LearnedReceiver, type SiteAnswer, SiteClient } from '@sitecast/sha
 import type { Gateway, JsonAnswer } from '../ports.ts';
 
 const TIMEOUT_MS = 30_000;
-/** After so long without a byte of a chunk the next gateway is asked. */
+/** If no byte of a chunk arrives for this long, the next gateway is asked. */
 const CHUNK_SILENCE_MS = 15_000;
 const METADATA_TIMEOUTS = { timeoutMs: 120_000, idleTimeoutMs: 15_000 };
-/** Beyond the time that the gateway was asked to wait. */
+/** In addition to the time that the gateway was asked to wait. */
 const WAIT_GRACE_MS = 10_000;
 
 export interface HttpGatewayOptions {
   identity: Identity;
-  /** Which gateway answers at the URL. */
+  /** The id of the gateway that answers at the URL. */
   receiver: LearnedReceiver;
   now: () => number;
   maxConnections: number;
@@ -66,7 +66,7 @@ export class HttpGateway implements Gateway {
   async waitForChange(waitMs: number, signal?: AbortSignal): Promise<'changed' | 'same'> {
     const path = '/metadata/timestamp.json';
     const answer = await this.#client.get(path, {
-      // No gateway demands the signature. It shows the gateway which devices are alive.
+      // No gateway requires this signature. It tells the gateway which devices are alive.
       isSigned: true,
       headers: {
         prefer: `wait=${Math.round(waitMs / 1000)}`,
@@ -86,8 +86,8 @@ export class HttpGateway implements Gateway {
   }
 
   /**
-   * Gateways and origins answer with a JSON object, or with nothing. Any other body, with any status, comes from something else: a
-   * captive portal, or a proxy.
+   * Gateways and origins answer with a JSON object, or with nothing. Any other body, with any status, comes from something else, such as a
+   * captive portal or a proxy.
    */
   #checked(path: string, { status, json, lengthBytes }: SiteAnswer): JsonAnswer {
     if (lengthBytes === 0 || (typeof json === 'object' && json !== null)) return { status, body: json };

@@ -5,7 +5,7 @@ import type { MachineFacts, Watchdog } from '../doctor/boot-check.ts';
 import type { SlotName } from '../ports.ts';
 import { bootedSlot, kernelWords } from './booted-slot.ts';
 
-/** Where the kernel says it; tests have directories of their own. */
+/** Where to find the kernel's files. Tests set directories of their own. */
 export interface MachinePlaces {
   /** Default: /sys. */
   sys?: string;
@@ -15,7 +15,7 @@ export interface MachinePlaces {
   root?: string;
 }
 
-/** Reads what `doctor --boot` compares the boot control's answers with. */
+/** Reads the facts with which `doctor --boot` compares the boot control's answers. */
 export async function machineFacts(
   slots: Readonly<Record<SlotName, string>>,
   { sys = '/sys', commandLineFile, root = '/' }: MachinePlaces = {},

@@ -6,18 +6,18 @@ export interface Mount {
   device: string;
   /** Absolute. */
   mountPoint: string;
-  /** Of file system: `ext4`, `tmpfs` … */
+  /** The file system's type: `ext4`, `tmpfs` … */
   type: string;
-  /** What was mounted, as the file system names it: a device's path, or anything else. */
+  /** What was mounted, in the file system's own words: a device's path, or any text. */
   source: string;
 }
 
-/** What is mounted where, as this process sees it, in the order of mounting; empty where the system doesn't tell. */
+/** All mounts that this process sees, in the order of mounting; empty where the system doesn't say. */
 export async function readMounts(): Promise<Mount[]> {
   return mountsOf(await textOf('/proc/self/mountinfo'));
 }
 
-/** Where something is to be mounted, by /etc/fstab. */
+/** Mount points in /etc/fstab. */
 export async function readMountPointsOfFstab(): Promise<string[]> {
   return mountPointsOf(await textOf('/etc/fstab'));
 }
@@ -40,18 +40,18 @@ export function mountPointsOf(fstab: string): string[] {
   });
 }
 
-/** Which mount a path lies in. @param path absolute, without symbolic links */
+/** The mount that a path belongs to. @param path absolute, without symbolic links */
 export function mountOf(path: string, mounts: readonly Mount[]): Mount | undefined {
   let found: Mount | undefined;
   for (const mount of mounts) {
-    // Of two at one place the later one hides the other.
+    // Of two mounts at the same place, the later one hides the other.
     const isDeeper = mount.mountPoint.length >= (found?.mountPoint.length ?? 0);
     if (isDeeper && isWithin(path, mount.mountPoint)) found = mount;
   }
   return found;
 }
 
-/** Absolute paths. A directory is within itself. */
+/** Whether a path is below a directory or equal to it; both absolute. */
 export function isWithin(path: string, directory: string): boolean {
   return directory === '/' || path === directory || path.startsWith(`${directory}/`);
 }
@@ -71,7 +71,7 @@ async function textOf(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8');
   } catch {
-    // Not every system has it; then nothing follows from it.
+    // Not every system has the file. Then nothing is concluded.
     return '';
   }
 }

@@ -3,21 +3,20 @@ import type { Readable } from 'node:stream';
 import { decodeTail } from '@sitecast/shared/text';
 import type { CommandOutcome, RunCommand } from '../ports.ts';
 
-/** Bytes that are kept of the end of a command's output: of each stream, and of both together. */
+/** How many bytes of the end of a command's output are kept, for each stream and for both together. */
 const MAX_OUTPUT_BYTES = 8 * 1024;
-/** Milliseconds between asking a command to end and ending it. */
+/** How long after asking a command to end it is killed, in ms. */
 const GRACE_MS = 5000;
-/** Milliseconds. A process that hangs in the kernel, on a dead disk, say, doesn't end by SIGKILL. It isn't waited for any longer. */
+/** In ms. A process that hangs in the kernel, for example on a dead disk, doesn't end by SIGKILL. It isn't waited for any longer. */
 const UNKILLABLE_MS = 2000;
-/** Milliseconds that the last output of a command may take to arrive after its end. */
+/** In ms: how long the last output of a command may take to arrive after its end. */
 const LAST_OUTPUT_MS = 250;
 
 type Child = ChildProcessByStdio<null, Readable, Readable>;
 
 /**
- * Runs a command line by `sh -c`, in a process group of its own. At its end, after its timeout, or when the signal fires, the whole
- * group is ended, so that nothing it started stays behind. A command that `mayLeave` something differs: what it started goes on when
- * the command ends with 0, or the signal fires.
+ * Runs a command line with `sh -c`, in a process group of its own. When it ends, times out, or is aborted, the whole group is ended, so
+ * that no process stays behind. With `mayLeave`, processes that the command has started go on if it ends with 0 or is aborted.
  */
 export const runCommand: RunCommand = async (command, { env, timeoutMs, signal, mayLeave = false }) => {
   signal?.throwIfAborted();
@@ -50,7 +49,7 @@ export const runCommand: RunCommand = async (command, { env, timeoutMs, signal, 
   }
 };
 
-/** Asks the group to end, then ends it, then gives it up. */
+/** Asks the group to end, then kills it, then stops waiting. */
 class Ending {
   readonly #child: ChildProcess;
   readonly #timers: NodeJS.Timeout[] = [];
@@ -82,7 +81,7 @@ function untilEnd(child: ChildProcess): Promise<void> {
   return new Promise((resolve, reject) => {
     child.once('error', reject);
     child.once('close', () => resolve());
-    // A stream that a process of the command keeps open isn't waited for.
+    // Doesn't wait for a stream that a remaining process keeps open.
     child.once('exit', () => setTimeout(resolve, LAST_OUTPUT_MS));
   });
 }
@@ -120,13 +119,13 @@ function endAll({ pid, stdout, stderr }: Child): void {
   stderr.destroy();
 }
 
-/** A process that goes on may still write, and a write to a pipe without a reader would end it. */
+/** A process that goes on may still write, and a write to a closed pipe would end it. So the pipes are read and discarded. */
 function letGo(child: Child): void {
   child.unref();
   for (const stream of [child.stdout, child.stderr]) {
     stream.removeAllListeners('data');
     stream.on('error', () => {
-      // The writer is gone.
+      // The writer has ended.
     });
     stream.resume();
     if ('unref' in stream && typeof stream.unref === 'function') stream.unref();
@@ -138,6 +137,6 @@ function endGroup(pid: number | undefined, signal: NodeJS.Signals): void {
   try {
     process.kill(-pid, signal);
   } catch {
-    // The group has no process any more.
+    // The group has no processes any more.
   }
 }

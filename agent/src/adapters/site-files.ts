@@ -17,11 +17,11 @@ import {
 import type { RepositorySource } from '@sitecast/shared/upstream';
 import type { FoundPeer, HeldFiles } from '../ports.ts';
 
-// Any machine on the LAN can send this, with any number of keys. The worst messages, and what bounds them:
-// - Streams that stay silent, heads that never end: each address has few streams (`serveHttpStreams`), and the server's timeouts.
+// Any machine on the LAN can send this, with any number of keys. The worst messages, and their bounds:
+// - Silent streams, endless heads: each address has few streams (`serveHttpStreams`), and the server has timeouts.
 // - Assignments without end, each with a signature to verify: an invalid one ends the stream, and a peer has few tries.
-// - A stolen device that wasn't revoked may read what every device of the site reads. It asks for the longest files, and reads slowly: a
-//   peer has two answers at a time, all of them together eight, each must be read within a minute, and all count in `--max-upload`.
+// - A stolen device that wasn't revoked may read what every device of the site may read. It requests the longest files, and reads slowly: a
+//   peer has two answers at a time, all peers together eight, each must be read within a minute, and all count in `--max-upload`.
 
 const HEADERS_TIMEOUT_MS = 10_000;
 const REQUEST_TIMEOUT_MS = 15_000;
@@ -29,18 +29,18 @@ const KEEP_ALIVE_MS = 60_000;
 const IDLE_TIMEOUT_MS = 65_000;
 const CHECK_EVERY_MS = 2000;
 const MAX_HEADERS_BYTES = 16 * 1024;
-/** Answers under way: each is in memory as a whole. */
+/** How many answers may be sent at the same time: each is in memory as a whole. */
 const MAX_ANSWERS = 8;
 const MAX_ANSWERS_PER_PEER = 2;
 const ANSWER_WITHIN_MS = 60_000;
-/** Requests of one peer without a right to be served. */
+/** How many requests of one peer may be refused. */
 const REFUSALS = { perS: 0.2, burst: 5, maxKeys: 1000 };
-/** Machines that are asked: as many as are known. */
+/** How many machines are asked: as many as are known. */
 const MAX_SOURCES = 320;
-/** What one file may take, on a LAN. */
+/** Bounds for fetching one file, on a LAN. */
 const FETCH_TIMEOUTS = { timeoutMs: 60_000, idleTimeoutMs: 5000 };
 const CONNECT_WITHIN_MS = 5000;
-/** An id to ask for where only the answer counts. */
+/** The id for a request where only the fact of an answer matters. */
 const NO_CHUNK = Buffer.alloc(32);
 
 interface SiteFilesOptions {
@@ -52,7 +52,7 @@ interface SiteFilesOptions {
   pace: Pacer | undefined;
 }
 
-/** The repository's signed files between the devices of a site: HTTP over the connections that chunks go over. */
+/** Exchanges the repository's signed files between the devices of a site: HTTP over the connections that are used for chunks. */
 export class SiteFiles {
   readonly #options: SiteFilesOptions;
   readonly #server: Server;
@@ -78,7 +78,7 @@ export class SiteFiles {
     this.#server.timeout = IDLE_TIMEOUT_MS;
   }
 
-  /** From now on peers are answered. */
+  /** Answers peers from now on. */
   async start(): Promise<void> {
     await serveHttpStreams(this.#options.node, this.#server, { isOpen: true });
   }
@@ -88,7 +88,7 @@ export class SiteFiles {
     this.#server.close();
   }
 
-  /** What a peer may have. Nothing is sent before the first file is asked for. */
+  /** The files that a peer may have. Nothing is sent before the first file is requested. */
   sourceAt({ id, addresses }: FoundPeer): RepositorySource {
     const key = addresses.join(' ');
     const known = this.#sources.get(id);
@@ -105,7 +105,7 @@ export class SiteFiles {
     const below = (folder: string) => ({
       fetch: async (path: string, options: Parameters<HttpFetcher['fetch']>[1]) => {
         await this.#connect({ id, addresses }, options.signal);
-        // The assignment may be another one by now.
+        // Read again, since the assignment may have changed.
         const fetching = { ...FETCH_TIMEOUTS, headers: showing(credential()), connections };
         return new HttpFetcher(`${url}/${folder}`, fetching).fetch(path, options);
       },
@@ -114,8 +114,8 @@ export class SiteFiles {
   }
 
   /**
-   * Whether a machine answers now: over HTTP, or, one of an earlier release, about a chunk. A machine that reboots or proves itself
-   * answers that it is busy. Its place is given back where it wasn't connected before.
+   * Whether a machine answers now: over HTTP, or, if it is of an earlier release, about a chunk. A machine that reboots, or whose new slot
+   * is on trial, answers that it is busy. If it wasn't connected before, its connection is closed again.
    * @throws the signal's reason
    */
   async isUp(peer: FoundPeer, signal: AbortSignal): Promise<boolean> {
@@ -131,7 +131,7 @@ export class SiteFiles {
       });
       const status = await client
         .exchange('metadata/timestamp.json', asking, async answer => answer.status)
-        // It may be of an earlier release, which doesn't speak HTTP: it's asked about a chunk.
+        // A machine of an earlier release doesn't speak HTTP, so it is asked about a chunk.
         .catch(() => undefined);
       signal.throwIfAborted();
       return status === undefined ? await this.#answersAboutChunks(peer.id, signal) : status < 500;
@@ -145,7 +145,7 @@ export class SiteFiles {
     }
   }
 
-  /** @throws SITECAST_STORE_UNREACHABLE where it doesn't; the signal's reason */
+  /** @throws SITECAST_STORE_UNREACHABLE where it doesn't answer; the signal's reason */
   async #answersAboutChunks(peer: string, signal: AbortSignal): Promise<boolean> {
     const { node, credential } = this.#options;
     const shown = credential();
@@ -206,7 +206,7 @@ export class SiteFiles {
         .writeHead(200, { 'content-length': bytes.length, 'content-type': 'application/octet-stream' })
         .end(bytes);
     } catch {
-      // The disk can't be read, or this device stops. The peer asks another one.
+      // The disk can't be read, or this device stops. The peer will ask another one.
       response.destroy();
     }
   }

@@ -35,20 +35,20 @@ import type {
 } from '../ports.ts';
 import { SiteFiles } from './site-files.ts';
 
-/** Machines that a gateway has named lately. Those that weren't named for the longest time make room. */
+/** How many machines named by gateways are kept. Those named longest ago are forgotten first. */
 const MAX_NAMED_PEERS = 256;
-/** Machines that multicast DNS has found. Any machine on the LAN can invent some, so there is room for few. */
+/** How many machines found by multicast DNS are kept. Any machine on the LAN can invent some, so there are few places. */
 const MAX_FOUND_PEERS = 64;
-/** Of these, those that take part in one download. */
+/** How many of these take part in one download. */
 const MAX_FOUND_ADDED = 24;
 const KNOWN_FOR_MS = 10 * 60_000;
-/** Of three machines that are asked for signed files, those that a gateway has named: inventing others keeps none of these away. */
+/** Of three machines that are asked for signed files, this many were named by a gateway: so inventing others keeps none of these away. */
 const NAMED_FIRST = 2;
 const MAX_CONNECTIONS = 128;
 const LOOPBACK = /^\/ip4\/127\.|^\/ip6\/::1\//;
 const USUAL_PLACE = '/ip4/0.0.0.0/tcp/7403';
 const ANY_PLACE = '/ip4/0.0.0.0/tcp/0';
-/** Chunks go over plain HTTP that many ports above: next to it a gateway on the same machine has its own. */
+/** The HTTP port for chunks is this much higher: a gateway on the same machine uses the port in between. */
 const HTTP_PORT_ABOVE = 2;
 const MAX_PORT = 65_535;
 
@@ -56,21 +56,21 @@ export interface SiteSwarmOptions {
   identity: Identity;
   /** Multiaddress to listen on; undefined: the usual port, so that peers find this device after a restart, or any free port. */
   listen: string | undefined;
-  /** Looks for peers by multicast DNS, and is found by it. */
+  /** Finds peers by multicast DNS, and is found by it. */
   isDiscovering: boolean;
-  /** Bytes a second of all uploads together; undefined: no bound. */
+  /** Bound on all uploads together; undefined: none. */
   maxUploadBytesPerS: number | undefined;
   /** This device's signed assignment, as bytes; undefined before it is enrolled. */
   credential: () => Uint8Array | undefined;
   /** Whether a device may be served, by the credential that it shows. */
   mayServe: (id: string, credential: Uint8Array) => boolean;
-  /** True while nothing is to be handed out. */
+  /** True while no chunks should be served. */
   isBusy: () => boolean;
-  /** What peers get besides chunks. */
+  /** The signed files that peers may fetch. */
   files: HeldFiles;
 }
 
-/** The site's devices over libp2p, which takes about 20 MiB. It is loaded only where peers are wanted. */
+/** The site's devices over libp2p, which takes about 20 MiB of memory. It is loaded only with peers enabled. */
 export class SiteSwarm implements SitePeers {
   readonly #node: SwarmNode;
   readonly #options: SiteSwarmOptions;
@@ -78,16 +78,16 @@ export class SiteSwarm implements SitePeers {
   readonly #held = new Map<string, ChunkStore>();
   readonly #serving: Omit<ServingPorts, 'haveMap'>;
   readonly #server: ChunkServer;
-  /** Undefined where it can't listen. Then chunks go over streams alone. */
+  /** Undefined where it can't listen. Chunks are then served over streams only. */
   #http: ChunkHttpServer | undefined;
   readonly #httpPeers: HttpPeers;
   readonly #neighbours: Neighbours;
   readonly #named = lruCache<string, FoundPeer>({ max: MAX_NAMED_PEERS, ttl: KNOWN_FOR_MS });
   readonly #found = lruCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: KNOWN_FOR_MS });
-  /** All that a gateway has named, however long ago: for times without a gateway. */
+  /** All machines that gateways have named, however long ago: for times without a gateway. */
   readonly #everNamed = lruCache<string, FoundPeer>({ max: MAX_NAMED_PEERS });
   readonly #files: SiteFiles;
-  /** Peers found by multicast DNS that take part in the download under way. */
+  /** Peers found by multicast DNS that take part in the current download. */
   readonly #foundAdded = new Set<string>();
   #links: PeerLinks | undefined;
   #receivedBytes = 0;
@@ -117,7 +117,7 @@ export class SiteSwarm implements SitePeers {
     });
   }
 
-  /** @throws SITECAST_PEER_LISTEN, with why it can't listen there */
+  /** @throws SITECAST_PEER_LISTEN, with the reason why it can't listen */
   static async start(options: SiteSwarmOptions): Promise<SiteSwarm> {
     const { node, place } = await openNode(options);
     const swarm = new SiteSwarm(node, options);
@@ -138,7 +138,7 @@ export class SiteSwarm implements SitePeers {
     await serveSessions(this.#node, this.#http);
   }
 
-  /** Without loopback addresses, which lead nowhere from other machines, unless there are no others. */
+  /** Without loopback addresses, which other machines can't use, unless there are no others. */
   get addresses(): readonly string[] {
     const { addresses } = this.#node;
     const outer = addresses.filter(address => !LOOPBACK.test(address));
@@ -218,7 +218,7 @@ export class SiteSwarm implements SitePeers {
     });
     this.#links = links;
     this.#foundAdded.clear();
-    // No gateway has named any lately: then those that one has named before may still be there.
+    // If gateways have named no machines lately, those named earlier may still be there.
     const named = this.#named.size > 0 ? this.#named : this.#everNamed;
     for (const peer of named.values()) links.addPeer(peer.id, peer.addresses);
     for (const peer of this.#found.values()) this.#addFound(peer);
@@ -270,7 +270,7 @@ export class SiteSwarm implements SitePeers {
   }
 }
 
-/** Of several agents on one machine, as in a demonstration, only one has the usual port. */
+/** Of several agents on one machine, as in a demo, only one gets the usual port. */
 async function openNode({
   identity,
   listen,
@@ -299,7 +299,7 @@ async function openNode({
   );
 }
 
-/** Where the HTTP server listens: at the same address, on the port above or on any free one. */
+/** Where the HTTP server listens: at the same address, on the higher port, or on any free port. */
 function httpPlacesBeside(place: string): { host: string; port: number }[] {
   const [, host = '0.0.0.0', port = '0'] = /^\/ip[46]\/([^/]+)\/tcp\/(\d+)/.exec(place) ?? [];
   const above = Number(port) + HTTP_PORT_ABOVE;
@@ -316,7 +316,7 @@ function anyOf(stores: ReadonlyMap<string, ChunkStore>): ChunkStore {
     },
     get: async (id: ChunkId, request?: ChunkRequest) => {
       for (const store of stores.values()) {
-        // An error's stack costs more than reading a chunk.
+        // An error with its stack costs more than reading a chunk.
         if (!(await store.has(id, request))) continue;
         try {
           return await store.get(id, request);

@@ -31,7 +31,7 @@ const refused = (said: string) =>
   expect.objectContaining({ code: 'SITECAST_SETTING_INVALID', message: expect.stringContaining(said) });
 
 describe('at the start', () => {
-  it('two files are two slots, whether they exist or not, and data beside them is accepted', async () => {
+  it('accepts two files as two slots, whether they exist or not, and data beside them', async () => {
     await expect(check(a, b, directory)).resolves.toBeUndefined();
     await writeFile(a, 'a');
     await expect(check(a, b, directory)).resolves.toBeUndefined();
@@ -39,7 +39,7 @@ describe('at the start', () => {
     await expect(check(a, b, directory)).resolves.toBeUndefined();
   });
 
-  it.each(['is there', 'is not there yet'])('one file by two paths is refused where it %s', async how => {
+  it.each(['is there', 'is not there yet'])('refuses one file by two paths where it %s', async how => {
     if (how === 'is there') await writeFile(a, 'a');
     await symlink(directory, join(directory, 'here'));
     const other = relative(process.cwd(), a);
@@ -47,7 +47,7 @@ describe('at the start', () => {
       await expect(check(a, path)).rejects.toEqual(refused('--slot-a and --slot-b'));
   });
 
-  it('one file by a symbolic link or a hard link is refused', async () => {
+  it('refuses one file by a symbolic link or a hard link', async () => {
     await writeFile(a, 'a');
     await link(a, b);
     await expect(check(a, b)).rejects.toEqual(refused(b));
@@ -56,7 +56,7 @@ describe('at the start', () => {
     await expect(check(a, b)).rejects.toEqual(refused(b));
   });
 
-  it('what can not be a slot is refused: a directory, a pipe, a character device', async () => {
+  it('refuses what can not be a slot: a directory, a pipe, a character device', async () => {
     execFileSync('mkfifo', [b]);
     for (const path of [b, directory, '/dev/null'])
       await expect(check(a, path)).rejects.toMatchObject({ code: 'SITECAST_SLOT_UNUSABLE' });
@@ -95,13 +95,13 @@ describe('a missing slot', () => {
     expect((await readdir(directory)).toSorted()).toEqual(['a.img', 'b.img', 'dev']);
   });
 
-  it('that was there before is not created again', async () => {
+  it('is not created again if it was there before', async () => {
     const slot = new FileSlot(b);
     await expect(slot.locate({ path: b, isThere: true })).rejects.toEqual(missing);
     expect(await slot.locate({ path: a, isThere: true })).toMatchObject({ isThere: false });
   });
 
-  it('keeps the other one from being written where that may be the running device', async () => {
+  it('keeps the other one from being written if the missing one may be the running device', async () => {
     await writeFile(b, 'b');
     const late = new FileSlot(b, { other: '/dev/sitecast-nosuch' });
     await expect(late.openForWriting()).rejects.toEqual(
@@ -116,7 +116,7 @@ describe('a missing slot', () => {
 });
 
 describe('before each write', () => {
-  it('a link that now leads to the other slot is noticed by the opened file', async () => {
+  it('notices, by the opened file, a link that now leads to the other slot', async () => {
     await writeFile(a, 'a');
     await writeFile(b, 'b');
     const path = join(directory, 'link');
@@ -127,14 +127,14 @@ describe('before each write', () => {
     await symlink(a, path);
     await expect(slot.openForWriting()).rejects.toMatchObject({ code: 'SITECAST_SLOT_OVERLAP' });
     expect(await readFile(a, 'utf8')).toBe('a');
-    // This is as if the link had been changed after the opening. The opened file counts.
+    // As if the link had been changed after the opening. The opened file counts.
     const opened = await stat(a, { bigint: true });
     await rm(path);
     await symlink(b, path);
     await expect(refuseUnsafe(path, opened, a)).rejects.toMatchObject({ code: 'SITECAST_SLOT_OVERLAP' });
   });
 
-  it('a pipe does not block it, and a directory is not opened', async () => {
+  it('is not blocked by a pipe, and does not open a directory', async () => {
     execFileSync('mkfifo', [b]);
     for (const path of [b, directory]) {
       const slot = new FileSlot(path);
@@ -216,7 +216,7 @@ describe.skipIf(hasNoLoopDevices)('block devices', () => {
 });
 
 describe.skipIf(hasNoLoopDevices)('a file below a mount point', () => {
-  it('is missing where nothing is mounted any more, whether the file exists or not; it returns with the mount', async () => {
+  it('is missing where nothing is mounted any more, whether the file exists or not; it is back with the mount', async () => {
     const disk = join(directory, 'disk');
     const slots = join(directory, 'slots');
     for (const path of [disk, slots]) await mkdir(path);
@@ -235,7 +235,7 @@ describe.skipIf(hasNoLoopDevices)('a file below a mount point', () => {
     await expect(slot.locate(place)).rejects.toEqual(missing);
     devices.mount('--bind', disk, slots);
     expect(await slot.locate(place)).toEqual(place);
-    // The agent's own data is in the same mount. Because the data is there, the mount is there.
+    // The agent's own data is in the same mount. As the data is there, the mount is there.
     const vouched = new FileSlot(slot.path, { data: join(slots, 'data') });
     expect(await vouched.locate(undefined)).toEqual({ path: slot.path, isThere: false });
   });

@@ -20,8 +20,8 @@ const DEVICES = '/dev';
 const IN_MEMORY: ReadonlySet<string> = new Set(['tmpfs', 'ramfs', 'rootfs']);
 
 /**
- * What a slot's path leads to; undefined where nothing is there. A regular file below /dev is no slot: it lies in memory, and a program
- * made it because the device of that name was missing.
+ * The file or device at a slot's path; undefined where there is none. A regular file below /dev isn't a slot: it is in memory, and some
+ * program created it because the device of that name was missing.
  * @throws SITECAST_SLOT_UNUSABLE for a directory, a pipe and the like
  */
 export async function findSlot(path: string): Promise<BigIntStats | undefined> {
@@ -37,20 +37,20 @@ export async function findSlot(path: string): Promise<BigIntStats | undefined> {
   throw unusableSlot(path);
 }
 
-/** What a slot's path leads to. */
+/** A file or device at a slot's path. */
 export interface FoundSlot {
   path: string;
   found: BigIntStats;
 }
 
-/** The slots that are there. @throws as `findSlot` */
+/** The slots that exist. @throws what `findSlot` throws */
 export async function findSlots(paths: readonly string[]): Promise<FoundSlot[]> {
   const found = await Promise.all(paths.map(async path => ({ path, found: await findSlot(path) })));
   return found.filter((slot): slot is FoundSlot => slot.found !== undefined);
 }
 
 /**
- * Whether a path lies below /dev, or in the same file system where that is mounted elsewhere, as in a container or a chroot.
+ * Whether a path is below /dev, or in the same file system mounted elsewhere, as in a container or a chroot.
  * @param path without symbolic links
  */
 async function isAmongDevices(found: BigIntStats, path: string): Promise<boolean> {
@@ -64,7 +64,7 @@ async function deviceOf(path: string): Promise<bigint | undefined> {
   try {
     return (await stat(path, { bigint: true })).dev;
   } catch {
-    // A system without that path.
+    // The system doesn't have that path.
     return undefined;
   }
 }
@@ -79,16 +79,16 @@ function typeOfFileSystem(
   return (mounts.find(mount => mount.device === device) ?? mountOf(path, mounts))?.type;
 }
 
-/** The type of a directory's file system, where that lies in memory. */
+/** The type of a directory's file system if that is in memory; otherwise undefined. */
 async function memoryTypeOf(directory: string, mounts: readonly Mount[]): Promise<string | undefined> {
   const type = typeOfFileSystem(await stat(directory, { bigint: true }), directory, mounts);
   return type !== undefined && IN_MEMORY.has(type) ? type : undefined;
 }
 
 /**
- * As `Slot.locate`. A file may be made only where the path surely means one: not among device nodes, not in memory, not by way of a link,
- * only with the file system mounted that it has to lie in, and only where there was none before.
- * @param data the agent's own directory. Its file system is mounted, or this agent couldn't read its state
+ * See `Slot.locate`. A file may be created only where the path surely means a new file: not among device nodes, not in memory, not through
+ * a link, only with its file system mounted, and only if no file was there before.
+ * @param data the agent's own directory. Its file system is mounted, otherwise the agent couldn't read its state
  */
 export async function locateSlot(
   path: string,
@@ -111,7 +111,10 @@ export async function locateSlot(
   return { path, isThere: found !== undefined, ...(isVouchedFor ? {} : { mountPoint }) };
 }
 
-/** An image in memory would be gone at the boot that tries it. It may lie there only where the agent's own data does, as in a demo. */
+/**
+ * An image in memory would be gone after the boot that tries it. It is accepted only where the agent's own data are in memory, too, as in
+ * a demo.
+ */
 async function refuseInMemory(
   path: string,
   directory: string,
@@ -124,7 +127,7 @@ async function refuseInMemory(
   throw missingSlot(path, `is not there, and is not made in memory (${type}), where no boot would find it`);
 }
 
-/** @returns the directory that the file lies in, or would; without links */
+/** @returns the directory of the existing or future file, without links */
 async function directoryOfFile(path: string, isThere: boolean): Promise<string> {
   try {
     if (isThere) return dirname(await realpath(path));
@@ -147,7 +150,7 @@ async function isLink(path: string): Promise<boolean> {
   }
 }
 
-/** Pure: of the places where a mount is expected, one above the directory where nothing is mounted. */
+/** The expected mount point at or above the directory where nothing is mounted. Pure. */
 export function absentMount(
   directory: string,
   expected: readonly (string | undefined)[],
@@ -164,8 +167,8 @@ export function absentMount(
 }
 
 /**
- * Pure: where the file system of a directory is mounted; undefined for that of `/`. A service's sandbox mounts directories over
- * themselves; they belong to the file system that they lie in.
+ * Where the file system of a directory is mounted; undefined for that of `/`. Pure. A service's sandbox mounts directories over themselves;
+ * they count as part of the file system that they are in.
  */
 export function ownMountPoint(directory: string, mounts: readonly Mount[]): string | undefined {
   const mount = mountOf(directory, mounts);
@@ -175,7 +178,7 @@ export function ownMountPoint(directory: string, mounts: readonly Mount[]): stri
 }
 
 /**
- * The last check before anything is written, at what was opened.
+ * The last check before anything is written, on the opened file or device.
  * @throws SITECAST_SLOT_OVERLAP, SITECAST_SLOT_BUSY, SITECAST_SLOT_MISSING where the other slot can't be compared with
  */
 export async function refuseUnsafe(
@@ -188,7 +191,7 @@ export async function refuseUnsafe(
   if (other !== undefined) {
     const found = await findSlot(other);
     if (found && isOverlapping(storage, await storageOf(found, other))) throw overlappingSlot(path, other);
-    // What was opened may be the slot that runs: nothing shows that it isn't.
+    // The opened file may be the running slot, if the other one doesn't show that it isn't.
     if (!found) await directoryOfFile(other, false);
   }
   for (const device of await loopDevicesOn(storage)) {
@@ -202,14 +205,14 @@ async function isClaimed(device: string): Promise<boolean> {
     await (await open(device, constants.O_RDONLY | constants.O_EXCL)).close();
     return false;
   } catch (error) {
-    // ENXIO: it was detached just now. A device that can't be opened for another reason may well be in use.
+    // ENXIO: it was detached just now. A device that can't be opened for another reason may be in use.
     return !isSystemError(error, 'ENXIO');
   }
 }
 
 /**
- * Checks the settings before anything is written. Refused are two slots of which one is the other or lies in it, paths that can't be
- * slots, and a data directory in a slot. A slot that isn't there yet is checked before it is written.
+ * Checks the settings before anything is written. Refused are: a slot that is the other one or inside of it, paths that can't be slots, and
+ * a data directory in a slot. A slot that doesn't exist yet is checked before it is written.
  */
 export async function checkSlots(settings: {
   slots: Readonly<Record<SlotName, string>>;
@@ -227,7 +230,7 @@ export async function checkSlots(settings: {
   }
 }
 
-/** A file that isn't there yet will lie in its directory. */
+/** The storage of a file; if it doesn't exist yet, that of its future directory. */
 async function storageAt(path: string): Promise<Storage> {
   const found = await findSlot(path);
   if (found) return storageOf(found, path);
@@ -240,7 +243,7 @@ async function whereTo(path: string): Promise<string> {
   try {
     return await realpath(path);
   } catch {
-    // Not there yet.
+    // It doesn't exist yet.
     const above = dirname(path);
     return above === path ? path : join(await whereTo(above), basename(path));
   }

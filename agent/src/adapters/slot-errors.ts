@@ -14,7 +14,7 @@ const FULL: Cause = {
 };
 const READ_ONLY: Cause = { code: 'SITECAST_SLOT_READ_ONLY', what: 'is read-only', kind: 'failed' };
 
-/** What the system's errors mean for a slot; every other one is SITECAST_SLOT_FAILED. */
+/** What the system's errors mean for a slot. All others are SITECAST_SLOT_FAILED. */
 const CAUSES: Record<string, Cause> = {
   ENOSPC: FULL,
   EDQUOT: FULL,
@@ -30,11 +30,11 @@ const CAUSES: Record<string, Cause> = {
   ETXTBSY: { code: 'SITECAST_SLOT_BUSY', what: 'is being executed', kind: 'failed' },
   ENOENT: MISSING,
   EEXIST: { ...MISSING, what: 'has appeared only just now' },
-  // ENXIO, ENODEV: a device node without its device, which was pulled out or isn't there yet.
+  // ENXIO, ENODEV: a device node without its device, which was removed or isn't there yet.
   ENXIO: { ...MISSING, what: 'is the name of a device that is not there' },
   ENODEV: { ...MISSING, what: 'is the name of a device that is not there' },
   ENOMEDIUM: { ...MISSING, what: 'is a device without a medium' },
-  // ESTALE: a network file system went away, and came back as another one.
+  // ESTALE: a network file system disappeared, and came back as another one.
   ESTALE: MISSING,
   ENOTDIR: {
     code: 'SITECAST_SLOT_UNUSABLE',
@@ -64,12 +64,12 @@ export function slotError(path: string, operation: string, cause: unknown): Site
   });
 }
 
-/** Nothing is there, and nothing may be made there. The slot has to be waited for. */
+/** There is nothing, and no file may be created. The update waits for the slot. */
 export function missingSlot(path: string, what: string): SitecastError {
   return of({ ...MISSING, what }, path);
 }
 
-/** Something else uses the slot. It has to be waited for. */
+/** The slot is in use. The update waits for it. */
 export function busySlot(path: string, what: string): SitecastError {
   return of({ code: 'SITECAST_SLOT_BUSY', what, kind: 'failed' }, path);
 }

@@ -29,7 +29,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true });
 });
 
-/** A separate agent with its own view of which slot runs. */
+/** A separate agent with its own opinion about which slot is running. */
 function agent(): { locks: SlotLocks; slot: (path: string, other: string) => FileSlot } {
   const locks = new SlotLocks(log);
   open.push(locks);
@@ -59,7 +59,7 @@ it('gives a slot to one agent, whatever its path, and neither of two where one i
 it('keeps an agent from writing where another has either slot, and from creating a file there', async () => {
   const [one, two] = [agent(), agent()];
   await one.locks.take([await found(a)]);
-  // For the second agent, A is the slot that doesn't run.
+  // In the second agent's opinion, A is the slot to write.
   await expect(two.slot(a, b).openForWriting()).rejects.toEqual(busy(a));
   await expect(two.slot(b, a).openForWriting()).rejects.toEqual(busy(a));
   expect(await readdir(directory)).toEqual(['a.img']);
@@ -76,7 +76,7 @@ async function nameOf(path: string): Promise<string> {
   return `sitecast-slot-file-${dev >> 8}:${dev & 255}/${ino}`;
 }
 
-it('has a name of one length, so that every version of libuv reads it in the same way', async () => {
+it('has a name of fixed length, so that every version of libuv treats it the same way', async () => {
   await agent().locks.take([await found(a)]);
   // Zero bytes are shown as @.
   const name = `@${await nameOf(a)}`.padEnd(108, '@');
@@ -85,13 +85,16 @@ it('has a name of one length, so that every version of libuv reads it in the sam
   );
 });
 
-/** A process of another user that holds the slot's name. This user's node may be in a place where other users can't run it. */
+/**
+ * A process of another user that holds the slot's name. The program must be one that other users can run, which this user's node may not
+ * be.
+ */
 async function heldByNobody(program: string): Promise<ChildProcess> {
   const server = createServer();
   server.listen(`\0${(await nameOf(a)).padEnd(107, '\0')}`);
   await once(server, 'listening');
   const fd: number = Reflect.get(Reflect.get(server, '_handle'), 'fd');
-  // This is `nobody` on most systems, with a group that owns nothing here.
+  // On most systems this is the user `nobody`, with a group that owns nothing here.
   const child = spawn(program, ['600'], { uid: 65_534, gid: 65_534, stdio: [fd, 'ignore', 'ignore'] });
   children.push(child);
   await once(child, 'spawn');

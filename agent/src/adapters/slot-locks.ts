@@ -8,12 +8,12 @@ import { busySlot } from './slot-errors.ts';
 import { storageId } from './storage-stack.ts';
 
 /**
- * Keeps agents with different data directories off each other's slots. A slot belongs to one agent from when it was first seen until that
- * agent's process ends. The lock is on the storage, not on the path.
+ * Keeps agents with different data directories away from each other's slots. A slot belongs to one agent from the time it is first seen
+ * until the agent's process ends. The lock is on the storage, not on the path.
  */
 export class SlotLocks {
   readonly #held = new Map<string, AbstractLock>();
-  /** By the lock's name: the process that holds it without a right to write the slot, as it was last logged. */
+  /** By the lock's name: the process that holds it without permission to write the slot, as last logged. */
   readonly #passedOver = new Map<string, number>();
   readonly #log: Log;
 
@@ -22,7 +22,7 @@ export class SlotLocks {
   }
 
   /**
-   * Takes the locks that aren't held yet: all of them, or none.
+   * Takes the locks that aren't held yet: either all of them or none.
    * @throws SITECAST_SLOT_BUSY where another agent holds one
    */
   async take(slots: readonly FoundSlot[]): Promise<void> {
@@ -73,18 +73,18 @@ function heldBy(pid: number | undefined): string {
 
 const nameOf = (found: BigIntStats): string => `sitecast-slot-${storageId(found).replace(' ', '-')}`;
 
-/** Another process, as /proc shows it (proc_pid_status(5)). */
+/** Another process according to /proc (proc_pid_status(5)). */
 interface Holder {
   pid: number;
-  /** The real user id: that of the user who started it. A set-uid program has another effective one. */
+  /** The real user id, of the user who started it. A set-uid program has a different effective one. */
   uid: number;
-  /** Its real group and all supplementary ones. */
+  /** Its real group and all supplementary groups. */
   gids: readonly number[];
 }
 
 /**
  * Finds the process that listens on a name of the abstract namespace.
- * @returns undefined where it can't be seen: only root sees those of other users
+ * @returns undefined where it isn't visible: only root sees processes of other users
  */
 async function holderOf(name: string): Promise<Holder | undefined> {
   const socket = await socketOf(name);
@@ -119,7 +119,7 @@ async function hasOpen(pid: string, socket: string): Promise<boolean> {
     try {
       if ((await readlink(join(directory, name))) === socket) return true;
     } catch {
-      // It was closed meanwhile.
+      // It has been closed meanwhile.
     }
   }
   return false;
@@ -129,7 +129,7 @@ async function readHolder(pid: number): Promise<Holder | undefined> {
   const status = await textOf(join('/proc', String(pid), 'status'));
   const numbers = (field: string) =>
     (new RegExp(`^${field}:\\s*(.*)$`, 'm').exec(status)?.[1] ?? '').split(/\s+/).filter(Boolean).map(Number);
-  // The real id, the effective one, and two more.
+  // The real id, the effective id, and two more.
   const [[uid], [gid]] = [numbers('Uid'), numbers('Gid')];
   if (uid === undefined || gid === undefined) return undefined;
   return { pid, uid, gids: [gid, ...numbers('Groups')] };
@@ -139,7 +139,7 @@ async function namesIn(directory: string): Promise<string[]> {
   try {
     return await readdir(directory);
   } catch {
-    // Another user's process, or one that is gone.
+    // Another user's process, or one that has ended.
     return [];
   }
 }
@@ -148,7 +148,7 @@ async function textOf(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8');
   } catch {
-    // As above.
+    // The same.
     return '';
   }
 }

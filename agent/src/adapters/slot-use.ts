@@ -4,8 +4,8 @@ import { type Mount, readMounts } from './mounts.ts';
 import { deviceNumber, holdersOf, loopDevicesOn, storageOf } from './storage-stack.ts';
 
 /**
- * Finds what uses a slot, as far as this process can see: a mount, or a device that it is part of, also by way of a loop device.
- * @returns as in `the slot X is mounted at Y`; undefined where nothing is found
+ * Finds what uses a slot, as far as this process can see: a mount, or a device that includes it, also through a loop device.
+ * @returns words such as `mounted at Y`, to follow `the slot X is`; undefined where nothing is found
  */
 export async function useOf(path: string, found: BigIntStats): Promise<string | undefined> {
   const mounts = await readMounts();
@@ -22,7 +22,7 @@ export async function useOf(path: string, found: BigIntStats): Promise<string | 
 async function useOfDevice(device: BigIntStats, mounts: readonly Mount[]): Promise<string | undefined> {
   const number = deviceNumber(device.rdev);
   for (const { device: mounted, source, mountPoint } of mounts) {
-    // Some file systems (btrfs, say) have a number of their own. Their source names the device.
+    // Some file systems, such as btrfs, have a number of their own. Their source names the device.
     const isIt = mounted === number || (source.startsWith('/') && (await isDevice(source, device)));
     if (isIt) return `is mounted at ${mountPoint}`;
   }
@@ -39,7 +39,7 @@ async function statOf(path: string): Promise<BigIntStats | undefined> {
   try {
     return await stat(path, { bigint: true });
   } catch {
-    // Gone, or out of this process's sight.
+    // It is gone, or this process can't see it.
     return undefined;
   }
 }

@@ -6,20 +6,20 @@ import { mountOf, readMounts } from './mounts.ts';
 const SYSFS = '/sys/dev/block';
 
 /**
- * Which storage a file or block device is, by the system's own numbers: paths don't say it (two links, a hard link, a second device
- * node). Ids are `device MAJOR:MINOR` and `file MAJOR:MINOR/INODE`.
+ * Identifies the storage of a file or block device by the system's own numbers. Paths can't tell: there may be links, hard links, or a
+ * second device node. Ids are `device MAJOR:MINOR` and `file MAJOR:MINOR/INODE`.
  */
 export interface Storage {
   id: string;
-  /** Its own id, and the ids of what it lies on: a partition's disk, a loop device's file, the device of that file's file system. */
+  /** Its own id, and the ids of everything below it: a partition's disk, a loop device's file, the device of that file's file system. */
   layers: ReadonlySet<string>;
-  /** Where a partition lies on its disk, where a loop device lies in its file, and so on downwards. */
+  /** A partition's place on its disk, a loop device's place in its file, and so on downwards. */
   extents: readonly Extent[];
 }
 
-/** A range of what is below, in bytes; the end is the first beyond it. */
+/** A range of the storage below, in bytes; `end` is exclusive. */
 interface Extent {
-  /** Id of what is below. */
+  /** Id of the storage below. */
   on: string;
   start: number;
   end: number;
@@ -43,20 +43,20 @@ export async function storageOf(found: BigIntStats, path: string): Promise<Stora
   return { id: storageId(found), layers, extents: await extentsOf(device) };
 }
 
-/** The ids of what the file system of a directory lies on. */
+/** The ids of everything below a directory's file system. */
 export async function layersOfDirectory(path: string): Promise<ReadonlySet<string>> {
   const layers = new Set<string>();
   await addFileSystem(layers, await stat(path, { bigint: true }), path);
   return layers;
 }
 
-/** True if a byte written to one may change the other. */
+/** Whether a byte written to one may change the other. */
 export function isOverlapping(one: Storage, other: Storage): boolean {
   if (one.layers.has(other.id) || other.layers.has(one.id)) return true;
   return one.extents.some(a => other.extents.some(b => a.on === b.on && a.start < b.end && b.start < a.end));
 }
 
-/** Loop devices whose bytes lie in this storage, as paths of their device nodes. */
+/** Loop devices whose bytes are in this storage, as paths of device nodes. */
 export async function loopDevicesOn({ id }: Storage): Promise<string[]> {
   const found: string[] = [];
   for (const name of await namesIn('/sys/block')) {
@@ -71,7 +71,7 @@ export async function loopDevicesOn({ id }: Storage): Promise<string[]> {
   return found;
 }
 
-/** Names of the block devices that a device is part of. @param device `MAJOR:MINOR` */
+/** Names of the block devices that include this one. @param device `MAJOR:MINOR` */
 export function holdersOf(device: string): Promise<string[]> {
   return namesIn(join(SYSFS, device, 'holders'));
 }
@@ -96,7 +96,7 @@ async function addPath(layers: Set<string>, path: string): Promise<void> {
     if (found.isBlockDevice()) await addDevice(layers, deviceNumber(found.rdev));
     else await addFile(layers, found, path);
   } catch {
-    // Deleted, or out of this process's sight: it stays unknown.
+    // Deleted, or not visible to this process: it stays unknown.
   }
 }
 
@@ -112,7 +112,7 @@ async function addFileSystem(layers: Set<string>, found: BigIntStats, path: stri
     await addDevice(layers, device);
     return;
   }
-  // Some file systems (btrfs, say) have a number of their own. Their mount names the device.
+  // Some file systems, such as btrfs, have a number of their own. Their mount names the device.
   const source = mountOf(await realpath(path), await readMounts())?.source;
   if (source?.startsWith('/') === true) await addPath(layers, source);
 }
@@ -134,7 +134,7 @@ async function extentsOf(device: string): Promise<Extent[]> {
   ];
 }
 
-/** @param directory of sysfs; absent where the device is no loop device */
+/** @param directory of sysfs; missing if the device is no loop device */
 async function loopExtentsOf(directory: string): Promise<Extent[]> {
   const backing = await textOf(join(directory, 'backing_file'));
   if (backing === undefined) return [];
@@ -145,12 +145,12 @@ async function loopExtentsOf(directory: string): Promise<Extent[]> {
     const found = await stat(backing, { bigint: true });
     return [{ on: storageId(found), start, end }];
   } catch {
-    // Deleted, or out of this process's sight: it stays unknown.
+    // Deleted, or not visible to this process: it stays unknown.
     return [];
   }
 }
 
-/** The disk of a partition; undefined where the device is no partition. */
+/** The disk of a partition; undefined if the device isn't a partition. */
 async function diskOf(device: string): Promise<string | undefined> {
   const directory = join(SYSFS, device);
   if ((await textOf(join(directory, 'partition'))) === undefined) return undefined;
@@ -171,7 +171,7 @@ async function textOf(path: string): Promise<string | undefined> {
   try {
     return (await readFile(path, 'utf8')).replace(/\n$/, '');
   } catch {
-    // Each file exists for some kinds of device only.
+    // Each of these files exists only for some kinds of devices.
     return undefined;
   }
 }
@@ -180,7 +180,7 @@ async function namesIn(directory: string): Promise<string[]> {
   try {
     return await readdir(directory);
   } catch {
-    // As above.
+    // The same.
     return [];
   }
 }

@@ -2,11 +2,11 @@ import { access } from 'node:fs/promises';
 import { sleep } from '@sitecast/shared/async';
 import type { AgentClock } from '../ports.ts';
 
-/** Exists while systemd-timesyncd (or the wait units of chrony and ntpd) takes the clock for synchronised. */
+/** This file exists while systemd-timesyncd (or the wait units of chrony and ntpd) takes the clock for synchronized. */
 const SYNCHRONISED_FILE = '/run/systemd/timesync/synchronized';
 const TIMESYNC_DIRECTORY = '/run/systemd/timesync';
 
-/** @param timeSync `yes` and `no` overrule what the system says */
+/** @param timeSync `yes` and `no` override what the system says */
 export function systemClock(timeSync: 'auto' | 'yes' | 'no'): AgentClock {
   return {
     now: () => Date.now(),
@@ -26,7 +26,7 @@ async function isThere(path: string): Promise<boolean> {
     await access(path);
     return true;
   } catch {
-    // A file that can't be seen counts as absent.
+    // A file that isn't accessible counts as missing.
     return false;
   }
 }

@@ -24,7 +24,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-it.each(UBOOT_STATES)('the shipped boot.cmd starts the right slot from: $what', state => {
+it.each(UBOOT_STATES)('the shipped boot.cmd boots the right slot from: $what', state => {
   const { variables, hardware, slot, now = {} } = state;
   createUbootEnvironment(directory, variables);
   expect(evaluateUboot(directory, 'boot-order', hardware)).toMatchObject({ slot });
@@ -35,7 +35,7 @@ it.each(UBOOT_STATES)('the shipped boot.cmd starts the right slot from: $what', 
   });
 });
 
-it.each(['env1', 'env2'])('the shipped boot.cmd goes by the other copy where %s is damaged', name => {
+it.each(['env1', 'env2'])('the shipped boot.cmd uses the other copy where %s is damaged', name => {
   createUbootEnvironment(directory, leftOf('B', 0, 3));
   writeFileSync(join(directory, name), '', { flag: 'r+' });
   const damaged = readFileSync(join(directory, name));
@@ -44,7 +44,7 @@ it.each(['env1', 'env2'])('the shipped boot.cmd goes by the other copy where %s 
   expect(evaluateUboot(directory, 'boot-order').slot).toBe('B');
 });
 
-/** What scripts for RAUC do: each boot counts, that of a good slot, too, until somebody says at each boot that it was good. */
+/** Acts like scripts for RAUC: each boot is counted, also that of a good slot, until each boot is confirmed. */
 function bootAsRauc(): SlotName {
   const variables = new Map(ubootVariables(directory));
   const order = variables.get('BOOT_ORDER')?.split(' ') ?? [];
@@ -61,10 +61,10 @@ function bootAsRauc(): SlotName {
 }
 
 describe.skipIf(noUboot !== undefined)('boot control `uboot`', () => {
-  it('keeps a good slot also where the boot script counts each boot, as those for RAUC do', async () => {
+  it('keeps a good slot even if the boot script counts each boot, like those for RAUC', async () => {
     await BOOT_MACHINES.uboot.create(directory);
     await BOOT_MACHINES.uboot.open(directory, 'A').markBad('B');
-    // Seven starts that end before the agent runs: the power is bad.
+    // Seven boots that end before the agent runs, as with an unstable power supply.
     expect([1, 2, 3, 4, 5, 6, 7].map(bootAsRauc)).toEqual(Array.from('AAAAAAA'));
     const control = BOOT_MACHINES.uboot.open(directory, 'A');
     await control.start({ slots: ['A'], onTrial: undefined });
@@ -86,7 +86,7 @@ describe.skipIf(noUboot !== undefined)('boot control `uboot`', () => {
     });
   });
 
-  it('makes no new environment where both copies are lost: it would lack what U-Boot needs', async () => {
+  it('creates no new environment where both copies are lost: it would lack variables that U-Boot needs', async () => {
     createUbootEnvironment(directory);
     for (const name of ['env1', 'env2']) await writeFile(join(directory, name), Buffer.alloc(0x2000));
     const control = BOOT_MACHINES.uboot.open(directory, 'A');
@@ -97,7 +97,7 @@ describe.skipIf(noUboot !== undefined)('boot control `uboot`', () => {
     expect(readFileSync(join(directory, 'env1'))).toEqual(Buffer.alloc(0x2000));
   });
 
-  it('is atomic with two copies only', async () => {
+  it('is atomic only with two copies', async () => {
     createUbootEnvironment(directory);
     const control = BOOT_MACHINES.uboot.open(directory, 'A');
     expect(await control.capabilities()).toEqual({ maxTries: 9, countsHangs: true, isAtomic: true });

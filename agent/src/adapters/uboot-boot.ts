@@ -6,25 +6,25 @@ import { MAX_TOLD_CHARS, runVerb, type VerbContext } from './boot-verb.ts';
 import type { BootEnvironment, BootScheme, Variables } from './environment-boot.ts';
 
 const MAX_CONFIG_BYTES = 64 * 1024;
-/** Starts that the scripts count: one digit, for `setexpr` of U-Boot calculates with hexadecimal numbers. */
+/** How many boots the scripts can count: one digit, since U-Boot's `setexpr` uses hexadecimal numbers. */
 const MAX_TRIES = 9;
-/** What a slot has that is good: as many as RAUC gives it. */
+/** The counter of a good slot: RAUC's value. */
 const GOOD_LEFT = '3';
 
-/** U-Boot's environment, by `fw_printenv` and `fw_setenv` of libubootenv (Debian: libubootenv-tool). */
+/** U-Boot's environment, through `fw_printenv` and `fw_setenv` of libubootenv (Debian: libubootenv-tool). */
 export class UbootEnvironment implements BootEnvironment {
   readonly name: string;
   readonly #config: string;
   readonly #context: VerbContext;
 
-  /** @param config fw_env.config: where the environment lies */
+  /** @param config path of fw_env.config, which says where the environment is stored */
   constructor(config: string, context: VerbContext) {
     this.name = `U-Boot's environment (${config})`;
     this.#config = config;
     this.#context = context;
   }
 
-  /** With two copies, of which `fw_setenv` overwrites the older one. Each line of the configuration is a copy. */
+  /** Atomic with two copies, since `fw_setenv` overwrites the older one. Each line of the configuration is a copy. */
   async isAtomic(): Promise<boolean> {
     const text = (await readFileBounded(this.#config, MAX_CONFIG_BYTES)).toString('utf8');
     return text.split('\n').filter(line => /^\s*[^#\s]/.test(line)).length > 1;
@@ -32,7 +32,7 @@ export class UbootEnvironment implements BootEnvironment {
 
   async read(signal: AbortSignal): Promise<Variables | 'damaged'> {
     const { stdout, stderr } = await this.#run('fw_printenv', '', signal);
-    // They end with 0 and print a default environment, where they know one.
+    // If both copies are damaged, the program ends with 0 and prints a default environment, if it has one.
     return /using default/i.test(stderr) ? 'damaged' : variablesIn(stdout);
   }
 
@@ -64,7 +64,7 @@ export class UbootEnvironment implements BootEnvironment {
 
 const shellWord = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
 
-/** The first line of a variable is enough here. */
+/** Only the first line of each variable, which is enough here. */
 function variablesIn(text: string): Map<string, string> {
   const variables = new Map<string, string>();
   for (const [, name = '', value = ''] of text.matchAll(/^([^=\s]+)=(.*)$/gm))
@@ -73,8 +73,8 @@ function variablesIn(text: string): Map<string, string> {
 }
 
 /**
- * The variables that RAUC uses: BOOT_ORDER, BOOT_A_LEFT, BOOT_B_LEFT. A good slot is alone in BOOT_ORDER. Neither deploy/boot/uboot/boot.cmd
- * nor a script that counts each boot (RAUC's) leaves it then.
+ * The variables that RAUC uses: BOOT_ORDER, BOOT_A_LEFT, BOOT_B_LEFT. A good slot is the only one in BOOT_ORDER, so neither
+ * deploy/boot/uboot/boot.cmd nor a script that counts each boot (RAUC's) leaves it.
  */
 export const bootOrderScheme: BootScheme = {
   maxTries: MAX_TRIES,
@@ -108,7 +108,10 @@ export const bootOrderScheme: BootScheme = {
 const slotsIn = (order: string): SlotName[] =>
   order.split(/\s+/).filter((name): name is SlotName => name === 'A' || name === 'B');
 
-/** What U-Boot itself counts by (CONFIG_BOOTCOUNT_ENV): upgrade_available, bootcount, bootlimit; and boot_slot, which says A or B. */
+/**
+ * The variables of U-Boot's own boot count (CONFIG_BOOTCOUNT_ENV): upgrade_available, bootcount, bootlimit; and boot_slot, which is A or
+ * B.
+ */
 export const bootcountScheme: BootScheme = {
   maxTries: MAX_TRIES,
   next: variables => {

@@ -18,7 +18,7 @@ afterEach(async () => {
 
 const textOf = (name: string) => readFile(join(directory, name), 'utf8').catch(() => '');
 
-/** An agent whose gateway is away. `systemd-notify` is a script that writes down what it is told. */
+/** An agent without a reachable gateway. `systemd-notify` is a script that logs its arguments. */
 async function start(env: Record<string, string>, ...flags: string[]): Promise<AgentProcess> {
   const bin = join(directory, 'bin');
   await mkdir(bin);
@@ -44,14 +44,14 @@ async function start(env: Record<string, string>, ...flags: string[]): Promise<A
 }
 
 describe('a unit of Type=notify', () => {
-  it('is told that it is up at once, also while no gateway answers, and that it is alive', async () => {
+  it('is told at once that the agent is ready and alive, also while no gateway answers', async () => {
     const agent = await start({ NOTIFY_SOCKET: join(directory, 'socket'), WATCHDOG_USEC: '300000' });
     await until('it is alive', async () => (await textOf('told')).split('WATCHDOG=1').length > 3);
     expect((await textOf('told')).split('\n')[0]).toBe('READY=1');
     await agent.stop();
   }, 30_000);
 
-  it('is told nothing where nothing listens, or the watchdog is meant for another process', async () => {
+  it('is told nothing where no one listens, or the watchdog is meant for another process', async () => {
     const silent = await start({ WATCHDOG_USEC: '300000' }, '--watchdog', join(directory, 'none'));
     await until('it runs', () => silent.stderr.includes("the watchdog isn't fed"));
     await silent.stop();
@@ -69,7 +69,7 @@ it("the machine's watchdog is fed from the start on, and stopped with the agent"
   );
 }, 30_000);
 
-it("the machine's watchdog isn't stopped where the agent is killed", async () => {
+it("the machine's watchdog is not stopped where the agent is killed", async () => {
   await writeFile(join(directory, 'watchdog'), '');
   const agent = await start({}, '--watchdog', join(directory, 'watchdog'));
   await until('it is fed', async () => (await textOf('watchdog')).length >= 1);
@@ -77,7 +77,7 @@ it("the machine's watchdog isn't stopped where the agent is killed", async () =>
   expect(await textOf('watchdog')).toSatisfy((text: string) => text.replaceAll('\0', '') === '');
 }, 30_000);
 
-it("the machine's watchdog isn't fed while the agent isn't well, and is again afterwards", async () => {
+it("the machine's watchdog is not fed while the agent is unwell, and is again afterwards", async () => {
   const path = join(directory, 'watchdog');
   await writeFile(path, '');
   const stop = new AbortController();
@@ -105,13 +105,13 @@ describe('the agent is', () => {
   const clock = { sleep: (ms: number, signal?: AbortSignal) => system.sleep(ms / 100, signal) };
   const context = { clock, log: () => {}, stop: new AbortController().signal };
 
-  it('well while the disk answers, whatever it says', async () => {
+  it('well while the disk answers, whatever the answer is', async () => {
     expect(await wellness(directory, context)()).toBe(true);
     expect(await wellness(join(directory, 'gone'), context)()).toBe(true);
   });
 
   it('not well while the disk does not answer', async () => {
-    // Opening a pipe without a writer hangs, as a dead disk does.
+    // Opening a pipe without a writer hangs, like a dead disk.
     const pipe = join(directory, 'pipe');
     execFileSync('mkfifo', [pipe]);
     const isStillWell = wellness(pipe, context);

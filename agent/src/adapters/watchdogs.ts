@@ -11,39 +11,39 @@ import { systemClock } from './system-clock.ts';
 
 const run = promisify(execFile);
 
-/** Milliseconds between two feedings of a hardware watchdog. Most time out after 10 seconds or more. */
+/** How often a hardware watchdog is fed, in ms. Most time out after 10 seconds or more. */
 const FEED_MS = 3000;
-/** Of systemd's WatchdogSec: it recommends half of it. */
+/** How often systemd's watchdog is fed within WatchdogSec. systemd recommends twice or more. */
 const FEEDINGS_PER_TIMEOUT = 3;
-/** Milliseconds between two looks at the disk, and what one may take. A disk that doesn't answer any more takes for ever. */
+/** How often the disk is checked, in ms, and how long a check may take. A dead disk never answers. */
 const DISK_CHECK_MS = 30_000;
 const WELL_WITHIN_MS = 5000;
-/** systemd waits for such a message no longer either. */
+/** In ms. systemd waits no longer for such a message. */
 const NOTIFY_MS = 5000;
-/** What tells a watchdog's driver that the closing is meant: it stops, instead of booting the machine. */
+/** Tells a watchdog's driver that the file is closed intentionally: the watchdog stops instead of rebooting the machine. */
 const MAGIC_CLOSE = 'V';
 
 interface FeedingContext {
   clock: Pick<AgentClock, 'sleep'>;
   log: Log;
-  /** Fires when the feeding ends. */
+  /** Aborted when the feeding should end. */
   stop: AbortSignal;
 }
 
 /**
- * Says whether the agent is well: this event loop turns, and the disk of its data answers. An update that fails, a gateway that is away, a
- * full disk: with all of them it is well, and another boot wouldn't help.
+ * Whether the agent is well: its event loop runs, and the disk with its data answers. A failed update, an unreachable gateway or a full
+ * disk doesn't make it unwell, because a reboot wouldn't help.
  */
 export function wellness(data: string, { clock, stop }: FeedingContext): () => Promise<boolean> {
   let answeredAtMs = Number.NEGATIVE_INFINITY;
   let pending: Promise<void> | undefined;
-  /** A flush reaches the disk, and writes nothing where nothing has changed. */
+  /** A flush reaches the disk, but writes nothing if nothing has changed. */
   const flush = async (): Promise<void> => {
     try {
       await syncDirectory(data);
       answeredAtMs = performance.now();
     } catch (error) {
-      // Any other answer is one, too: the directory isn't there yet, say.
+      // Any other error is an answer, too, for example that the directory doesn't exist yet.
       if (!isSystemError(error, 'EIO')) answeredAtMs = performance.now();
     } finally {
       pending = undefined;
@@ -51,7 +51,7 @@ export function wellness(data: string, { clock, stop }: FeedingContext): () => P
   };
   return async () => {
     if (performance.now() - answeredAtMs < DISK_CHECK_MS) return true;
-    // One at a time: a disk that hangs must not take all threads.
+    // One check at a time: a disk that hangs must not block all threads.
     pending ??= flush();
     const over = new AbortController();
     await Promise.race([pending, clock.sleep(WELL_WITHIN_MS, AbortSignal.any([stop, over.signal]))]);
@@ -61,8 +61,8 @@ export function wellness(data: string, { clock, stop }: FeedingContext): () => P
 }
 
 /**
- * Tells systemd that the agent is up, and feeds systemd's watchdog and the machine's while the agent is well.
- * @returns how it ends: the feeding stops, and the machine's watchdog with it
+ * Tells systemd that the agent is ready, and feeds systemd's watchdog and the machine's while the agent is well.
+ * @returns a function that stops the feeding and the machine's watchdog
  */
 export async function beWatched(
   { data, timeSync, watchdog }: Pick<RunSettings, 'data' | 'timeSync' | 'watchdog'>,
@@ -84,7 +84,7 @@ export async function beWatched(
   };
 }
 
-/** systemd, where it runs this process as a unit of `Type=notify`: by `systemd-notify`, as Node has no sockets for datagrams of that kind. */
+/** systemd, if it runs this process as a unit of `Type=notify`. Called through `systemd-notify`, as Node has no Unix datagram sockets. */
 class ServiceManager {
   readonly #environment: NodeJS.ProcessEnv;
   readonly #context: FeedingContext;
@@ -94,12 +94,12 @@ class ServiceManager {
     this.#context = context;
   }
 
-  /** The service is up. Where nothing waits for that, it does nothing. */
+  /** Says that the service is ready. Does nothing where systemd doesn't expect that. */
   async ready(): Promise<void> {
     await this.#tell('READY=1');
   }
 
-  /** Says that it is alive, while it is well, until it stops. Does nothing without `WatchdogSec`. */
+  /** Says that the agent is alive, while it is well, until it stops. Does nothing without `WatchdogSec`. */
   async feed(isStillWell: () => Promise<boolean>): Promise<void> {
     const { WATCHDOG_USEC: timeoutUs, WATCHDOG_PID: pid } = this.#environment;
     const isMeant = pid === undefined || Number(pid) === process.pid;
@@ -118,7 +118,7 @@ class ServiceManager {
   }
 }
 
-/** A watchdog of the machine. Once open it boots the machine unless it is fed. */
+/** A watchdog of the machine. Once it is open, it reboots the machine unless it is fed. */
 export class HardwareWatchdog {
   readonly #device: FileHandle;
   readonly #context: FeedingContext;
@@ -130,7 +130,10 @@ export class HardwareWatchdog {
     this.#context = context;
   }
 
-  /** @returns undefined where it can't be opened, which is logged: another program has it, say. A device without watchdog is still updated */
+  /**
+   * @returns undefined where it can't be opened, for example because another program has it; that is logged. A device without a watchdog
+   * is updated, too
+   */
   static async open(path: string, context: FeedingContext): Promise<HardwareWatchdog | undefined> {
     try {
       return new HardwareWatchdog(path, await open(path, constants.O_WRONLY), context);
@@ -147,7 +150,7 @@ export class HardwareWatchdog {
     });
   }
 
-  /** The agent stops in order: the watchdog stops, too, where its driver allows that. */
+  /** Called when the agent stops properly: the watchdog stops, too, if its driver allows that. */
   async close(): Promise<void> {
     try {
       await this.#device.write(MAGIC_CLOSE);
@@ -160,7 +163,7 @@ export class HardwareWatchdog {
   }
 }
 
-/** Feeds at once, then every so often. Never throws: what isn't fed boots the machine. */
+/** Runs at once, then regularly. Never throws: if feeding fails, the watchdog reboots the machine. */
 async function everySo(
   { clock, log, stop }: FeedingContext,
   everyMs: number,

@@ -39,7 +39,7 @@ async function script(text: string): Promise<string> {
 const NO_WATCHDOG =
   'warning: there is no watchdog: a kernel that hangs before user space stays there, and the loader gets no other turn';
 
-it('finds a boot program right that keeps to the contract, and orders nothing unless asked to', async () => {
+it('accepts a boot program that keeps to the contract, and changes nothing unless asked to', async () => {
   const program = await BootProgram.create(directory);
   expect(await examined(program.command)).toEqual([
     expect.stringMatching(/^warning: boot control 'get' says: a warning, for people/),
@@ -52,7 +52,7 @@ it('finds a boot program right that keeps to the contract, and orders nothing un
   expect(new Set(await program.calls())).toEqual(new Set(['get']));
 });
 
-it('exercises each change twice, and leaves what runs as what boots', async () => {
+it('exercises each change twice, and leaves the running slot as the one to boot', async () => {
   const program = await BootProgram.create(directory);
   const found = await examined(program.command, true);
   expect(found.filter(line => /mark-bad|set-/.test(line))).toEqual([
@@ -120,7 +120,7 @@ describe('finds the fault of a boot program that', () => {
   });
 });
 
-describe('of the watchdog it says', () => {
+describe('reports about the watchdog', () => {
   const identities = async (...names: string[]) => {
     for (const [at, name] of names.entries()) {
       const path = join(directory, `sys/class/watchdog/watchdog${at}`);
@@ -141,12 +141,12 @@ describe('of the watchdog it says', () => {
     );
   });
 
-  it('that nothing vouches for one', async () => {
+  it('that nothing shows whether there is one', async () => {
     await identities('Software Watchdog', 'i6300ESB timer');
     expect(await last()).toContain('warning: nothing says that');
   });
 
-  it('that the loader arms one', async () => {
+  it('that the boot loader arms one', async () => {
     await identities('i6300ESB timer');
     await writeFile(join(directory, 'cmdline'), 'sitecast.watchdog=armed\n');
     expect(await last()).toBe('ok: the loader arms a watchdog before it starts the kernel');
@@ -159,7 +159,7 @@ describe('of the watchdog it says', () => {
   });
 });
 
-it('as a command: takes the kind from the configuration file, exits with 1 on a problem, and exercises beside no daemon', async () => {
+it('works as a command: reads the kind of boot control from the configuration file, exits with 1 on a problem, and exercises only without a daemon', async () => {
   const program = await BootProgram.create(directory);
   const { data, slots } = flags();
   const config = join(directory, 'agent.yaml');

@@ -7,42 +7,43 @@ import {
   type SlotName,
 } from '../ports.ts';
 
-// `sitecast-agent doctor --boot`: does the boot control do what the agent relies upon?
+// `sitecast-agent doctor --boot`: checks whether the boot control does what the agent relies on.
 
 export interface Finding {
-  /** `problem`: updates won't work, or not safely. `warning`: a case in which the device doesn't help itself. */
+  /** `problem`: updates won't work, or not safely. `warning`: there is a case in which the device can't recover by itself. */
   level: 'ok' | 'warning' | 'problem';
   text: string;
 }
 
-/** What the machine says, beside the boot control. */
+/** Facts about the machine from other sources than the boot control. */
 export interface MachineFacts {
-  /** The slot that kernel or root file system name; undefined where neither does. */
+  /** The slot according to the kernel or the root file system; undefined where neither says it. */
   booted: SlotName | undefined;
   watchdogs: readonly Watchdog[];
   /** The kernel's command line. */
   words: readonly string[];
-  /** Seconds for which the kernel itself feeds an armed watchdog that nothing has opened; 0: without end. */
+  /** For how many seconds the kernel itself feeds an armed watchdog that no process has opened; 0: for ever. */
   openTimeoutS: number | undefined;
 }
 
 export interface Watchdog {
   /** Such as `watchdog0`. */
   name: string;
-  /** What the driver calls it. */
+  /** The driver's name for it. */
   identity: string;
 }
 
-/** Boots that the agent gives a slot on trial. */
+/** How many boots the agent gives a slot on trial. */
 const TRIES = 2;
-/** The loader's word on the kernel's command line, as no file of the kernel says it. */
+/** The word on the kernel's command line by which the boot loader says that it has armed a watchdog; the kernel has no file that says it. */
 const ARMED = 'sitecast.watchdog=armed';
 const SOFTWARE = /^software watchdog/i;
 
 type CheckedControl = Pick<BootControl, 'capabilities' | 'read' | 'markBad' | 'setTrial' | 'setNext'>;
 
 /**
- * @param isExercised also orders changes of the slot that doesn't run, and takes them back. A boot meanwhile may run that slot
+ * @param isExercised also orders changes of the slot that doesn't run, and takes them back. If the machine reboots meanwhile, that slot may
+ * run
  */
 export async function checkBoot(
   control: CheckedControl,
@@ -117,7 +118,7 @@ function told(answer: boolean | undefined, ok: string, what: string): Finding {
   return { level: 'warning', text: why };
 }
 
-/** Each change twice: the agent may order one again after a power cut. */
+/** Orders each change twice: the agent may repeat one after a power cut. */
 async function exercise(control: CheckedControl, { booted, bootId }: BootState): Promise<Finding[]> {
   const other = otherSlot(booted);
   const steps: [string, () => Promise<void>, SlotName][] = [
@@ -131,7 +132,7 @@ async function exercise(control: CheckedControl, { booted, bootId }: BootState):
     for (const [name, change, next] of steps)
       findings.push(...(await guarded(name, () => oneStep(control, { name, change, next, bootId }))));
   } finally {
-    // Whatever has failed: what runs is what boots.
+    // Whatever has failed, the running slot becomes the one to boot again.
     await guarded('at the end', async () => {
       await control.setNext(booted);
       return [];

@@ -5,7 +5,7 @@ import { z } from 'zod';
 export const releaseRefSchema = z.looseObject({ counter: z.int().min(0), version: z.string().max(64) });
 export type KnownRelease = z.infer<typeof releaseRefSchema>;
 
-/** A text that is too long is cut, not refused: an agent that can't read its own state wouldn't start. */
+/** Text that is shortened, not refused, if it is too long: an agent that can't read its own state wouldn't start. */
 const text = (maxChars: number) => z.string().transform(found => cutText(found, maxChars));
 
 export const reasonSchema = z.looseObject({
@@ -14,7 +14,7 @@ export const reasonSchema = z.looseObject({
 });
 export type Reason = z.infer<typeof reasonSchema>;
 
-/** Code of the report of a device that went back because its rollout rolls back. That report names the release it went to. */
+/** Code of the report of a device that went back because its rollout rolls back. The report names the release that the device went to. */
 export const ROLLBACK_ORDERED = 'ordered';
 
 const rolloutRefSchema = z.looseObject({ id: z.string().max(64), attempt: z.int().min(1) });
@@ -26,25 +26,25 @@ const SLOT_STATES = ['empty', 'bad', 'verified', 'altered'] as const;
 export const slotRecordSchema = z.looseObject({
   state: z.enum(SLOT_STATES),
   release: releaseRefSchema.optional(),
-  /** SHA-256 of the index that its image was written by. */
+  /** SHA-256 of the index by which its image was written. */
   indexSha256: hexId.optional(),
-  /** SHA-256 of the index of `release`, where something else than this agent wrote the image, such as the factory. */
+  /** SHA-256 of the index of `release`, if something other than this agent wrote the image, such as the factory. */
   baseIndexSha256: hexId.optional(),
   lengthBytes: z.int().min(0).optional(),
   /** The image has run and was found healthy. */
   isConfirmed: z.boolean().optional(),
-  /** Whose order brought it there: if it fails later, that is reported for this rollout. */
+  /** The rollout that brought the release there. If the release fails later, that is reported for this rollout. */
   rollout: rolloutRefSchema.optional(),
 });
 export type SlotRecord = z.infer<typeof slotRecordSchema>;
 
 /** Where a slot was found. A slot that vanished isn't taken for a new one. */
 const slotPlaceSchema = z.looseObject({
-  /** The path of the settings, absolute. Of another path nothing is known. */
+  /** The absolute path in the settings. If that changes, nothing is known of the new path. */
   path: z.string(),
-  /** False: nothing is there yet, and a file may be made. */
+  /** False: nothing is there yet, and a file may be created. */
   isThere: z.boolean(),
-  /** Where the file system is mounted that a file slot lies in; undefined for that of `/` and that of the agent's own data. */
+  /** The mount point of the file system that holds a file slot; undefined for that of `/` and that of the agent's own data. */
   mountPoint: z.string().optional(),
 });
 export type SlotPlace = z.infer<typeof slotPlaceSchema>;
@@ -53,13 +53,13 @@ export type SlotPlace = z.infer<typeof slotPlaceSchema>;
 const rolloutRecordSchema = z.looseObject({
   id: z.string().max(64),
   latchedAt: z.string().max(64),
-  /** The highest attempt that came to an end here, and how. */
+  /** The highest attempt that has ended here, and how. */
   ended: z
     .looseObject({ attempt: z.int().min(0), outcome: z.enum(['completed', 'failed', 'rolledBack']) })
     .optional(),
-  /** A gateway has said no, or "not now", to a lease for it: this device never goes down for it without one. */
+  /** A gateway has answered a request for its lease with no, or "not now": this device never goes down for it without a lease. */
   leaseRefused: z.boolean().optional(),
-  /** What ran before this rollout's release was activated. */
+  /** The running release before this rollout's was activated. */
   cameFrom: releaseRefSchema.optional(),
 });
 export type RolloutRecord = z.infer<typeof rolloutRecordSchema>;
@@ -74,9 +74,9 @@ export const barredSchema = z.looseObject({
 export type BarredRelease = z.infer<typeof barredSchema>;
 
 /**
- * How far the update got. `downloading`: the slot is being filled. `verified`: it holds the image, and activation is next.
- * `activating`: the boot loader is being told. `rebooting`: the loader was told. `confirming`: the slot runs, unproven. `confirmed`: the
- * slot is proven, and the loader is being told. `fallingBack`: the slot is given up, and the other one has to run again.
+ * How far the update is. `downloading`: the slot is being filled. `verified`: it holds the image, and activation is next. `activating`: the
+ * boot loader is being told. `rebooting`: the boot loader was told. `confirming`: the slot runs on trial. `confirmed`: the slot has passed
+ * its trial, and the boot loader is being told. `fallingBack`: the slot is given up, and the other one must run again.
  */
 export const updateSchema = z.looseObject({
   kind: z.enum(['install', 'rollBack']),
@@ -95,10 +95,10 @@ export const updateSchema = z.looseObject({
     'fallingBack',
   ]),
   startedAt: z.string().max(64),
-  /** The boot in which the loader was told to try the slot, or to leave it. */
+  /** The boot in which the boot loader was told to try or to leave the slot. */
   bootId: z.string().max(128).optional(),
   powerLosses: z.int().min(0).optional(),
-  /** How often a boot was asked for: into the slot, or, falling back, out of it. */
+  /** How often a boot was asked for: into the slot, or out of it when falling back. */
   rebootsAsked: z.int().min(0).optional(),
   failure: reasonSchema.optional(),
   /** What the health checks noted before the boot. */
@@ -108,7 +108,7 @@ export const updateSchema = z.looseObject({
 });
 export type Update = z.infer<typeof updateSchema>;
 
-/** True if both are about the same attempt to bring the same release into the same slot. */
+/** Whether both are about the same attempt to bring the same release into the same slot. */
 export function isSameUpdate(
   one: Pick<Update, 'kind' | 'rollout' | 'release'>,
   other: Pick<Update, 'kind' | 'rollout' | 'release'>,
@@ -131,8 +131,8 @@ export const MAX_REMEMBERED_ROLLOUTS = 128;
 export const MAX_BARRED = 128;
 
 /**
- * What the agent keeps between two starts, besides its reports and the trusted metadata. Unknown fields are kept: after a fall-back an
- * older release of the agent reads what this one wrote.
+ * What the agent stores besides its reports and the trusted metadata. Unknown fields are kept: after a fall-back an older release of the
+ * agent reads this state, and a newer one reads it again later.
  */
 export const agentStateSchema = z.looseObject({
   format: z.literal('sitecast-agent-state-1'),
@@ -142,19 +142,19 @@ export const agentStateSchema = z.looseObject({
   barred: z.array(barredSchema),
   lastActivationAt: z.string().max(64).optional(),
   lastFailure: lastFailureSchema.optional(),
-  /** The origin's newest statement about this device, as it was signed. */
+  /** The origin's newest statement about this device, as signed. */
   assignment: z.unknown().optional(),
-  /** The nonce of the enrolment, so that a repetition is the same request. */
+  /** The nonce of the enrolment, so that a repeated request is the same. */
   enrolmentNonce: z.string().max(64).optional(),
-  /** For how long no gateway has answered, milliseconds: see `GatewaySilence`. */
+  /** How long no gateway has answered, in ms: see `GatewaySilence`. */
   silentMs: z.number().min(0).optional().catch(undefined),
-  /** The booted slot, when last seen. */
+  /** The last known booted slot. */
   booted: z.enum(['A', 'B']).optional(),
   slotPlaces: z.looseObject({ A: slotPlaceSchema.optional(), B: slotPlaceSchema.optional() }).optional(),
 });
 export type AgentState = z.infer<typeof agentStateSchema>;
 
-/** Where a slot was found before. A version that kept no places still noted what it had put there. */
+/** Where a slot was found before. A version that stored no places still stored what it had installed there. */
 export function placeIn(
   { slotPlaces, slots }: AgentState,
   name: 'A' | 'B',

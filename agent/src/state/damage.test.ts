@@ -16,7 +16,7 @@ import { lockDirectory } from '../adapters/directory-lock.ts';
 import { StateFile } from './state-file.ts';
 import { noteForgotten } from '../reports/report-chain.ts';
 
-// A medium loses bits, blocks, whole files. For every file of a data directory: the device starts, keeps its identity, knows which release
+// Media lose bits, blocks, whole files. For each file of a data directory: the device starts, keeps its identity, knows which release
 // failed, and continues with the next update.
 
 const images = [randomBytes(20_000), randomBytes(20_000), randomBytes(20_000)] as const;
@@ -115,11 +115,11 @@ const FILES = [
   'trust/timestamp.json',
 ];
 
-/** The file itself; of a directory, its first file. */
+/** The file itself; for a directory, its first file. */
 const nameOf = (file: string) =>
   file.endsWith('/') ? join(file, readdirSync(path(file)).sort()[0] ?? '') : file;
 
-it('start with a device on which a release has failed', async () => {
+it('begin with a device on which a release has failed', async () => {
   await device.open();
   expect(device.parts.stateFile.current).toMatchObject({
     booted: 'B',
@@ -136,7 +136,7 @@ it('cover every file that the device has', async () => {
   expect(new Set(shown)).toEqual(new Set(FILES));
 });
 
-/** The files that hold the device's identity, what runs, and what was reported. */
+/** The files with the device's identity, its slots, and its reports. */
 const OWN = FILES.filter(name => /^(boot|identity|state|reports\.)/.test(name));
 
 async function expectToBeItself(): Promise<void> {
@@ -166,7 +166,7 @@ describe.each(FILES.filter(name => !OWN.includes(name)))('a device whose %s', fi
     '%s keeps its identity, keeps the failed release barred, and finds its order',
     async how => {
       await damage(nameOf(file), how);
-      // The operator's file is no longer needed either.
+      // The operator's root file isn't needed any more either.
       await device.open({ log, settings: { rootFile: undefined } });
       expect(await device.check()).toMatchObject({ available: { release: { counter: 3 } } });
       await expectToBeItself();
@@ -174,13 +174,13 @@ describe.each(FILES.filter(name => !OWN.includes(name)))('a device whose %s', fi
   );
 });
 
-/** Directories are also tried with content, because a rename replaces empty ones. */
+/** Directories are tried with content, too, because a rename can replace empty ones. */
 const put: Record<string, (path: string) => Promise<unknown>> = {
   'a directory': async path => mkdir(join(path, 'inside'), { recursive: true }),
   'a pipe': async path => execFileSync('mkfifo', [path]),
 };
 
-it('a device continues where other things are in the place of all files that it did not begin with', async () => {
+it('a device continues where its files are replaced by other things, except for files that it did not create', async () => {
   await rm(path('slot-a.caibx'));
   for (const name of ['lock', 'control.sock', 'slot-a.caibx', 'reports.jsonl.unreadable'])
     await put['a directory']?.(path(name));
@@ -195,15 +195,15 @@ it('a device continues where other things are in the place of all files that it 
   expect(await device.cycle()).toMatchObject({ state: 'completed' });
   await expectToBeItself();
   expect(logged.join()).toContain(`${path('trust')}.damaged`);
-  // The agent doesn't own this file, and leaves it alone.
+  // The agent doesn't own this file, and doesn't touch it.
   expect(await readdir(path('slots'))).toEqual(['inside']);
 });
 
-/** Files of which either copy is enough to continue. */
+/** Files of which there are two copies, either of which suffices. */
 const COPIES = FILES.filter(name => /copy|pinned|reports\.jsonl/.test(name));
 const ORIGINALS = FILES.filter(name => !COPIES.includes(name));
 
-describe.each(Object.keys(put))('a device that has %s in the place', what => {
+describe.each(Object.keys(put))('a device that has %s in the place of', what => {
   it.each([
     ['each copy and the reports', COPIES],
     ['each other file', ORIGINALS],
@@ -268,7 +268,7 @@ describe('a device that has lost a file and its copy', () => {
     expect(device.parts.stateFile.loss).toBeUndefined();
   });
 
-  it('takes the slot that it remembers for the running one', async () => {
+  it('takes the remembered slot for the running one', async () => {
     await damage('boot.json', 'has a turned bit');
     await writeFile(path('boot.json'), '{"format":"sitecast-boot-1"');
     await damage('boot.json.copy', 'is missing');
@@ -282,7 +282,7 @@ describe('a device that has lost a file and its copy', () => {
   });
 
   it('does not try the failed release again, whatever copy an earlier release has left', async () => {
-    // The copy is from before the trial of release 2. A release without copies has finished that trial.
+    // The copy is from before the trial of release 2. A release that makes no copies has finished that trial.
     const { format, bootId } = JSON.parse(await readFile(path('boot.json'), 'utf8'));
     const then = { booted: 'B', next: 'B', trial: { slot: 'A', triesLeft: 2 }, bad: [], isStopped: false };
     await writeCopy(path('boot.json'), JSON.stringify({ format, bootId, ...then }));
@@ -293,7 +293,7 @@ describe('a device that has lost a file and its copy', () => {
     await expectToBeItself();
   });
 
-  it('relies on its reports where both memories are lost, and on no outdated copy', async () => {
+  it('relies on its reports where both its state and its boot state are lost, and on no outdated copy', async () => {
     for (const name of ['state.json', 'state.json.copy', 'boot.json']) await damage(name, 'is missing');
     const copy = await readFile(join(dataOf(template), 'boot.json.copy'));
     await writeFile(path('boot.json.copy'), copy.subarray(1));
@@ -305,7 +305,7 @@ describe('a device that has lost a file and its copy', () => {
   it('does not take another identity, and says what can be done', async () => {
     await damage('identity.key.copy', 'is missing');
     const key = (await readFile(path('identity.key'), 'utf8')).split('\n');
-    // A flipped bit of the secret half gives another, usable key.
+    // A flipped bit of the secret half gives another, valid key.
     const body = Buffer.from(key[1] ?? '', 'base64');
     body[40] = (body[40] ?? 0) ^ 1;
     key[1] = body.toString('base64');
@@ -319,7 +319,7 @@ describe('a device that has lost a file and its copy', () => {
     await expect(device.open()).rejects.toMatchObject({ code: 'SITECAST_KEY_INVALID' });
   });
 
-  it('needs a root from outside where it has lost all of its own, and continues with one', async () => {
+  it('needs a root file from outside where it has lost its own, and continues with one', async () => {
     for (const name of ['root.json', 'root.copy', 'root.pinned']) await damage(`trust/${name}`, 'is empty');
     await expect(device.open({ settings: { rootFile: undefined } })).rejects.toMatchObject({
       code: 'SITECAST_ROOT_MISSING',

@@ -5,9 +5,12 @@ import { setAside } from '@sitecast/shared/durable';
 import { isSystemError } from '@sitecast/shared/errors';
 import type { Log } from '../ports.ts';
 
-/** Directories of the agent. Only files lie in them. */
+/** Directories of the agent. They contain only files. */
 const DIRECTORIES: ReadonlySet<string> = new Set(['trust', 'documents', 'patches']);
-/** Files that are replaced as a whole. Of those that have a copy, only the copy is listed: the code that reads them sets aside what is in their place. */
+/**
+ * Files that are replaced as a whole. Of files with a copy, only the copy is listed: the code that reads such a file sets aside what is in
+ * its place.
+ */
 const FILES: ReadonlySet<string> = new Set([
   'control.sock',
   'status.json',
@@ -23,9 +26,9 @@ const FILES: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Sets aside directories in the place of the agent's files, and files in the place of its directories: neither can replace the other,
- * so nothing could be kept there. A file of another kind (a pipe, say) counts as damaged, and is replaced. Nothing else in the data
- * directory is touched: slots and mount points may lie there.
+ * Sets aside directories in the place of the agent's files, and files in the place of its directories: neither can replace the other, so
+ * nothing could be stored there. A file of another kind, such as a pipe, counts as damaged and is replaced. Nothing else in the data
+ * directory is touched, as slots and mount points may be there.
  */
 export async function clearDataDirectory(directory: string, log: Log): Promise<void> {
   for (const entry of await entriesOf(directory)) {
@@ -48,7 +51,7 @@ async function entriesOf(directory: string): Promise<Dirent[]> {
   try {
     return await readdir(directory, { withFileTypes: true });
   } catch (error) {
-    // Not begun yet, or a medium that fails: the code that needs a file there says so.
+    // Not created yet, or a medium that fails: the code that needs a file there reports it.
     if (isSystemError(error)) return [];
     throw error;
   }

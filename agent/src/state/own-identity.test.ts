@@ -10,7 +10,7 @@ import { openOwnIdentity } from './own-identity.ts';
 let directory: string;
 /** The id of the copies. */
 let first: string;
-/** The key that an earlier release, which has no copies, has created there. */
+/** The key that an earlier release, which makes no copies, has created there. */
 let anew: KeyPair;
 let second: string;
 
@@ -32,7 +32,7 @@ afterEach(async () => {
 
 const open = async () => (await openOwnIdentity(directory, () => {})).id;
 
-it('is the one that an earlier release has created, whatever its copies hold', async () => {
+it('is that of the key which an earlier release has created, whatever the copies hold', async () => {
   await writeFile(path('state.json'), stateOf(second));
   await writeFile(path('status.json'), JSON.stringify({ id: second }));
   expect(await open()).toBe(second);
@@ -41,7 +41,7 @@ it('is the one that an earlier release has created, whatever its copies hold', a
 });
 
 it.each(['status.json', 'state.json'])(
-  'is the one that %s belongs to, where the other says nothing',
+  'is the one that %s belongs to, where the other file says nothing',
   async name => {
     await writeFile(path('state.json'), '{}');
     await writeFile(path(name), name === 'state.json' ? stateOf(second) : JSON.stringify({ id: second }));
@@ -49,13 +49,13 @@ it.each(['status.json', 'state.json'])(
   },
 );
 
-it('is the new one while its assignment is still the old one', async () => {
+it("is the new one while its assignment is still the old one's", async () => {
   await writeFile(path('state.json'), stateOf(first));
   await writeFile(path('status.json'), JSON.stringify({ id: second }));
   expect(await open()).toBe(second);
 });
 
-it('is not the old one again where the new one is lost', async () => {
+it('is not the old one again if the new one is lost', async () => {
   await writeFile(path('state.json'), stateOf(second));
   for (const damaged of ['', 'no key']) {
     await writeFile(path('identity.key'), damaged);
@@ -63,7 +63,7 @@ it('is not the old one again where the new one is lost', async () => {
   }
 });
 
-it('is that of the copies where nothing else tells whose directory it is', async () => {
+it('is that of the copies where nothing else says whose directory it is', async () => {
   for (const name of ['state.json', 'status.json']) await writeFile(path(name), 'damaged');
   expect(await open()).toBe(first);
   // Without its copy, only that key is accepted.

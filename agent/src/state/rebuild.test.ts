@@ -43,7 +43,7 @@ describe('a rebuilt state', () => {
     expect(lateFallBack(agentState, boot('B'))).toBeUndefined();
   });
 
-  it('without any report has the running slot, and nothing about it', () => {
+  it('has the running slot but no facts about it, without any report', () => {
     const agentState = rebuild([], 'B');
     expect(agentState).toMatchObject({
       booted: 'B',
@@ -82,7 +82,7 @@ describe('a rebuilt state', () => {
     },
   );
 
-  it('continues to fall back from a release that had failed, which stays barred', () => {
+  it('continues to fall back from a failed release, which stays barred', () => {
     const reports = [about('confirming', onB), about('failed', onB, 'healthFailed')];
     const there = rebuild(reports, 'B');
     expect(there).toMatchObject({
@@ -96,7 +96,7 @@ describe('a rebuilt state', () => {
     expect(back.update && bootVerdict(back.update, boot('A'))).toBe('fellBack');
   });
 
-  it('bars what failed after a boot, and only uses up the attempt of what failed before', () => {
+  it('bars a release that failed after a boot; one that failed before only uses up its attempt', () => {
     const reports = [about('failed', onA, 'healthFailed'), about('rolledBack', onA, 'healthFailed')];
     expect(rebuild(reports, 'A')).toMatchObject({
       update: null,
@@ -112,7 +112,7 @@ describe('a rebuilt state', () => {
     expect(ordered).toMatchObject({ barred: [], rollouts: [{ ended: { outcome: 'rolledBack' } }] });
   });
 
-  it('uses the copy’s values where they only grow, or were found again', () => {
+  it('uses values of the copy that only grow, or were verified again', () => {
     const kept: AgentState = {
       ...newAgentState(),
       booted: 'A',
@@ -148,7 +148,7 @@ describe('a rebuilt state', () => {
   });
 });
 
-it('a readable state gets additional facts from its copy', () => {
+it('adds missing facts from the copy to a readable state', () => {
   const entry = (counter: number) => ({
     counter,
     version: 'v',
@@ -170,13 +170,13 @@ it('a readable state gets additional facts from its copy', () => {
   expect(withKept(kept, kept)).toBe(kept);
 });
 
-it('a bar that a success has lifted comes back neither from the copy nor from reports', () => {
+it('takes a bar that a success has lifted neither from the copy nor from reports', () => {
   const entry = { ...release, attempt: 1, reason: { code: 'healthFailed', message: 'm' }, at: 'then' };
   const kept: AgentState = { ...newAgentState(), barred: [entry] };
   const B = { state: 'verified', isConfirmed: true, release } as const;
   const proved: AgentState = { ...newAgentState(), slots: { ...newAgentState().slots, B } };
   expect(withKept(proved, kept).barred).toEqual([]);
-  // An earlier version of the agent left the bar where it was.
+  // An earlier version of the agent did not lift the bar.
   expect(withKept({ ...proved, barred: [entry] }, kept).barred).toEqual([]);
   const failed = { ...proved, slots: { ...proved.slots, B: { ...B, state: 'bad' as const } } };
   expect(withKept(failed, kept).barred).toEqual([entry]);
@@ -201,7 +201,7 @@ describe('the slot to boot, by the agent’s own memory,', () => {
       expect(rememberedBoot(updating(phase), false, saidIn('confirming', 'B', 2))).toEqual({ slots: ['A'] });
   });
 
-  it('is also the one on trial once the boot loader was told, and prefers it once it was confirmed', () => {
+  it('may also be the one on trial after the boot loader was told, and is that one after it was confirmed', () => {
     for (const phase of ['activating', 'rebooting', 'confirming'] as const)
       expect(rememberedBoot(updating(phase), false, undefined)).toEqual({ slots: ['A', 'B'], onTrial: 'B' });
     expect(rememberedBoot(updating('confirmed'), false, undefined)).toEqual({
@@ -210,7 +210,7 @@ describe('the slot to boot, by the agent’s own memory,', () => {
     });
   });
 
-  it('follows the newest report where the state is lost, because an update in its copy may be over', () => {
+  it('follows the newest report where the state is lost, because the update in its copy may be over', () => {
     const kept = updating('confirming');
     expect(rememberedBoot(kept, true, saidIn('idle', 'A', 1))).toEqual({ slots: ['A'] });
     expect(rememberedBoot(kept, true, saidIn('completed', 'B', 2))).toEqual({ slots: ['B', 'A'] });

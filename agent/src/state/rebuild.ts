@@ -10,18 +10,18 @@ import {
   type Update,
 } from './agent-state.ts';
 
-/** What a lost state can be rebuilt from. */
+/** Facts from which a lost state is rebuilt. */
 export interface Evidence {
   boot: Pick<BootState, 'booted' | 'bootId'>;
-  /** This device's own newest reports, oldest first. Their signatures were checked. */
+  /** This device's own newest reports, oldest first, with verified signatures. */
   reports: readonly Report[];
-  /** An earlier state. It is believed about what only ever grows, and about a slot that was hashed. */
+  /** An earlier state. It is used for values that only ever grow, and for a slot that was hashed. */
   kept: AgentState | undefined;
-  /** The slot that doesn't run, as it was found. */
+  /** The record of the slot that doesn't run, as found. */
   other: SlotRecord;
 }
 
-/** Reasons for which a booted release was given up. It stays barred. */
+/** Reasons for giving a booted release up. It stays barred. */
 const PROOF_FAILURES: ReadonlySet<string> = new Set([
   'healthFailed',
   'bootCountExhausted',
@@ -31,8 +31,8 @@ const PROOF_FAILURES: ReadonlySet<string> = new Set([
 const ACTIVATION_STATES: ReadonlySet<string> = new Set(['installing', 'rebooting', 'confirming']);
 
 /**
- * Pure: a state to go on with. Nothing counts as good without evidence: a slot that doesn't run is bad unless it was hashed; a slot that
- * may be on trial proves itself, once more if need be; a release that failed here stays barred.
+ * A state to continue with. Pure. Nothing counts as good without evidence: a slot that doesn't run is bad unless it was hashed; a slot that
+ * may be on trial is tried, once more if needed; a release that failed here stays barred.
  */
 export function rebuiltState({ boot, reports, kept, other }: Evidence): AgentState {
   const { booted } = boot;
@@ -44,7 +44,7 @@ export function rebuiltState({ boot, reports, kept, other }: Evidence): AgentSta
   const { A = other, B = other } = records;
   const lastActivationAt = lastActivationOf(reports) ?? kept?.lastActivationAt;
   return {
-    // Kept of the earlier state: the assignment, which is signed, and what is about this machine, not about its releases.
+    // Kept from the earlier state: the assignment, which is signed, and facts about the machine, not about its releases.
     ...(kept ?? newAgentState()),
     slots: { A, B },
     update,
@@ -55,7 +55,7 @@ export function rebuiltState({ boot, reports, kept, other }: Evidence): AgentSta
   };
 }
 
-/** The update under way, where the newest report is about an activation that hasn't ended. */
+/** The update under way, if the newest report is about an activation that hasn't ended. */
 function updateOf(
   newest: Report | undefined,
   { booted, bootId }: Evidence['boot'],
@@ -69,18 +69,18 @@ function updateOf(
   const update = { kind, rollout, release, target, startedAt: at } as const;
   if (newest.state === 'failed' && reason && PROOF_FAILURES.has(reason.code))
     return { ...update, phase: 'fallingBack', failure: reason };
-  // Without a trial under way there is no update: an order that still stands is followed from its beginning.
+  // Without a trial there is no update under way: an order that still stands is followed from its beginning.
   const isOnTrial = trialIn(newest) === booted;
   return isOnTrial ? { ...update, phase: 'confirming', bootId } : null;
 }
 
-/** Pure: the slot that was to be tried, or was on trial, when it was reported; undefined: none. */
+/** The slot that was to be tried, or was on trial, at the time of the report; undefined: none. Pure. */
 export function trialIn({ state, rollout, release, booted }: Report): SlotName | undefined {
   const isActivation = ACTIVATION_STATES.has(state) && rollout !== undefined;
   return isActivation && release && booted ? targetOf(booted, release.counter) : undefined;
 }
 
-/** What ran when it was reported is the release itself, or the one that it was to replace. */
+/** The slot of the release: the reported running release is either this one, or the one that it was to replace. */
 function targetOf({ slot, release }: NonNullable<Report['booted']>, counter: number): SlotName {
   return release?.counter === counter ? slot : otherSlot(slot);
 }
@@ -145,12 +145,12 @@ function barredOf(reports: readonly Report[], kept: AgentState | undefined): Bar
   return [...byCounter.values()];
 }
 
-/** The report of a release that was booted and given up. */
+/** Whether the report says that a release was booted and given up. */
 function hasFailed(state: Report['state'], code: string): boolean {
   return (state === 'failed' || state === 'rolledBack') && PROOF_FAILURES.has(code);
 }
 
-/** The report of a release that proved itself, by an order to install it or to go back to it. */
+/** Whether the report says that a release passed its trial, after an order to install it or to go back to it. */
 function hasProved(state: Report['state'], code: string | undefined): boolean {
   return state === 'completed' || (state === 'rolledBack' && code === ROLLBACK_ORDERED);
 }
@@ -160,9 +160,9 @@ function lastActivationOf(reports: readonly Report[]): string | undefined {
 }
 
 /**
- * Completes a state that could be read with what its copy has besides: releases that failed here, and rollouts that have reached this
- * device. What is missing was lost to damage that left the file readable. Only a success lifts a bar, and the slot shows that: the copy
- * may be older than it, and so may be a bar that an earlier version of the agent has left.
+ * Adds facts from the copy to a readable state: releases that failed here, and rollouts that have reached this device. They are missing
+ * where damage left the file readable. Only a success lifts a bar, and the slot's record shows that: so neither an older copy nor a bar
+ * that an earlier version has left counts against it.
  */
 export function withKept(agentState: AgentState, kept: AgentState | undefined): AgentState {
   const known = new Set(agentState.barred.map(({ counter }) => counter));
@@ -175,7 +175,7 @@ export function withKept(agentState: AgentState, kept: AgentState | undefined): 
   return { ...agentState, barred, rollouts: [...rollouts, ...agentState.rollouts] };
 }
 
-/** A slot whose release failed is bad. */
+/** Whether the slots show that the release passed its trial here: a slot whose release failed is bad. */
 function hasProvedHere({ slots }: AgentState, counter: number): boolean {
   return [slots.A, slots.B].some(
     ({ isConfirmed = false, state, release }) =>

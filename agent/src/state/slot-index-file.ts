@@ -7,8 +7,8 @@ import type { SlotName } from '../ports.ts';
 import { type DurableFiles, durableFiles } from './durable-files.ts';
 
 /**
- * The chunk index of a slot's image. It says where each chunk lies, so that chunks are copied to the other slot instead of fetched, and
- * are handed out while no gateway answers.
+ * The chunk index of a slot's image. It says where each chunk is, so that chunks can be copied to the other slot instead of fetched, and
+ * served to peers while no gateway answers.
  */
 export class SlotIndexFile {
   readonly #path: string;
@@ -24,14 +24,14 @@ export class SlotIndexFile {
     await this.#files.replace(this.#path, bytes);
   }
 
-  /** @param sha256 of the bytes, by the slot's record. @returns undefined where another index, or none, is there */
+  /** @param sha256 of the bytes, by the slot's record. @returns undefined where the file holds another index, or is missing */
   read(sha256: string): Promise<ChunkIndex | undefined> {
     return this.#read(bytes => createHash('sha256').update(bytes).digest('hex') === sha256);
   }
 
   /**
-   * The index of what the slot held last, whatever was written to it since: only a hint, each chunk has to be checked.
-   * @returns undefined where none is there
+   * The index of the slot's last image, whatever was written to the slot since: only a hint, so each chunk must be verified.
+   * @returns undefined where there is none
    */
   readLast(): Promise<ChunkIndex | undefined> {
     return this.#read(() => true);
@@ -42,7 +42,7 @@ export class SlotIndexFile {
       const bytes = await readFileBounded(this.#path, MAX_INDEX_BYTES);
       return isWanted(bytes) ? ChunkIndex.decode(bytes) : undefined;
     } catch (error) {
-      // An earlier version kept none, or it is damaged. The next update keeps one.
+      // An earlier version stored none, or it is damaged. The next update stores one.
       if (isSystemError(error) || error instanceof SitecastError) return undefined;
       throw error;
     }

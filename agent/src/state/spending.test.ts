@@ -14,7 +14,7 @@ let directory: string;
 let spending: Spending;
 /** How often the file was replaced. */
 let writes: number;
-/** While it is set, the next write waits for it. */
+/** If set, the next write waits for it. */
 let gate: Promise<unknown> | undefined;
 
 const files: Pick<DurableFiles, 'replace'> = {
@@ -46,7 +46,7 @@ function held() {
   return { promise, open };
 }
 
-/** Work for which at most so many bytes are sent. `end` ends it, with what was sent. */
+/** Work for which at most `lengthBytes` are sent. `end` ends it, with the number of sent bytes. */
 function pay(lengthBytes: number, signal?: AbortSignal) {
   const begun = held();
   const over = held();
@@ -65,7 +65,7 @@ function pay(lengthBytes: number, signal?: AbortSignal) {
   return { begun: begun.promise, done, end };
 }
 
-/** A write that has begun, and ends when it is let. */
+/** A write that has begun, and ends with `end`. */
 async function slowFlush() {
   const slow = held();
   const before = writes;
@@ -81,8 +81,8 @@ async function slowFlush() {
   };
 }
 
-describe('what may be spent near the bound', () => {
-  it('goes on where other work comes for less while its note waits to be written', async () => {
+describe('bytes near the bound', () => {
+  it('may be spent where other work takes less than reserved while the note is being written', async () => {
     const others = [pay(MIB), pay(MIB)];
     for (const { begun } of others) await begun;
     const flush = await slowFlush();
@@ -95,7 +95,7 @@ describe('what may be spent near the bound', () => {
     expect(writes).toBeLessThanOrEqual(3);
   });
 
-  it('waits for other work, writes nothing meanwhile, and goes on once that has come for less', async () => {
+  it('wait for other work without writing, and may be spent when that has taken less than reserved', async () => {
     const first = pay(2 * MIB);
     await first.begun;
     const before = writes;
@@ -108,7 +108,7 @@ describe('what may be spent near the bound', () => {
     expect(spending.spentBytes).toBe(2000);
   });
 
-  it('ends as over the bound where other work leaves too little', async () => {
+  it('are refused as over the bound where other work leaves too few', async () => {
     const first = pay(2 * MIB);
     const second = pay(2 * MIB);
     const refused = second.done.catch((error: unknown) => error);
@@ -117,7 +117,7 @@ describe('what may be spent near the bound', () => {
     expect(await refused).toMatchObject({ name: 'OverBound' });
   });
 
-  it('stops to wait when it is told to, though other work goes on', async () => {
+  it('are not waited for any more after an abort, even if other work goes on', async () => {
     const first = pay(2 * MIB);
     await first.begun;
     const stop = new AbortController();
@@ -127,7 +127,7 @@ describe('what may be spent near the bound', () => {
     stop.abort(reason);
     expect(await stopped).toBe(reason);
     await first.end(0);
-    // Nothing is left reserved.
+    // Nothing stays reserved.
     const third = pay(MAX_BYTES);
     await third.begun;
     await third.end(0);
@@ -135,7 +135,7 @@ describe('what may be spent near the bound', () => {
 });
 
 describe('the note', () => {
-  it('is ahead of bytes, also where a write that takes some back is under way when they are admitted', async () => {
+  it('is ahead of bytes, even if a write that returns some is under way when they are admitted', async () => {
     await pay(MIB).end(0);
     const flush = await slowFlush();
     const work = pay(MIB);
@@ -145,7 +145,7 @@ describe('the note', () => {
     await work.end(0);
   });
 
-  it('is ahead of the time of patches in the same way', async () => {
+  it('is ahead of the time for patches in the same way', async () => {
     await spending.timed(async () => ({ cpuMs: 1 }));
     const flush = await slowFlush();
     const begun = held();
@@ -162,7 +162,7 @@ describe('the note', () => {
     await work;
   });
 
-  it('is written once where it says the same again', async () => {
+  it('is not written again without a change', async () => {
     for (let times = 0; times < 3; times += 1) {
       await spending.noteFailedRecipe(RECIPE);
       await spending.notePlan(1000, false);

@@ -11,33 +11,33 @@ import {
 } from './spending-note.ts';
 import type { Status } from './status.ts';
 
-/** Times in a row that the agent may end in the middle of patches of one recipe, with nothing made of them, before it has failed. */
+/** How often in a row the agent may end while applying patches of one recipe, without progress, before the recipe counts as failed. */
 export const MAX_DEATHS = 2;
-/** The note is written ahead of what is spent: by that part of the bound, and at most that many bytes. */
+/** The note is ahead of the spending by this part of the bound, and at most by STEP_BYTES. */
 const STEPS_OF_BOUND = 64;
 const STEP_BYTES = 4 * 1024 * 1024;
 const MIN_STEP_BYTES = 64 * 1024;
-/** Likewise for the time of patches, milliseconds: by a part of the bound, and at most that much. */
+/** The same for the time of patches: a part of the bound, and a maximum in ms. */
 const STEPS_OF_APPLYING = 8;
 const MAX_STEP_APPLY_MS = 5000;
 
 /** Undefined: no bound. */
 interface SpendingBounds {
-  /** Bytes that one image may cost. */
+  /** The bound for one image; undefined: none. */
   maxBytes: number | undefined;
-  /** CPU time of its patches, milliseconds. It says how far the note goes ahead. */
+  /** The bound on the CPU time of its patches, in ms. It determines how far the note is ahead. */
   maxApplyMs?: number | undefined;
 }
 
-/** No more bytes may be spent. */
+/** Thrown where no more bytes may be spent. */
 export class OverBound extends Error {
   override readonly name = 'OverBound';
 }
 
 /**
- * What one image has cost this device so far: restarts, failed patches and given-up attempts included. It is kept in a file, so that
- * neither a SIGKILL nor a power cut makes it exceed a bound: the file is always ahead of what was spent. What was really counted stands beside
- * that, and is shown. A file that is lost counts from 0.
+ * What one image has cost this device so far, including restarts, failed patches and given-up attempts. It is stored in a file that is
+ * always ahead of the spending, so that neither a SIGKILL nor a power cut leads to more than the bound. The file also has the exact count,
+ * which is shown. If the file is lost, the count begins at 0.
  */
 export class Spending {
   readonly #path: string;
@@ -45,11 +45,11 @@ export class Spending {
   readonly #maxBytes: number;
   readonly #stepApplyMs: number;
   #noted: Noted | undefined;
-  /** The file, where this process has written it. */
+  /** The file's content, if this process has written it. */
   #durable: string | undefined;
-  /** What was counted. In memory: exact for this process. */
+  /** Counted bytes. In memory, so exact for this process. */
   #spentBytes: number;
-  /** What may have come besides when an earlier process was killed. It counts against the bound. */
+  /** Bytes that may have arrived uncounted when an earlier process was killed. They count against the bound. */
   #uncountedBytes: number;
   #applyMs: number;
   #isApplying = false;
@@ -81,11 +81,11 @@ export class Spending {
     return new Spending(path, files, { ...bounds, noted: await readNote(path) });
   }
 
-  /** As far as they were counted. */
+  /** The counted bytes. */
   get spentBytes(): number {
     return this.#spentBytes;
   }
-  /** What may have come besides, when an agent was killed in the middle. */
+  /** Bytes that may have arrived uncounted when an agent was killed. */
   get uncountedBytes(): number {
     return this.#uncountedBytes;
   }
@@ -111,11 +111,11 @@ export class Spending {
   get failedRecipes(): readonly string[] {
     return this.#noted?.failedRecipes ?? [];
   }
-  /** Whether one more may be fetched. */
+  /** Whether one more recipe may be fetched. */
   get hasRecipesLeft(): boolean {
     return (this.#noted?.recipes ?? []).length < MAX_RECIPES;
   }
-  /** How often in a row the agent has ended in the middle of the patches of this recipe, with nothing made of them. */
+  /** How often in a row the agent has ended while applying patches of this recipe, without progress. */
   deathsOf(recipe: string): number {
     const { trial } = this.#noted ?? {};
     return trial?.recipe === recipe ? trial.deaths : 0;
@@ -139,7 +139,7 @@ export class Spending {
     };
   }
 
-  /** What is spent from now on is for this image. Another one before it is forgotten. */
+  /** From now on, spending is for this image. The figures of an earlier image are dropped. */
   begin(indexSha256: string, { counter, version }: { counter: number; version: string }): void {
     if (this.#noted?.indexSha256 === indexSha256) return;
     this.#noted = {
@@ -157,11 +157,11 @@ export class Spending {
   }
 
   /**
-   * Does work for which a server sends at most so many bytes. That they may be spent is noted durably beforehand; what it then says that
-   * was sent is spent, whether the work succeeds or not. Where they exceed the bound together with what other work may still be sent,
-   * it waits until that has come for less.
-   * @param signal ends the waiting
-   * @throws OverBound where they would exceed the bound; the reason of `signal`; what the work throws
+   * Does work for which a server sends at most this many bytes. They are reserved durably beforehand; then the bytes that the work reports
+   * as sent count as spent, whether it succeeds or not. If they exceed the bound only because of what other running work has reserved, this
+   * waits until that work has ended.
+   * @param signal ends the wait
+   * @throws OverBound where they would exceed the bound; the reason of `signal`; errors of the work
    */
   async pay<T>(
     lengthBytes: number,
@@ -180,7 +180,7 @@ export class Spending {
     }
   }
 
-  /** Waits until so many bytes may be asked for. @throws OverBound where they would exceed the bound; the reason of `signal` */
+  /** Waits until this many bytes may be requested. @throws OverBound where they would exceed the bound; the reason of `signal` */
   async #admit(lengthBytes: number, signal: AbortSignal | undefined): Promise<void> {
     signal?.throwIfAborted();
     while (this.#reservedBytes + lengthBytes > this.#maxBytes) {
@@ -197,13 +197,13 @@ export class Spending {
     }
   }
 
-  /** Work is over that so many bytes were admitted for. */
+  /** Called when work has ended for which this many bytes were reserved. */
   #settle(lengthBytes: number): void {
     this.#inFlightBytes -= lengthBytes;
     for (const resolve of this.#settled.splice(0)) resolve();
   }
 
-  /** Waits until other work is over. @throws the reason of `signal` */
+  /** Waits until other work has ended. @throws the reason of `signal` */
   async #nextSettled(signal: AbortSignal | undefined): Promise<void> {
     const over = new AbortController();
     await new Promise<void>(resolve => {
@@ -214,35 +214,38 @@ export class Spending {
     signal?.throwIfAborted();
   }
 
-  /** Spent, and what may be by now. */
+  /** Bytes that are spent or reserved. */
   get #reservedBytes(): number {
     return this.#spentBytes + this.#uncountedBytes + this.#inFlightBytes;
   }
 
-  /** Durable once it returns. @param isAtMost it may take less */
+  /** Durable when it resolves. @param isAtMost the plan is an upper bound */
   async notePlan(plannedBytes: number, isAtMost: boolean): Promise<void> {
     await this.#change({ plannedBytes, isPlanAtMost: isAtMost });
   }
 
-  /** Durable once it returns. */
+  /** Durable when it resolves. */
   async noteFailedRecipe(sha256: string): Promise<void> {
     const failedRecipes = [...new Set([...this.failedRecipes, sha256])].slice(-MAX_FAILED_RECIPES);
     await this.#change({ failedRecipes });
   }
 
-  /** That it was fetched. Durable once it returns. */
+  /** Notes that the recipe was fetched. Durable when it resolves. */
   async noteRecipe(sha256: string): Promise<void> {
     const { recipes = [] } = this.#noted ?? {};
     if (recipes.includes(sha256)) return;
     await this.#change({ recipes: [...recipes, sha256].slice(-MAX_RECIPES) });
   }
 
-  /** Patches of this recipe are applied from now on. Durable once it returns: if this process ends before `endApplying`, that counts. */
+  /**
+   * Notes that patches of this recipe are applied from now on. Durable when it resolves: if this process ends before `endApplying`, that
+   * counts.
+   */
   async beginApplying(recipe: string): Promise<void> {
     await this.#change({ trial: { recipe, deaths: this.deathsOf(recipe), isOpen: true } });
   }
 
-  /** @param hasProgress what they made is durable in the slot, so the next start doesn't begin where this one did */
+  /** @param hasProgress some results are durable in the slot, so the next start begins later than this one */
   async endApplying({ hasProgress }: { hasProgress: boolean }): Promise<void> {
     const { trial } = this.#noted ?? {};
     if (!trial) return;
@@ -251,9 +254,9 @@ export class Spending {
   }
 
   /**
-   * Does work that takes CPU time, and adds the time. A durable note stays ahead of it also while it goes on: by wall time, which is
-   * no shorter.
-   * @throws what the work throws; its time is in `data.cpuMs`
+   * Does work that takes CPU time, and adds the time. A durable note stays ahead of the time during the work, too: it uses wall time, which
+   * is never shorter.
+   * @throws errors of the work, with their time in `data.cpuMs`
    */
   async timed<T extends { cpuMs: number }>(work: () => Promise<T>): Promise<T> {
     this.#isApplying = true;
@@ -262,7 +265,7 @@ export class Spending {
       await this.#coverApplying(0);
       const beganMs = performance.now();
       timer = setInterval(() => {
-        // On a full disk the work goes on: its end is noted, or the next work isn't begun.
+        // On a full disk the work goes on: either its end can be noted, or the next work isn't begun.
         this.#coverApplying(performance.now() - beganMs).catch(() => {});
       }, this.#stepApplyMs / 2);
       const done = await work();
@@ -279,8 +282,7 @@ export class Spending {
   }
 
   /**
-   * Makes the exact count durable, if it isn't: what was noted ahead and didn't come is given back. On a full disk the note stays ahead of
-   * it.
+   * Makes the exact count durable, if it isn't, which frees reserved bytes that weren't sent. On a full disk the note stays ahead.
    */
   async flush(): Promise<void> {
     const { spentBytes, countedBytes, applyMs } = this.#noted ?? {};
@@ -297,7 +299,7 @@ export class Spending {
     }
   }
 
-  /** @param runningMs of the work that goes on */
+  /** @param runningMs how long the current work has run */
   async #coverApplying(runningMs: number): Promise<void> {
     await this.#write(() => {
       const neededMs = this.#applyMs + runningMs;
@@ -307,8 +309,8 @@ export class Spending {
   }
 
   /**
-   * Makes a note durable that is ahead of what may be spent by now. What was reserved a moment ago isn't asked for: other work may have
-   * come for less since.
+   * Makes a note durable that is ahead of the reserved bytes. These are read just before the write, since other work may have ended
+   * meanwhile.
    */
   async #cover(): Promise<void> {
     await this.#write(() => {
@@ -330,8 +332,8 @@ export class Spending {
   }
 
   /**
-   * One at a time; what is durable already isn't written again.
-   * @param changesOf is called when all earlier writes are over, so that none of them takes back what it counts on. Undefined: none
+   * Writes one note at a time, and none whose content is durable already.
+   * @param changesOf is called when all earlier writes have ended, so that none of them undoes what it is based on. Undefined: no change
    */
   #write(changesOf: () => Partial<Noted> | undefined): Promise<void> {
     const done = this.#writing.then(async () => {
@@ -339,7 +341,7 @@ export class Spending {
       if (!this.#noted || !changes) return;
       const text = `${JSON.stringify({ ...this.#noted, ...changes })}\n`;
       if (text !== this.#durable) {
-        // One that fails may have replaced the file all the same.
+        // A failed write may have replaced the file nevertheless.
         this.#durable = undefined;
         await this.#files.replace(this.#path, text, 0o600);
         this.#durable = text;

@@ -16,7 +16,7 @@ const long = { code: 'c'.repeat(70), message: `x${'😀'.repeat(1000)}` };
 const cut = { code: 'c'.repeat(64), message: `x${'😀'.repeat(511)}` };
 const failureWith = (reason: { code: string; message: string }) => ({ at: '2030-01-01T00:00:00Z', reason });
 
-it('writes nothing that it could not read at the next start, however long the text of a failure is', async () => {
+it("writes nothing that the next start could not read, however long a failure's text is", async () => {
   const stateFile = await StateFile.open(directory);
   await stateFile.change({ lastFailure: failureWith(long) });
   expect(stateFile.current.lastFailure).toEqual(failureWith(cut));

@@ -14,17 +14,17 @@ import { type DurableFiles, durableFiles } from './durable-files.ts';
 const MAX_STATE_BYTES = 1024 * 1024;
 const FILE_NAME = 'state.json';
 
-/** A state that can't be read. */
+/** A state that couldn't be read. */
 export interface StateLoss {
   /** What was wrong, and where the file is now. */
   what: string;
-  /** What its copy says. */
+  /** The content of its copy. */
   kept: AgentState | undefined;
 }
 
 /**
- * The agent's state, in one file that is replaced atomically. A copy of all but the update in progress lies beside it. One process at a
- * time owns it.
+ * The agent's state, in one file that is replaced atomically. Beside it there is a copy of everything except the update in progress. Only
+ * one process at a time owns it.
  */
 export class StateFile {
   readonly #path: string;
@@ -42,7 +42,7 @@ export class StateFile {
     this.#isNew = found.state === undefined;
   }
 
-  /** Opens the file. A damaged one is set aside, and its content has to be rebuilt: see `loss`. */
+  /** Opens the file. A damaged one is set aside, and its content must be rebuilt: see `loss`. */
   static async open(directory: string, files = durableFiles): Promise<StateFile> {
     const path = join(directory, FILE_NAME);
     return new StateFile(path, files, await find(path));
@@ -52,17 +52,17 @@ export class StateFile {
     return this.#state;
   }
 
-  /** Set until the first change where a state was here, and is lost. */
+  /** Set, until the first change, if there was a state that is lost. */
   get loss(): StateLoss | undefined {
     return this.#loss;
   }
 
-  /** True until the first change where no state was here, as far as this file shows. */
+  /** True, until the first change, if there was no state as far as the file shows. */
   get isNew(): boolean {
     return this.#isNew;
   }
 
-  /** The change is durable once this returns; `current` changes only then. Changes wait for each other. */
+  /** The change is durable when this resolves; only then `current` changes. Changes are made one after the other. */
   async change(changes: Partial<AgentState> | ((state: AgentState) => Partial<AgentState>)): Promise<void> {
     const done = this.#turn.then(() => this.#change(changes));
     this.#turn = done.catch(() => {
@@ -73,7 +73,7 @@ export class StateFile {
 
   async #change(changes: Partial<AgentState> | ((state: AgentState) => Partial<AgentState>)): Promise<void> {
     const changed = typeof changes === 'function' ? changes(this.#state) : changes;
-    // Only what the next start can read is written, that of an older release included.
+    // Only what the next start can read is written, even if that is by an older release.
     const next = agentStateSchema.parse(bounded({ ...this.#state, ...changed }));
     const text = `${JSON.stringify(next, null, 1)}\n`;
     await this.#files.replace(this.#path, text, 0o600);
@@ -87,7 +87,7 @@ export class StateFile {
     try {
       await this.#files.replaceCopy(this.#path, text);
     } catch (error) {
-      // A full disk, say. The file itself is written, and the next change is copied again.
+      // For example a full disk. The file itself is written, and the copy follows with the next change.
       if (!isSystemError(error)) throw error;
     }
   }
@@ -123,12 +123,12 @@ function parse(bytes: Buffer): AgentState | undefined {
   try {
     return agentStateSchema.parse(JSON.parse(bytes.toString('utf8')));
   } catch {
-    // It is no state of an agent.
+    // The file holds no agent state.
     return undefined;
   }
 }
 
-/** The newest entries, so that the file can't grow without end. */
+/** Keeps only the newest entries, so that the file is bounded. */
 function bounded(state: AgentState): AgentState {
   return {
     ...state,

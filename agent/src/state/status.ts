@@ -16,13 +16,13 @@ export const STATUS_FILE = 'status.json';
 
 const shownSlotSchema = slotRecordSchema.extend({
   path: z.string(),
-  /** What is wrong with the slot at present: missing, used by something else, unreadable. The other fields say what was there. */
+  /** What is wrong with the slot at present: missing, in use, unreadable. The other fields say what it held before. */
   problem: reasonSchema.optional(),
 });
 
 /**
- * How the image of an update comes into its slot, bytes: lengths of the image by their source, then what comes over the network.
- * What slots hold is known only once it is read.
+ * How the image of an update gets into its slot. In bytes: parts of the image by their source, then what is fetched. What the slots hold is
+ * known only when they are read.
  */
 const updateWaysSchema = z.looseObject({
   image: z.number(),
@@ -33,14 +33,14 @@ const updateWaysSchema = z.looseObject({
   patched: z.number(),
   fetched: z.number(),
   patches: z.number(),
-  /** Compressed chunks: as the recipe says, as some of them are long, or at most their plain length. */
+  /** Compressed chunks: according to the recipe, estimated from some lengths, or at most their plain length. */
   frames: z.number(),
-  /** Absent: from an agent of an earlier version. */
+  /** Missing: the agent is of an earlier version. */
   framesBy: z.enum(['recipe', 'sample', 'plain']).optional().catch(undefined),
-  /** Signed files that are still to come. */
+  /** Signed files that are still to be fetched. */
   files: z.number().optional(),
   isEstimate: z.boolean(),
-  /** Spent on this release until the plan was made. */
+  /** Spent on this release before the plan was made. */
   spentBytes: z.number(),
 });
 
@@ -57,20 +57,20 @@ export const statusSchema = z.looseObject({
   hardware: z.string(),
   /** By the origin's assignment. */
   name: z.string().optional(),
-  /** The name that the device asks for. */
+  /** The name that the device requests. */
   wish: z.string().optional(),
   /** By the origin's assignment. */
   site: z.string().optional(),
   enrolment: z.enum(['unknown', 'pending', 'enrolled', 'refused', 'revoked']),
   state: z.enum(DEVICE_STATES),
-  /** What happens, in a sentence. */
+  /** What the agent does, in a sentence. */
   message: z.string().optional(),
   waitingFor: z.string().optional(),
   progress: z.strictObject({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
-  /** Bytes of the update in progress: already right in the slot, and to be fetched. */
+  /** Bytes of the update in progress: `rightBytes` are in place in the slot, the others are to be fetched. */
   plan: z.strictObject({ imageBytes: z.number(), rightBytes: z.number(), fetchBytes: z.number() }).optional(),
   ways: updateWaysSchema.optional(),
-  /** What the release of the newest update was to cost, and has cost: bytes that gateways have sent for it. */
+  /** Planned and actual cost of the newest update's release: bytes that gateways have sent for it. */
   transfer: z
     .looseObject({
       counter: z.int(),
@@ -78,7 +78,7 @@ export const statusSchema = z.looseObject({
       plannedBytes: z.number().optional(),
       isPlanAtMost: z.boolean().optional(),
       spentBytes: z.number(),
-      /** What may have come besides when the agent was killed. */
+      /** Bytes that may have arrived uncounted when the agent was killed. */
       uncountedBytes: z.number().optional(),
     })
     .optional(),
@@ -89,7 +89,7 @@ export const statusSchema = z.looseObject({
   barred: z.array(barredSchema),
   heard: z.strictObject({ url: z.string(), at: z.string() }).optional(),
   gateways: z.array(z.string()),
-  /** Absent with --no-peers. Bytes since the agent's start. */
+  /** Missing with --no-peers. Bytes since the agent's start. */
   peers: z.looseObject({ known: z.int(), receivedBytes: z.number(), sentBytes: z.number() }).optional(),
   metadata: z.looseObject({
     timestampVersion: z.int(),
@@ -103,7 +103,7 @@ export const statusSchema = z.looseObject({
 });
 export type Status = z.infer<typeof statusSchema>;
 
-/** How a cycle ended, and when the next one is worth beginning. */
+/** How a cycle ended, and when the next one should begin. */
 export const cycleResultSchema = z.object({
   state: z.enum(DEVICE_STATES),
   reason: reasonSchema.optional(),
@@ -113,22 +113,22 @@ export const cycleResultSchema = z.object({
 });
 export type CycleResult = z.infer<typeof cycleResultSchema>;
 
-/** What `sitecast-agent check` found. */
+/** The result of `sitecast-agent check`. */
 export const checkResultSchema = z.object({
-  /** Why nothing would be done, or nothing yet: `idle` where the next cycle would begin with what is available. */
+  /** Why nothing would be done, or not yet; `idle` if the next cycle would begin with what is available. */
   rest: cycleResultSchema,
   booted: releaseRefSchema.optional(),
   /** What the next cycle would install, unless the release's manifest forbids it. */
   available: z.looseObject({ kind: z.enum(['install', 'rollBack']), release: releaseRefSchema }).optional(),
-  /** How that would come into its slot. Absent where it can't be known now. */
+  /** How the image would get into its slot. Missing where that can't be known now. */
   plan: updateWaysSchema.optional(),
 });
 export type CheckResult = z.infer<typeof checkResultSchema>;
 
-/** Progress is written that often at most. */
+/** The least time between two writes of progress. */
 const WRITE_EVERY_MS = 1000;
 
-/** The current status, mirrored into a file that is replaced as a whole. Nothing depends on the file. */
+/** The current status, also written to a file that is replaced as a whole. Nothing depends on the file. */
 export class StatusBoard {
   readonly #path: string;
   #status: Status;
@@ -145,7 +145,7 @@ export class StatusBoard {
     return this.#status;
   }
 
-  /** With another state, what the one before waited for is no longer shown. */
+  /** When the state changes, what the earlier state waited for isn't shown any more. */
   set(changes: Partial<Status>): void {
     const isOver = changes.state !== undefined && !('waitingFor' in changes);
     this.#status = { ...this.#status, ...(isOver && { waitingFor: undefined }), ...changes };
@@ -155,7 +155,7 @@ export class StatusBoard {
     this.#timer.unref();
   }
 
-  /** Writes what isn't written yet. */
+  /** Writes changes that aren't written yet. */
   async flush(): Promise<void> {
     this.#write();
     await this.#writing;
@@ -168,14 +168,14 @@ export class StatusBoard {
     this.#writing = this.#writing.then(() => this.#replaceFile());
   }
 
-  // Not fsynced: progress each second would wear the flash out, and readers tolerate a file that isn't whole.
+  // Not fsynced: writing progress each second would wear out the flash, and readers tolerate an incomplete file.
   async #replaceFile(): Promise<void> {
     const partial = `${this.#path}.${randomBytes(4).toString('hex')}.partial`;
     try {
       await writeFile(partial, `${JSON.stringify(this.#status, null, 1)}\n`, { mode: 0o600 });
       await rename(partial, this.#path);
     } catch {
-      // A full disk: the control socket still answers, and the next write may succeed.
+      // For example a full disk: the control socket still answers, and the next write may succeed.
       await rm(partial, { force: true }).catch(() => {
         // Nothing else can be done about it.
       });

@@ -4,34 +4,34 @@ import { ChunkIndex, chunkPath } from '@sitecast/shared/content';
 import { decodeRecipe } from '@sitecast/shared/delta';
 import type { SiteTestbed } from './site-testbed.ts';
 
-/** A file that was handed out, in the origin's log. */
+/** A served file in the origin's log. */
 const REQUEST = /"path":"\/((?:targets|chunks)\/[^"]+)","status":200/g;
 
-/** What gateways fetch over the WAN: the origin logs each request, and its files lie in its repository. */
+/** What gateways fetch over the WAN: the origin logs each request, and the files are in its repository. */
 export class SiteContent {
   readonly #site: SiteTestbed;
   readonly #from: number;
 
-  /** Begins to count. */
+  /** Counts from now on. */
   constructor(site: SiteTestbed) {
     this.#site = site;
     this.#from = site.origin.output.length;
   }
 
-  /** Paths of the files that were fetched, each as often as it was: indexes, recipes and chunks, but neither manifests nor orders. */
+  /** Paths of fetched files, one entry for each request: indexes, recipes and chunks, but no manifests or orders. */
   get fetched(): string[] {
     const said = this.#site.origin.output.slice(this.#from);
     return [...said.matchAll(REQUEST)].flatMap(([, path = '']) => (path.endsWith('.json') ? [] : [path]));
   }
 
-  /** Their bytes, as they were sent, without headers. */
+  /** Their bytes as sent, without headers. */
   async bytes(isCounted: (path: string) => boolean = () => true): Promise<number> {
     let bytes = 0;
     for (const path of this.fetched.filter(isCounted)) bytes += await this.#sizeOf(path);
     return bytes;
   }
 
-  /** Bytes that all plans take together, each patch once; and those of the whole image with its index. */
+  /** Bytes that all plans need together, counting each patch once; and those of the whole image with its index. */
   async needed(): Promise<{ plans: number; image: number }> {
     const ending = (end: string) => `-${this.#site.counter}${end}`;
     const deltas = await this.#list('targets/deltas', name => name.includes(ending('-from-')));

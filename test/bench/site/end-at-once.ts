@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import { constants } from 'node:os';
 import { SiteNet } from './net.ts';
 
-/** Ctrl-C leaves no network, process or file behind. */
+/** After Ctrl-C, removes networks, processes and files. */
 export function endAtOnce(scratch: string): { forget: () => void } {
   const end = (signal: NodeJS.Signals): void => {
     SiteNet.closeAll();

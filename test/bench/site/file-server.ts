@@ -14,6 +14,6 @@ createServer((_, response) => {
     'cache-control': 'public, max-age=3600',
   });
   pipeline(createReadStream(path), response, () => {
-    // A client that hangs up is no concern of this server.
+    // The client has disconnected.
   });
 }).listen(Number(port), address, () => process.stdout.write('ready\n'));

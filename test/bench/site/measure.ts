@@ -10,7 +10,7 @@ import { UpdateWatch } from './watch.ts';
 
 const MIB = 2 ** 20;
 const LOOK_EVERY_MS = 50;
-/** A scenario that takes so many times its limit isn't going to end. */
+/** A scenario that takes this many times its minimal time won't end. */
 const PATIENCE = 15;
 const MIN_PATIENCE_MS = 60_000;
 
@@ -18,17 +18,17 @@ export interface Scenario {
   name: string;
   what: string;
   shape: Shape;
-  /** Whether the gateway has the image beforehand. */
+  /** Whether the gateway has the image before the start. */
   isWarm: boolean;
-  /** Kills the gateway once the devices have half of the image each, and all of it together. */
+  /** Kills the gateway when each device has half of the image, and all together have the whole image. */
   isGatewayKilled?: boolean;
   agentFlags?: readonly string[];
 }
 
-/** What a scenario took, from the order on; `ms` as `UpdateWatch` says. */
+/** What a scenario took, beginning with the order; for `ms`, see `UpdateWatch`. */
 export interface Outcome extends Spent {
   finished: number;
-  /** From the first device that begins to the last that has it verified. */
+  /** From the first device's begin until the last one has verified it. */
   ms: number;
   /** Of all gateways. */
   gatewayCpuS: number;
@@ -36,11 +36,11 @@ export interface Outcome extends Spent {
   agentsCpuS: number;
   /** Resident memory of the largest agent, at the end. */
   agentRssMib: number;
-  /** Devices whose slot isn't the image, though they say so. */
+  /** Devices whose slot doesn't hold the image, although they say so. */
   wrong: readonly string[];
 }
 
-/** One copy over the scenario's thin link. */
+/** The time of one copy over the scenario's thin link. */
 export function limitOf({ shape, isWarm }: Pick<Scenario, 'shape' | 'isWarm'>, imageBytes: number): number {
   return limitMs(imageBytes, isWarm ? shape.gatewayMbit : shape.wanMbit);
 }
@@ -95,7 +95,7 @@ async function transfer(scenario: Scenario, net: SiteNet, site: SiteTestbed, ima
   }
 }
 
-/** @throws when the devices are done before the moment was seen: then nothing was shown */
+/** @throws when the devices finish before that moment: then nothing was shown */
 async function untilSpread(image: Image, site: SiteTestbed, isOver: () => boolean): Promise<void> {
   const spread = new SpreadCopy(image.path, site.slots);
   while (!spread.isHalfWithAWhole()) {

@@ -3,18 +3,18 @@ import { processCpuMs } from '../process.ts';
 import { FRAME_BYTES } from './limit.ts';
 import { numbered, type SiteNet } from './net.ts';
 
-/** What a transfer took, by counters before and after; bytes with all headers. */
+/** What a transfer took: differences of counters. Bytes with all headers. */
 export interface Spent {
   wanBytes: number;
-  /** Of those, what the origin's TCP sent again. */
+  /** Of those, bytes that the origin's TCP sent again. */
   resentBytes: number;
-  /** By all gateways into the LAN. */
+  /** Bytes that all gateways sent into the LAN. */
   gatewayBytes: number;
-  /** Share of all cores, of whatever runs on this machine. */
+  /** Share of all cores that was busy, with any process of this machine. */
   busy: number;
 }
 
-/** Begins to count when it's made. */
+/** Counts from its creation on. */
 export class Meter {
   readonly #net: SiteNet;
   readonly #gateways: number;
@@ -54,7 +54,7 @@ export async function cpuS(pids: readonly number[]): Promise<number> {
 
 function cpuTicks(): { idle: number; all: number } {
   const [line = ''] = readFileSync('/proc/stat', 'utf8').split('\n', 1);
-  // user nice system idle iowait irq softirq steal; what follows is in `user` already.
+  // Fields: user nice system idle iowait irq softirq steal. Later ones are included in `user` already.
   const fields = line.split(/\s+/).slice(1, 9).map(Number);
   return { idle: (fields[3] ?? 0) + (fields[4] ?? 0), all: sum(fields) };
 }

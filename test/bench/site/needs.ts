@@ -9,7 +9,7 @@ const PROGRAMS = new Map([
   ['curl', 'curl'],
 ]);
 
-/** Linux, root and a few programs: without them there's no testbed. @throws CannotMeasure, with what is missing */
+/** The testbed needs Linux, root and a few programs. @throws CannotMeasure, with what is missing */
 export function demandTestbed(): void {
   const missing = [...PROGRAMS].filter(([name]) => !hasProgram(name));
   const faults = [
@@ -22,7 +22,7 @@ export function demandTestbed(): void {
   if (faults.length > 0) throw new CannotMeasure(`site: ${faults.join('; ')}`);
 }
 
-/** Whether a peer can be measured; says how it's installed where it can't. */
+/** Whether a peer can be measured; if not, prints how to install it. */
 export function hasPeer(name: string, packageName: string): boolean {
   if (hasProgram(name)) return true;
   process.stderr.write(`  ${name} isn't installed and so isn't measured: apt-get install ${packageName}\n`);

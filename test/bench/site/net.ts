@@ -7,18 +7,18 @@ import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { CannotMeasure } from '../benchmark.ts';
 
-/** What a site looks like; rates in Mbit/s. */
+/** A site's network; rates in Mbit/s. */
 export interface Shape {
   devices: number;
   gateways: number;
   wanMbit: number;
-  /** There and back. */
+  /** Round-trip time. */
   rttMs: number;
-  /** Of frames, each way. */
+  /** Lost frames, in each direction. */
   lostPer10000: number;
-  /** Of a gateway's port in the LAN. */
+  /** Rate of a gateway's port in the LAN. */
   gatewayMbit: number;
-  /** Of a device's. */
+  /** Rate of a device's port. */
   deviceMbit: number;
 }
 
@@ -26,23 +26,23 @@ export const ORIGIN_ADDRESS = '10.91.0.1';
 export const gatewayAddress = (at: number): string => `10.92.0.${at}`;
 const deviceAddress = (at: number): string => `10.92.0.${10 + at}`;
 
-/** `o`: the origin; `g1`, `g2`: gateways, of which `g1` is the site's router too; `d1`…: devices. */
+/** `o`: the origin; `g1`, `g2`: gateways (`g1` is also the site's router); `d1`…: devices. */
 export type Host = 'o' | `g${number}` | `d${number}`;
 
 const PREFIX = 'sc-';
 const SWITCH = 'sw';
-/** About 50 ms at 1 Gbit/s may wait in front of a shaper, and 5 ms at 100 Mbit/s go at once. */
+/** About 50 ms at 1 Gbit/s may queue at a shaper, and 5 ms at 100 Mbit/s pass at once. */
 const LAN_SHAPER = ['burst', '128kb', 'latency', '50ms'];
 const WAN_SHAPER = ['burst', '8kb', 'latency', '200ms'];
 
-/** The kernel tells of new carriers once a second; until then frames are lost, and a lost SYN costs a second more. */
+/** The kernel notices new carriers once a second; until then frames are lost, and a lost SYN costs another second. */
 const CARRIER_MS = 2000;
 
 const qdiscs = z.array(z.object({ kind: z.string(), bytes: z.number() }));
 
 /**
- * Origin, gateways and devices in network namespaces of their own: origin —WAN— `g1` —switch— the others. Every port is
- * shaped, the WAN takes time and may lose frames. Namespaces are called `sc-PID-HOST`.
+ * Origin, gateways and devices in network namespaces of their own: origin —WAN— `g1` —switch— the others. Every port has a rate; the WAN
+ * has a delay and may lose frames. Namespaces are called `sc-PID-HOST`.
  */
 export class SiteNet {
   static readonly #open = new Set<SiteNet>();
@@ -50,7 +50,7 @@ export class SiteNet {
   readonly #delay: { child?: ChildProcess } = {};
 
   private constructor() {
-    // See `open`.
+    // Created by `open` only.
   }
 
   /**
@@ -71,19 +71,19 @@ export class SiteNet {
     }
   }
 
-  /** Of this process, for when it has to end at once. */
+  /** Removes all networks of this process, for when it must end at once. */
   static closeAll(): void {
     for (const net of SiteNet.#open) net.close();
   }
 
-  /** What starts a program at a host, in front of it. */
+  /** The words in front of a command that run it at a host. */
   at(host: Host): string[] {
     return ['ip', 'netns', 'exec', nameOf(host)];
   }
 
   /**
-   * Bytes that a host has sent, with TCP/IP and Ethernet headers, as its shaper counts them: the interface's own counter
-   * takes a segment that the kernel cuts up later for one frame with one header.
+   * Bytes that a host has sent, with TCP/IP and Ethernet headers, as its shaper counts them. The interface's own counter would count a
+   * segment that the kernel splits later as one frame with one header.
    */
   sentBytes(host: Host, device: 'wan0' | 'lan0'): number {
     const text = run('tc', '-n', nameOf(host), '-s', '-j', 'qdisc', 'show', 'dev', device);
@@ -92,7 +92,7 @@ export class SiteNet {
     return shaper.bytes;
   }
 
-  /** TCP segments that a host has sent again, since it's there. */
+  /** TCP segments that a host has sent again since its creation. */
   resentSegments(host: Host): number {
     const [names = '', values = ''] = this.run(host, 'cat', '/proc/net/snmp')
       .split('\n')
@@ -100,13 +100,13 @@ export class SiteNet {
     return Number(values.split(' ')[names.split(' ').indexOf('RetransSegs')]);
   }
 
-  /** Runs a program at a host to its end. @returns what it printed @throws when it fails */
+  /** Runs a program at a host until it ends. @returns its output @throws when it fails */
   run(host: Host, ...command: string[]): string {
     const [program = '', ...args] = [...this.at(host), ...command];
     return run(program, ...args);
   }
 
-  /** Both directions. */
+  /** Sets the rate of the WAN in both directions. */
   shapeWan(mbit: number): void {
     for (const host of ['o', 'g1'] as const) {
       const shaper = ['root', 'tbf', 'rate', `${mbit}mbit`, ...WAN_SHAPER];
@@ -114,7 +114,7 @@ export class SiteNet {
     }
   }
 
-  /** Ends every process at any host, and the hosts. Never throws: it runs where things have gone wrong already. */
+  /** Ends all processes at all hosts, and removes the hosts. Never throws, as it is called after errors. */
   close(): void {
     SiteNet.#open.delete(this);
     this.#delay.child?.kill('SIGKILL');
@@ -144,7 +144,7 @@ export class SiteNet {
     run('ip', 'netns', 'add', space);
     this.#spaces.push(space);
     run('ip', '-n', space, 'link', 'set', 'lo', 'up');
-    // Neighbours are found without chatter; squid wants ::1.
+    // No traffic for finding neighbours; but squid needs ::1.
     const quiet = 'cd /proc/sys/net/ipv6/conf && echo 1 >all/disable_ipv6 && echo 0 >lo/disable_ipv6 || true';
     run('ip', 'netns', 'exec', space, 'sh', '-c', quiet);
   }
@@ -189,7 +189,7 @@ function plug(host: string, address: string, mbit: number): void {
   }
 }
 
-/** What a run that was killed has left behind. */
+/** Removes what a killed run has left behind. */
 function sweep(): void {
   for (const line of run('ip', 'netns', 'list').split('\n')) {
     const [, space, pid] = /^(sc-(\d+)-\w+)/.exec(line) ?? [];
@@ -202,12 +202,12 @@ function remove(space: string): void {
     for (const pid of run('ip', 'netns', 'pids', space).split('\n').filter(Boolean))
       process.kill(Number(pid), 'SIGKILL');
   } catch {
-    // It has ended by itself meanwhile, or the namespace is gone.
+    // It has ended meanwhile, or the namespace is gone.
   }
   try {
     run('ip', 'netns', 'delete', space);
   } catch {
-    // It's gone already; a next run would sweep it up otherwise.
+    // It is gone already; otherwise the next run removes it.
   }
 }
 

@@ -16,7 +16,7 @@ const HTTP_PORT = 8000;
 const START_TIMEOUT_MS = 20_000;
 const DOWNLOAD_TIMEOUT_MS = 120_000;
 const LOOK_EVERY_MS = 10;
-/** Until a seeder has looked at its file and told the tracker. */
+/** How long a seeder needs to hash its file and announce itself to the tracker. */
 const SEED_SETTLE_MS = 3000;
 
 type Started = ChildProcessByStdio<Writable, Readable, null>;
@@ -27,12 +27,12 @@ export interface Image {
 }
 
 export interface PeerOutcome extends Spent {
-  /** From the start of the first download to the end of the last, checked. */
+  /** From the start of the first download to the end of the last, with verification. */
   ms: number;
   gatewayCpuS: number;
 }
 
-/** The testbed itself: one device, curl straight from a server at the origin, through the gateway's kernel alone. */
+/** The testbed itself: one device; curl directly from a server at the origin, through the gateway's kernel only. */
 export function curlOverWan(shape: Shape, image: Image, scratch: string): Promise<PeerOutcome> {
   return inNet(shape, scratch, async net => {
     await startNode(net, 'o', 'file-server', ORIGIN_ADDRESS, String(HTTP_PORT), image.path);
@@ -40,7 +40,7 @@ export function curlOverWan(shape: Shape, image: Image, scratch: string): Promis
   });
 }
 
-/** The same in the LAN: from a server at the gateway. */
+/** The same in the LAN, from a server at the gateway. */
 export function curlInLan(shape: Shape, image: Image, scratch: string): Promise<PeerOutcome> {
   return inNet(shape, scratch, async net => {
     await startNode(net, 'g1', 'file-server', gatewayAddress(1), String(HTTP_PORT), image.path);
@@ -48,7 +48,7 @@ export function curlInLan(shape: Shape, image: Image, scratch: string): Promise<
   });
 }
 
-/** squid at the gateway, in front of a server at the origin; requests for one file are made one. */
+/** squid at the gateway, in front of a server at the origin; requests for the same file are merged. */
 export function squid(shape: Shape, image: Image, scratch: string): Promise<PeerOutcome> {
   return inNet(shape, scratch, async (net, directory) => {
     await startNode(net, 'o', 'file-server', ORIGIN_ADDRESS, String(HTTP_PORT), image.path);
@@ -78,7 +78,7 @@ export function squid(shape: Shape, image: Image, scratch: string): Promise<Peer
   });
 }
 
-/** A swarm of aria2 (BitTorrent), seeded by the gateway, which has the tracker too. */
+/** A swarm of aria2 (BitTorrent), seeded by the gateway, which also runs the tracker. */
 export function aria2(shape: Shape, image: Image, scratch: string): Promise<PeerOutcome> {
   return inNet(shape, scratch, async (net, directory) => {
     await startNode(net, 'g1', 'tracker', gatewayAddress(1), String(HTTP_PORT));
@@ -126,7 +126,7 @@ async function inNet<T>(
   }
 }
 
-/** Each device fetches and hashes the file. @param servers whose CPU time is the gateway's */
+/** Each device fetches and hashes the file. @param servers whose CPU time counts as the gateway's */
 async function curlAll(
   net: SiteNet,
   { devices }: Shape,
@@ -135,7 +135,7 @@ async function curlAll(
   servers: readonly ChildProcess[],
 ): Promise<PeerOutcome> {
   const wanted = createHash('sha256').update(readFileSync(image.path)).digest('hex');
-  // They run beforehand, as agents do, and wait for a word.
+  // The processes run beforehand, like agents, and wait for a line of input.
   const waiting = numbered('d', devices).map(host =>
     start(net, host, 'sh', '-c', `echo ready; read go; curl -sf ${url} | sha256sum`),
   );
@@ -160,7 +160,7 @@ function start(net: SiteNet, host: Host, ...command: string[]): Started {
   return spawn(program, args, { env, stdio: ['pipe', 'pipe', 'inherit'] });
 }
 
-/** One of the scripts beside this file; returns once it's ready. */
+/** Starts one of the scripts beside this file; resolves when it is ready. */
 async function startNode(net: SiteNet, host: Host, script: string, ...args: string[]): Promise<void> {
   const path = fileURLToPath(new URL(`./${script}.js`, import.meta.url));
   const { stdout } = start(net, host, process.execPath, path, ...args);

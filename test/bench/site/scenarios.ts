@@ -10,9 +10,9 @@ const MAX_WAN_COPIES = 1.06;
 const MAX_WAN_TIME = 1.06;
 const MAX_LAN_COPIES = 1.5;
 const MAX_LAN_TIME = 1.5;
-/** "Unchanged": metadata and the devices' reports still cross the WAN. */
+/** For an unchanged image: metadata and the devices' reports still cross the WAN. */
 const MAX_IDLE_WAN_COPIES = 0.01;
-/** Around the floor of 1.046. */
+/** Around the lower bound of 1.046. */
 const MIN_BED_COPIES = 1.04;
 const MAX_BED_COPIES = 1.06;
 
@@ -28,8 +28,8 @@ export const THIN_WAN: Shape = {
 export const THIN_GATEWAY: Shape = { ...THIN_WAN, gatewayMbit: 100 };
 
 /**
- * The same network, slower. All devices share this machine's cores, which at full rate bound the time (`CPU / limit` says so);
- * here they don't, and what's left is what the protocol itself loses.
+ * The same network, slowed down. All devices share this machine's cores, which limit the time at full rate (`CPU / limit` shows that). When
+ * slowed down they don't, so the remaining loss is the protocol's.
  */
 const slowed = (shape: Shape, times: number): Shape => ({
   ...shape,
@@ -38,13 +38,13 @@ const slowed = (shape: Shape, times: number): Shape => ({
   deviceMbit: shape.deviceMbit / times,
 });
 
-/** What each is to reach. */
+/** The goals of a scenario. */
 interface Target {
-  /** WAN bytes beyond what TCP sent again, in images. */
+  /** WAN bytes without those that TCP sent again, in images. */
   wan?: number;
-  /** What the gateway sends, in images. */
+  /** Bytes that the gateway sends, in images. */
   gateway?: number;
-  /** The last device, in limits. */
+  /** The last device's time, in multiples of the minimal time. */
   time?: number;
 }
 
@@ -114,7 +114,7 @@ export const SCENARIOS: readonly Judged[] = [
   },
 ];
 
-/** @returns what isn't reached, in words; empty: all is */
+/** @returns the goals that were missed, as sentences; empty: none */
 export function judge(scenario: Judged, outcome: Outcome, imageBytes: number): string[] {
   const { shape, target } = scenario;
   const { finished, wrong, wanBytes, resentBytes, gatewayBytes, ms } = outcome;
@@ -146,13 +146,13 @@ export function rowOf(scenario: Judged, outcome: Outcome, imageBytes: number): R
   });
 }
 
-/** One copy over one link is known beforehand; another figure shows that the testbed is wrong. @returns in words what is */
+/** The bytes of one copy over one link are known beforehand; other figures show a fault of the testbed. @returns the faults, as sentences */
 export function faultOfTestbed({ wanBytes, gatewayBytes }: Spent, imageBytes: number): string | undefined {
   const copies = Math.max(wanBytes, gatewayBytes) / imageBytes;
   return copies >= MIN_BED_COPIES && copies <= MAX_BED_COPIES ? undefined : 'THE TESTBED IS WRONG';
 }
 
-/** A row of a peer, which has no target. @param limitMs of one copy over the thin link */
+/** A row for a peer, which has no goals. @param limitMs of one copy over the thin link */
 export function peerRowOf(
   what: string,
   devices: number,
@@ -168,7 +168,7 @@ interface Figures {
   devices: number;
   spent: Spent & { gatewayCpuS: number };
   imageBytes: number;
-  /** Of the last device; undefined: not all have it. */
+  /** Time of the last device; undefined: some device didn't get the file. */
   ms: number | undefined;
   limitMs: number;
   agents?: Pick<Outcome, 'agentsCpuS' | 'agentRssMib'>;
@@ -177,7 +177,7 @@ interface Figures {
 
 function row({ what, devices, spent, imageBytes, ms, limitMs, agents, target }: Figures): Row {
   const { wanBytes, resentBytes, gatewayBytes, gatewayCpuS, busy } = spent;
-  // Had this machine nothing else to do, its cores alone would take so long.
+  // The time that this machine's cores alone would need for this, without other work.
   const cpuMs = ((gatewayCpuS + (agents?.agentsCpuS ?? 0)) * 1000) / cpus().length;
   return {
     scenario: what,

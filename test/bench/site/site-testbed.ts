@@ -6,9 +6,9 @@ import { z } from 'zod';
 import { Testbed, type Server } from '../../src/testbed/testbed.ts';
 import { gatewayAddress, type Host, numbered, ORIGIN_ADDRESS, type SiteNet } from './net.ts';
 
-/** Everybody starts at once on few cores. */
+/** Many processes start at the same time on few cores. */
 const START_TIMEOUT_MS = 180_000;
-/** Agents that have nothing to do tell their gateway of themselves, and hear of each other. */
+/** How long idle agents need to announce themselves and to learn of each other. */
 const SETTLE_MS = 3000;
 const HOUR_MS = 3_600_000;
 const PRODUCT = 'bench';
@@ -16,12 +16,12 @@ const HARDWARE = 'bench';
 /** A device that only brings the image to the gateway. */
 const WARMER = 'warmer';
 const FAST_WAN_MBIT = 1000;
-/** All devices write a base at once, on few cores. */
+/** All devices write a base at the same time, on few cores. */
 const BASE_TIMEOUT_MS = 1_800_000;
 /** Making a delta of a large image takes minutes. */
 const DELTA_TIMEOUT_MS = 3_600_000;
 
-/** The same in every scenario. Nothing waits for a poll: an idle gateway or device waits on its upstream (long poll). */
+/** Flags of all scenarios. No polling interval matters: idle gateways and devices wait at their upstream (long poll). */
 const QUIET = ['--log-level', 'error'];
 const GATEWAY_FLAGS: readonly string[] = [];
 const AGENT_FLAGS = ['--start-jitter', '0s', '--health-command', 'true'];
@@ -39,7 +39,7 @@ export interface SiteOptions {
   gateways: number;
   wanMbit: number;
   image: string;
-  /** Whether gateways have the image before it's rolled out. */
+  /** Whether gateways have the image before it is rolled out. */
   isWarm: boolean;
   scratch: string;
   /** More flags of the agents. */
@@ -48,7 +48,7 @@ export interface SiteOptions {
   bases?: readonly string[];
 }
 
-/** The real thing in a network: an origin with a release, gateways, and agents that are enrolled and have nothing to do. */
+/** A real site in a network: an origin with a release, gateways, and enrolled, idle agents. */
 export class SiteTestbed {
   readonly testbed: Testbed;
   #origin: Server | undefined;
@@ -74,7 +74,7 @@ export class SiteTestbed {
     }
   }
 
-  /** Where devices run bases it logs each request, in JSON. */
+  /** With bases it logs each request, in JSON. */
   get origin(): Server {
     if (!this.#origin) throw new Error('the origin has not started');
     return this.#origin;
@@ -85,20 +85,20 @@ export class SiteTestbed {
     return this.#devices.map(name => this.testbed.path(name));
   }
 
-  /** The slots that the image goes to. */
+  /** Paths of the slots that get the image. */
   get slots(): string[] {
     const slot = this.#bases.length > 0 ? 'a' : 'b';
     return this.#devices.map(name => this.testbed.path(`${name}-${slot}.img`));
   }
 
-  /** Counter of the image's release. Those of the bases come before it, from 1 on. */
+  /** Counter of the image's release. The bases have the counters from 1 on. */
   get counter(): number {
     return this.#bases.length + 1;
   }
 
   /**
-   * Lets every device have the image at once. Each may download as soon as it hears of it; none may boot it: so all stay and
-   * hand out what they have, and nothing else takes the machine's time.
+   * Lets every device fetch the image at once, but not boot it: so all of them stay up and serve what they have, and nothing else takes the
+   * machine's time.
    */
   async rollOut(): Promise<void> {
     const notBefore = new Date(Date.now() + HOUR_MS).toISOString();
@@ -121,7 +121,7 @@ export class SiteTestbed {
     return this.#options.bases ?? [];
   }
 
-  /** One for each base: so each has devices of its own. */
+  /** One hardware name for each base, so that each has devices of its own. */
   get #boards(): string[] {
     return this.#bases.length > 0 ? this.#bases.map((_, at) => `${HARDWARE}-${at + 1}`) : [HARDWARE];
   }
@@ -160,7 +160,7 @@ export class SiteTestbed {
     await this.#operate('release', 'publish', image, ...about);
   }
 
-  /** Over a WAN that is fast for so long. The deltas are made meanwhile. */
+  /** Installs bases over a WAN that is fast meanwhile. The deltas are made meanwhile, too. */
   async #installBases(): Promise<void> {
     this.#net.shapeWan(FAST_WAN_MBIT);
     for (const [at, board] of this.#boards.entries()) {
@@ -243,7 +243,7 @@ export class SiteTestbed {
     for (const slot of ['a', 'b']) await writeFile(this.testbed.path(`${name}-${slot}.img`), '');
   }
 
-  /** A device beside the gateway that takes the image over a WAN that is fast for so long, and goes. */
+  /** A device beside the gateway fetches the image over a WAN that is fast meanwhile, and is then removed. */
   async #warm(): Promise<void> {
     this.#net.shapeWan(FAST_WAN_MBIT);
     // The origin hasn't heard of that device yet.
@@ -251,7 +251,7 @@ export class SiteTestbed {
     await this.#makeSlots(WARMER);
     const args = ['update', ...this.#flagsOf(WARMER, WARMER, 0), '--no-peers'];
     const within = { within: this.#net.at('g1') };
-    // Until its gateway has the order, there is nothing to do for it.
+    // Until its gateway has the order, it has nothing to do.
     await this.testbed.until(
       async () => (await this.testbed.json('sitecast-agent', args, within)).state === 'completed',
       'the gateway to have the image',

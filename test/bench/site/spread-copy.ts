@@ -1,6 +1,6 @@
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 
-/** No chunk is shorter, but perhaps the last one: so each is hit by a sample. */
+/** The shortest chunk length (except for a last chunk), so that each chunk is sampled. */
 const STRIDE_BYTES = 16 * 1024;
 const SAMPLE_BYTES = 64;
 
@@ -16,7 +16,7 @@ export class SpreadCopy {
     this.#buffer = Buffer.alloc(this.#image.length);
   }
 
-  /** Whether the slots hold half of the image on average, and each part of it lies in at least one. */
+  /** Whether the slots hold half of the image on average, and at least one holds each part of it. */
   isHalfWithAWhole(): boolean {
     const samples = this.#samples();
     const held = new Uint8Array(samples.length);

@@ -1,4 +1,4 @@
-// A BitTorrent tracker for one torrent, as a process of its own: node tracker.js ADDRESS PORT. Each peer that asks is told of all others.
+// A BitTorrent tracker for one torrent, as a process: node tracker.js ADDRESS PORT. Each peer that asks is told of all others.
 // https://www.bittorrent.org/beps/bep_0003.html, and the compact form of BEP 23.
 import { createServer } from 'node:http';
 

@@ -8,9 +8,9 @@ const memory = z.looseObject({
 });
 
 /**
- * When devices began an update and when they had it verified, read from what their agents write down themselves: `state.json`
- * is replaced (and fsynced) just before the first byte is fetched and just after the slot has been read back and found right.
- * Heard of by inotify, so within a millisecond or so.
+ * When devices began an update and when they had verified it, read from a file that they write themselves: `state.json` is replaced (and
+ * fsynced) just before the first byte is fetched, and just after the slot was read back and found right. inotify reports that within about
+ * a millisecond.
  */
 export class UpdateWatch {
   readonly #begunAt = new Map<string, number>();
@@ -26,7 +26,7 @@ export class UpdateWatch {
     );
   }
 
-  /** Of `performance.now()`, ms: when the first device began; undefined before. */
+  /** By `performance.now()`, in ms: when the first device began; undefined before that. */
   get begunAt(): number | undefined {
     return this.#begunAt.size > 0 ? Math.min(...this.#begunAt.values()) : undefined;
   }
@@ -35,7 +35,7 @@ export class UpdateWatch {
     return this.#verifiedAt.size;
   }
 
-  /** When the last one that has the update verified had it. */
+  /** When the last device that has verified the update had done so. */
   get lastVerifiedAt(): number {
     return Math.max(...this.#verifiedAt.values());
   }
@@ -50,7 +50,7 @@ export class UpdateWatch {
     try {
       text = readFileSync(join(agent, FILE), 'utf8');
     } catch {
-      // Replaced by a rename, it's there again at the next event.
+      // It is being replaced by a rename, and will be there at the next event.
       return;
     }
     const { update } = memory.parse(JSON.parse(text));
