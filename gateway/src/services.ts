@@ -338,7 +338,7 @@ function trustedBytes({ trusted: { root, timestamp, snapshot } }: TufClient): Tr
 }
 
 function metricsSource(
-  { database, freeBytes, connections, now }: Adapters,
+  { settings, database, freeBytes, connections, now }: Adapters,
   { siteGateways, siteNode, fleetNetwork, devices }: Outside,
   parts: { repository: Repository; site: SiteServices; chunks: ChunkServices; follower: Follower },
 ): MetricsSource {
@@ -371,6 +371,7 @@ function metricsSource(
     lastContactMs: () => follower.lastContactMs,
     isEnrolled: () => site.own.state === 'enrolled',
     freeBytes,
+    reserveBytes: settings.reserve,
     database: () => database,
     now,
   };

@@ -2,6 +2,7 @@ import { repeat } from '@sitecast/shared/async';
 import { fastVerifyById } from '@sitecast/shared/identity';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { AuditLog } from './audit/audit.ts';
+import { AuditSelfCheck } from './audit/self-check.ts';
 import type { DeltaWork } from './deltas/delta-work.ts';
 import { Deltas } from './deltas/deltas.ts';
 import type { DeltaMaker } from './deltas/maker-port.ts';
@@ -43,6 +44,8 @@ import type { After } from './upkeep.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */
 const TEND_INTERVAL_MS = 60_000;
+/** How often the origin reads its whole audit log. */
+const AUDIT_INTERVAL_MS = 6 * 3_600_000;
 /** How often it is made durable when members were last heard. */
 const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
@@ -117,6 +120,7 @@ export async function openServices(deps: ServicesDeps, settings: ServicesSetting
     bytesPerS: settings.scrubBytesPerS,
     republishRollouts: product => rollouts.republish(product),
   });
+  const auditCheck = new AuditSelfCheck(deps);
   const readiness = new Readiness(deps);
   const waiters = new TimestampWaiters(deps.repository, after);
   const eventStreams = new EventStreams(deps.events, after);
@@ -130,10 +134,10 @@ export async function openServices(deps: ServicesDeps, settings: ServicesSetting
     waiters,
     eventStreams,
     ...requestsOf(deps, settings, verifyById),
-    metrics: new Metrics({ ...deps, fleet, rollouts, scrubber }),
+    metrics: new Metrics({ ...deps, fleet, rollouts, scrubber, auditCheck }),
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
   });
-  const stopJobs = startJobs(deps, fleet, { rollouts, deltas });
+  const stopJobs = startJobs(deps, fleet, { rollouts, deltas, auditCheck });
   return {
     app,
     fleet,
@@ -240,7 +244,7 @@ function fleetOf(
 function startJobs(
   { leadership, events, now, after, log }: ServicesDeps,
   { store, registry, intake, presence }: Fleet,
-  { rollouts, deltas }: { rollouts: Rollouts; deltas: Deltas },
+  { rollouts, deltas, auditCheck }: { rollouts: Rollouts; deltas: Deltas; auditCheck: AuditSelfCheck },
 ): () => Promise<void> {
   let savedMs = now();
   const tend = async (): Promise<void> => {
@@ -258,7 +262,15 @@ function startJobs(
   const stopTendingDeltas = every(TEND_INTERVAL_MS, tendDeltas, 'tending deltas failed');
   const stopTidying = every(TEND_INTERVAL_MS, () => intake.tidy(), 'tidying reports failed');
   const stopLooking = every(LOOK_EVERY_MS, look, 'looking for silent gateways failed');
+  let readMs = Number.NEGATIVE_INFINITY;
+  const readAudit = async (): Promise<void> => {
+    if (now() - readMs < AUDIT_INTERVAL_MS) return;
+    readMs = now();
+    await auditCheck.look();
+  };
+  const stopReading = every(TEND_INTERVAL_MS, readAudit, 'reading the audit log failed');
   return async () => {
+    await stopReading();
     await stopLooking();
     await stopTending();
     await stopTidying();

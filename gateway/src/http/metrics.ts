@@ -38,6 +38,7 @@ export interface MetricsSource {
   isEnrolled: () => boolean;
   /** On the data directory's file system. */
   freeBytes: () => Promise<number>;
+  reserveBytes: number;
   database: () => DatabaseState;
   now: () => number;
 }
@@ -294,8 +295,14 @@ const mirrorMetrics = ({
   ),
 ];
 
-const diskMetrics = ({ freeBytes, database }: MetricsSource): Metric[] => [
+const diskMetrics = ({ freeBytes, reserveBytes, database, now }: MetricsSource): Metric[] => [
   readGauge('sitecast_disk_free_bytes', "Free on the data directory's file system.", freeBytes),
+  readGauge(
+    'sitecast_disk_reserve_bytes',
+    'Of these, what chunks leave alone: it is for reports.',
+    () => reserveBytes,
+  ),
+  readGauge('sitecast_clock_seconds', 'What time it is by the clock of this process.', () => now() / 1000),
   readGauge('sitecast_database_writable', '0 while the database takes nothing, for a write has failed.', () =>
     Number(database().trouble === undefined),
   ),

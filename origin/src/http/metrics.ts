@@ -8,6 +8,7 @@ import type { PresenceBoard } from '../fleet/presence.ts';
 import type { Registry as FleetRegistry } from '../fleet/registry.ts';
 import { secondsLeft } from '../repository/description.ts';
 import type { AuditLog } from '../audit/audit.ts';
+import type { AuditSelfCheck } from '../audit/self-check.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
@@ -25,6 +26,7 @@ interface MetricsDeps {
   state: DatabaseState;
   room: Room;
   audit: Pick<AuditLog, 'head'>;
+  auditCheck: Pick<AuditSelfCheck, 'isBroken'>;
   rollouts: Pick<Rollouts, 'standings'>;
   fleet: {
     intake: Pick<ReportIntake, 'totals' | 'counted'>;
@@ -98,7 +100,7 @@ export class Metrics {
   }
 }
 
-const repositoryMetrics = ({ repository, chunks, audit, now }: MetricsDeps): Metric[] => [
+const repositoryMetrics = ({ repository, chunks, audit, auditCheck, now }: MetricsDeps): Metric[] => [
   readGauge(
     'sitecast_staged_bytes',
     'Bytes of chunks uploaded that nothing refers to yet.',
@@ -122,6 +124,12 @@ const repositoryMetrics = ({ repository, chunks, audit, now }: MetricsDeps): Met
     ['role'],
   ),
   readGauge('sitecast_audit_sequence', 'Number of the last entry of the audit log.', () => audit.head.seq),
+  readGauge(
+    'sitecast_audit_broken',
+    "1 once the audit log's chain was found broken; it is read every 6 hours.",
+    () => Number(auditCheck.isBroken),
+  ),
+  readGauge('sitecast_clock_seconds', 'What time it is by the clock of this process.', () => now() / 1000),
 ];
 
 const diskMetrics = ({ state, room }: MetricsDeps): Metric[] => [
