@@ -4,7 +4,7 @@ import './vitest.temporary.ts';
 
 /** No test depends on how fast the machine is: whatever waits gives up by itself when nothing goes on (shared/src/testing). */
 const SAFETY_MS = 600_000;
-const packages = ['shared', 'origin', 'gateway', 'agent', 'test'];
+const packages = ['shared', 'origin', 'gateway', 'agent', 'packaging', 'test'];
 
 export default defineConfig({
   // Sources are read across packages, so a test never sees a stale build of its neighbour.

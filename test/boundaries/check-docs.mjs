@@ -2,7 +2,7 @@
 // form of the decisions and their index; `--write` writes the index anew. Then checks that it catches the seeded violations.
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 
-const TOPS = ['shared', 'origin', 'gateway', 'agent', 'test', 'docs', 'deploy', '.ci'];
+const TOPS = ['shared', 'origin', 'gateway', 'agent', 'packaging', 'test', 'docs', 'deploy', '.ci'];
 const INDEX = 'docs/decisions/README.md';
 const STATUS = /^Status: (accepted|replaced by \d{4})\.$/;
 

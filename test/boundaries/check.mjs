@@ -22,7 +22,15 @@ const options = { ...config.options, ruleSet: { forbidden: config.forbidden }, v
 const read = async paths =>
   (await cruise(paths, options, config.options.enhancedResolveOptions, { tsConfig })).output.summary;
 
-const folders = ['shared/src', 'origin/src', 'gateway/src', 'agent/src', 'test/src', 'test/bench'];
+const folders = [
+  'shared/src',
+  'origin/src',
+  'gateway/src',
+  'agent/src',
+  'packaging/src',
+  'test/src',
+  'test/bench',
+];
 const sources = await read(folders.filter(folder => existsSync(folder)));
 const problems = sources.violations.map(({ rule, from, to }) => `${rule.name}: ${from} -> ${to}`);
 if (sources.totalCruised < MIN_MODULES)

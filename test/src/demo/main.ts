@@ -1,4 +1,6 @@
 // npm run demo: a small fleet of real processes on this machine takes two real releases and survives a broken third.
+import { tmpdir } from 'node:os';
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Testbed } from '../testbed/testbed.ts';
 import { DemoFleet } from './fleet.ts';
@@ -11,19 +13,25 @@ const HELP = `npm run demo -- [options]
 An origin, two gateways at two sites and six devices, each a process of its own on loopback, in a temporary folder:
 a real program is published and rolled out in two real versions, then a broken third, which the devices refuse.
 
-  --keep    leave it running afterwards, and say how to poke at it
-  --json    print the summary as JSON, as the last line
-  --help    show this
+  --keep      leave it running afterwards, and say how to poke at it
+  --from DIR  with the commands of Sitecast's tarballs (npm run package) that were unpacked to that folder, and the Node inside them
+  --json      print the summary as JSON, as the last line
+  --help      show this
 
 It exits 0 only if all of that came true.`;
 
 const { values } = parseArgs({
-  options: { keep: { type: 'boolean' }, json: { type: 'boolean' }, help: { type: 'boolean' } },
+  options: {
+    keep: { type: 'boolean' },
+    from: { type: 'string' },
+    json: { type: 'boolean' },
+    help: { type: 'boolean' },
+  },
 });
 
 async function run(): Promise<boolean> {
   const narrator = new Narrator(values.json === true);
-  const testbed = await Testbed.open();
+  const testbed = await Testbed.open(tmpdir(), values.from === undefined ? undefined : resolve(values.from));
   let interrupt: () => void = () => {};
   const interrupted = new Promise<void>(resolve => {
     interrupt = resolve;

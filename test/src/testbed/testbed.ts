@@ -49,12 +49,16 @@ export class Testbed {
   readonly #running = new Set<ChildProcess>();
   readonly #servers = new Set<Server>();
 
-  private constructor(directory: string) {
+  /** Where packages were unpacked to: their commands run, and not those of this checkout. */
+  readonly #packages: string | undefined;
+
+  private constructor(directory: string, packages?: string) {
     this.directory = directory;
+    this.#packages = packages;
   }
 
-  static async open(parent = tmpdir()): Promise<Testbed> {
-    return new Testbed(await mkdtemp(join(parent, 'sitecast-testbed-')));
+  static async open(parent = tmpdir(), packages?: string): Promise<Testbed> {
+    return new Testbed(await mkdtemp(join(parent, 'sitecast-testbed-')), packages);
   }
 
   path(...parts: string[]): string {
@@ -70,7 +74,8 @@ export class Testbed {
    * With `within` or `bin` it gets a process of its own.
    */
   async run(name: CommandName, args: readonly string[], options: RunOptions = {}): Promise<Finished> {
-    if (name === 'sitecast' && !options.within && options.bin === undefined) {
+    const isThisCheckout = options.bin === undefined && this.#packages === undefined;
+    if (name === 'sitecast' && !options.within && isThisCheckout) {
       const { cwd = this.directory, env = {} } = options;
       return { ...(await operators.run({ cwd, args, env })), signal: null };
     }
@@ -153,8 +158,11 @@ export class Testbed {
     args: readonly string[],
     { cwd = this.directory, env = {}, within = [], bin }: RunOptions,
   ): ChildProcess {
-    const stub = bin === undefined ? binPath(name) : join(bin, `${name}.js`);
-    const [program = process.execPath, ...rest] = [...within, process.execPath, stub, ...args];
+    const command =
+      this.#packages !== undefined
+        ? [join(this.#packages, 'bin', name)]
+        : [process.execPath, bin === undefined ? binPath(name) : join(bin, `${name}.js`)];
+    const [program = process.execPath, ...rest] = [...within, ...command, ...args];
     const child = spawn(program, rest, {
       cwd,
       env: { ...withoutSettings(process.env), ...env },
