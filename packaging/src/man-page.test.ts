@@ -10,11 +10,15 @@ it.each(Object.values(ROLES).flatMap(({ commands }) => commands))(
   'the page of $name has every option of every subcommand',
   async command => {
     const page = plain(await manPage(command, options));
+    const missing: unknown[] = [];
     const check = (one: SettingsCommand['commands'][number]): void => {
-      for (const { flags, hidden } of one.options) if (!hidden) expect(page).toContain(`\n.B ${flags}\n`);
+      missing.push(
+        ...one.options.filter(({ flags, hidden }) => !hidden && !page.includes(`\n.B ${flags}\n`)),
+      );
       for (const subcommand of one.commands) check(subcommand);
     };
     check(command.program());
+    expect(missing).toEqual([]);
     expect(page).toContain('.TH SITECAST');
     expect(page).toContain('1970-01-01 "Sitecast 1.2.3"');
   },
