@@ -4,15 +4,17 @@ import {
   Chunk,
   type ChunkId,
   type ChunkStore,
+  chunkIdOf,
   chunkIdToHex,
   chunkNotFound,
   chunkPath,
+  compressFrame,
   counted,
   firstHolding,
   verifying,
   whileOpen,
 } from '@sitecast/shared/content';
-import { chunkOf, type StoreUnderTest, testChunkStore } from '@sitecast/shared/content/testing';
+import { chunkOf, rawFrame, type StoreUnderTest, testChunkStore } from '@sitecast/shared/content/testing';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { DiskFrames } from './adapters/disk-frames.ts';
 import { type ChunkPipeline, openChunkPipeline } from './chunk-pipeline.ts';
@@ -218,6 +220,21 @@ it.each(['wan', 'devices', 'peer'] as const)(
     expect(verified).toHaveBeenCalledTimes(chunks.length);
     vi.restoreAllMocks();
     for (const chunk of given) chunk.verify();
+    await close();
+  },
+);
+
+it.each(['wan', 'devices', 'peer'] as const)(
+  'keeps a chunk compressed that came uncompressed from %s, and gives it so',
+  async source => {
+    const plain = Buffer.from('as it lies in a slot '.repeat(3000));
+    const raw = Chunk.fromFrame(chunkIdOf(plain), Buffer.concat(rawFrame(plain)));
+    const { pipeline, disk, close } = await openSite({ [source]: [raw] });
+    const shortBytes = compressFrame(plain).length;
+    expect((await pipeline.forDevices.get(raw.id)).frame()).toHaveLength(shortBytes);
+    await vi.waitUntil(() => disk.count === 1);
+    expect((await disk.get(raw.id)).frame()).toHaveLength(shortBytes);
+    expect((await pipeline.here.get(raw.id)).frame()).toHaveLength(shortBytes);
     await close();
   },
 );

@@ -3,6 +3,7 @@ import {
   type ChunkId,
   type ChunkStore,
   coalescing,
+  compacting,
   failover,
   verifying,
   counted,
@@ -87,6 +88,8 @@ export interface ChunkPipeline {
  *     neighbours:    memory → disk → turns → peer gateways that hold it → devices → the origin
  *     over libp2p:   memory → disk
  *
+ * Devices send chunks as they lie in their slots. What this gateway keeps, and sends on, is compressed.
+ *
  * While no upstream answers, the WAN begins with the gateways of other sites (`neighbours`).
  */
 export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
@@ -122,7 +125,12 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
     ]);
 
   const inTurns = (source: ChunkStore): FetchQueue =>
-    new FetchQueue({ source, memory, disk, atOnce: wanLimits.fetchesAtOnce(MAX_UPSTREAM_FETCHES) });
+    new FetchQueue({
+      source: compacting(source),
+      memory,
+      disk,
+      atOnce: wanLimits.fetchesAtOnce(MAX_UPSTREAM_FETCHES),
+    });
   const forDevices = inTurns(sourceForDevices);
   // A queue of their own: what two gateways fetch for each other must not wait for what they have asked each other for.
   const forGateways = sourceForGateways && inTurns(sourceForGateways);
@@ -183,7 +191,7 @@ function overWan(
     onReceived(chunk.frame().length);
   };
   const fetching = (chunks: ChunkStore): ChunkStore =>
-    coalescing(memoryCache(memory, counted(verifying(chunks, onRefused), onGiven)));
+    coalescing(memoryCache(memory, compacting(counted(verifying(chunks, onRefused), onGiven))));
   const stores = upstreams.map(({ chunks }) => fetching(chunks));
   const origin = stores[upstreams.findIndex(({ isOrigin }) => isOrigin)];
   const open = (store: ChunkStore): ChunkStore => whileOpen(store, () => wanLimits.demandOpen());

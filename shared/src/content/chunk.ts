@@ -1,6 +1,13 @@
 import { type ChunkId, sameChunkId, sha256 } from './chunk-id.ts';
 import { MAX_CHUNK_BYTES } from './limits.ts';
-import { chunkMismatch, compressFrame, decompressAtMost, decompressInto, soleRawBlock } from './zstd.ts';
+import {
+  chunkMismatch,
+  compressFrame,
+  decompressAtMost,
+  decompressInto,
+  isRawFrame,
+  soleRawBlock,
+} from './zstd.ts';
 
 /**
  * A chunk on its way, in the form in which it came: a zstd frame or plain bytes. The other form is made when it is
@@ -11,6 +18,7 @@ export class Chunk {
   #frame: Uint8Array | undefined;
   #plain: Uint8Array | undefined;
   #isVerified = false;
+  #isCompact = false;
 
   private constructor(id: ChunkId, frame: Uint8Array | undefined, plain: Uint8Array | undefined) {
     this.id = id;
@@ -51,6 +59,20 @@ export class Chunk {
   frame(): Uint8Array {
     this.#frame ??= compressFrame(this.plain());
     return this.#frame;
+  }
+
+  /**
+   * Compresses, in this thread, a frame that holds the content as it is, where that makes it shorter. Devices send such frames; who keeps a
+   * chunk, or sends it over a thin line, wants the short one.
+   */
+  compact(): this {
+    const frame = this.#frame;
+    if (frame && !this.#isCompact && isRawFrame(frame)) {
+      const compressed = compressFrame(this.plain());
+      if (compressed.length < frame.length) this.#frame = compressed;
+    }
+    this.#isCompact = true;
+    return this;
   }
 
   /**

@@ -52,7 +52,7 @@ export {
   SourceSelector,
   type SourceSelectorOptions,
 } from './store/source-selector.ts';
-export { coalescing, counted, firstHolding, verifying, whileOpen } from './store/wrappers.ts';
+export { coalescing, compacting, counted, firstHolding, verifying, whileOpen } from './store/wrappers.ts';
 export {
   compressFrame,
   DEFAULT_ZSTD_LEVEL,

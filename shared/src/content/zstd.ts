@@ -86,6 +86,16 @@ export function soleRawBlock(frame: Uint8Array): Uint8Array | undefined {
   }
 }
 
+/** Whether a frame holds its content as it is: what `compressFrame` makes of that may be shorter. */
+export function isRawFrame(frame: Uint8Array): boolean {
+  try {
+    return readFrameShape(frame).rawBlocks !== undefined;
+  } catch {
+    // Whoever decompresses it says why.
+    return false;
+  }
+}
+
 /** What a device sends of its slot: content that was never compressed needs no decoder. */
 function joinBlocks(target: Uint8Array, blocks: readonly Uint8Array[], contentBytes: number): number {
   const lengthBytes = blocks.reduce((sum, block) => sum + block.length, 0);

@@ -5,6 +5,8 @@ import { chunkIdOf } from '../chunk-id.ts';
 import { MAX_CHUNK_BYTES } from '../limits.ts';
 import type { ChunkStore, WritableChunkStore } from './chunk-store.ts';
 
+export { rawFrame } from '../raw-frame.ts';
+
 /** Registers one test with whatever runner there is (vitest's `it`). */
 type Test = (name: string, body: () => Promise<void>) => void;
 

@@ -1,15 +1,18 @@
+import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, describe, expect, it } from 'vitest';
 import { SitecastError } from '../../errors.ts';
-import type { Chunk } from '../chunk.ts';
+import { Chunk } from '../chunk.ts';
+import { chunkIdOf } from '../chunk-id.ts';
+import { rawFrame } from '../raw-frame.ts';
 import { removeTemporaryDirectories, temporaryDirectory } from '../fixtures.ts';
 import { compressFrame } from '../zstd.ts';
 import type { ChunkStore } from './chunk-store.ts';
 import { chunkOf, testChunkStore } from './conformance.ts';
 import { DirectoryStore } from './directory-store.ts';
 import { failover } from './source-selector.ts';
-import { coalescing, verifying } from './wrappers.ts';
+import { coalescing, compacting, verifying } from './wrappers.ts';
 
 afterAll(removeTemporaryDirectories);
 
@@ -56,6 +59,7 @@ const unreachable = async () => {
 describe.each([
   ['verifying', verifying],
   ['coalescing', coalescing],
+  ['compacting', compacting],
   ['failover behind an empty store', (store: ChunkStore) => failover([missingEverything(), store])],
 ])('%s, as every store', (_name, wrap) => {
   testChunkStore(it, async () => {
@@ -236,5 +240,35 @@ describe('failover', () => {
     const second = watched(await good());
     await expect(failover([first.store, second.store]).get(id, { signal: stop.signal })).rejects.toBe(reason);
     expect(second.seen.gets).toBe(0);
+  });
+});
+
+describe('compacting', () => {
+  const longText = Buffer.from('all work and no play '.repeat(20_000));
+  const noise = randomBytes(200_000);
+
+  const givenOf = async (plain: Buffer, frame: Buffer): Promise<Buffer> => {
+    const store = await emptyStore();
+    const wanted = chunkIdOf(plain);
+    const raw: ChunkStore = {
+      name: store.name,
+      has: (one, request) => store.has(one, request),
+      get: async () => Chunk.fromFrame(wanted, frame),
+    };
+    const given = await compacting(verifying(raw)).get(wanted);
+    expect(given.verify().plain()).toEqual(plain);
+    return Buffer.from(given.frame());
+  };
+
+  it('compresses what came as it is, of one block or of several', async () => {
+    for (const plain of [longText.subarray(0, 60_000), longText])
+      expect(await givenOf(plain, Buffer.concat(rawFrame(plain)))).toEqual(compressFrame(plain));
+  });
+
+  it('leaves alone what is compressed already, however weakly, and what does not become shorter', async () => {
+    const weakly = compressFrame(longText, 1);
+    expect(await givenOf(longText, weakly)).toEqual(weakly);
+    const raw = Buffer.concat(rawFrame(noise));
+    expect((await givenOf(noise, raw)).length).toBeLessThanOrEqual(raw.length);
   });
 });

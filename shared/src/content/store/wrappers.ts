@@ -55,6 +55,15 @@ export function firstHolding(stores: readonly ChunkStore[]): ChunkStore {
   return self;
 }
 
+/** Gives each chunk with the shortest frame: what came uncompressed, from devices' slots, is compressed. */
+export function compacting(store: ChunkStore): ChunkStore {
+  return {
+    name: store.name,
+    has: (id, request) => store.has(id, request),
+    get: (id, request) => store.get(id, request).then(chunk => chunk.compact()),
+  };
+}
+
 /** Calls back for each chunk that the store gives. */
 export function counted(store: ChunkStore, onGiven: (chunk: Chunk) => void): ChunkStore {
   return {
