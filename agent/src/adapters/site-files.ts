@@ -1,9 +1,9 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { FairPool, lruCache, type Pacer, TokenBuckets } from '@sitecast/shared/bounded';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { FairPool, lruCache, type Pacer, RefusalLimit } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
 import { showing, shownIn } from '@sitecast/shared/fleet';
 import { HttpClient } from '@sitecast/shared/outbound';
-import { oneAtATime, repositoryOnly } from '@sitecast/shared/http-guards';
+import { limitedServer, repositoryOnly, type ServerLimits } from '@sitecast/shared/http-guards';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import {
   connectionsToPeer,
@@ -23,12 +23,13 @@ import type { FoundPeer, HeldFiles } from '../ports.ts';
 // - A stolen device that wasn't revoked may read what every device of the site may read. It requests the longest files, and reads slowly: a
 //   peer has two answers at a time, all peers together eight, each must be read within a minute, and all count in `--max-upload`.
 
-const HEADERS_TIMEOUT_MS = 10_000;
-const REQUEST_TIMEOUT_MS = 15_000;
-const KEEP_ALIVE_MS = 60_000;
-const IDLE_TIMEOUT_MS = 65_000;
-const CHECK_EVERY_MS = 2000;
-const MAX_HEADERS_BYTES = 16 * 1024;
+const LIMITS: ServerLimits = {
+  headMs: 10_000,
+  requestMs: 15_000,
+  maxHeadBytes: 16 * 1024,
+  keepAliveMs: 60_000,
+  silenceMs: 65_000,
+};
 /** How many answers may be sent at the same time: each is in memory as a whole. */
 const MAX_ANSWERS = 8;
 const MAX_ANSWERS_PER_PEER = 2;
@@ -57,7 +58,7 @@ export class SiteFiles {
   readonly #options: SiteFilesOptions;
   readonly #server: Server;
   readonly #answers = new FairPool({ max: MAX_ANSWERS, maxPerOwner: MAX_ANSWERS_PER_PEER });
-  readonly #refusals = new TokenBuckets({ ...REFUSALS, now: () => performance.now() });
+  readonly #refusals = new RefusalLimit(REFUSALS);
   readonly #sources = lruCache<string, { addresses: string; source: RepositorySource }>({ max: MAX_SOURCES });
   readonly #stop = new AbortController();
 
@@ -65,17 +66,7 @@ export class SiteFiles {
     this.#options = options;
     const answer = (request: IncomingMessage, response: ServerResponse): void =>
       void this.#answer(request, response);
-    this.#server = createServer(
-      {
-        headersTimeout: HEADERS_TIMEOUT_MS,
-        requestTimeout: REQUEST_TIMEOUT_MS,
-        keepAliveTimeout: KEEP_ALIVE_MS,
-        connectionsCheckingInterval: CHECK_EVERY_MS,
-        maxHeaderSize: MAX_HEADERS_BYTES,
-      },
-      oneAtATime(repositoryOnly(answer)),
-    );
-    this.#server.timeout = IDLE_TIMEOUT_MS;
+    this.#server = limitedServer(LIMITS, repositoryOnly(answer));
   }
 
   /** Answers peers from now on. */
@@ -219,9 +210,7 @@ export class SiteFiles {
 
   #isMember(peer: string, { headers }: IncomingMessage): boolean {
     const credential = shownIn(headers);
-    if (this.#refusals.of(peer).tokens < 1) return false;
-    if (credential && this.#options.mayServe(peer, credential)) return true;
-    this.#refusals.take(peer);
-    return false;
+    const mayServe = () => credential !== undefined && this.#options.mayServe(peer, credential);
+    return this.#refusals.check(peer, mayServe) === 'admitted';
   }
 }

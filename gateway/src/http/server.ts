@@ -1,20 +1,20 @@
-import { createServer, type RequestListener, type Server } from 'node:http';
+import type { RequestListener, Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
-import { oneAtATime, SharedConnections } from '@sitecast/shared/http-guards';
+import { limitedServer, type ServerLimits, SharedConnections } from '@sitecast/shared/http-guards';
 import type { GatewayApp } from './app.ts';
 import type { ChunkHandler } from '@sitecast/shared/chunk-http';
 
-/** Time for a request's head, and for all of it. */
-const HEADERS_TIMEOUT_MS = 10_000;
-const REQUEST_TIMEOUT_MS = 30_000;
-/** A connection without a byte either way ends after so long: more than the longest wait for a timestamp. */
-const IDLE_TIMEOUT_MS = 75_000;
-const KEEP_ALIVE_MS = 65_000;
-const CHECK_EVERY_MS = 2000;
+const LIMITS: ServerLimits = {
+  headMs: 10_000,
+  requestMs: 30_000,
+  maxHeadBytes: 16 * 1024,
+  keepAliveMs: 65_000,
+  // Longer than the longest wait for a timestamp.
+  silenceMs: 75_000,
+};
 const MAX_CONNECTIONS = 4096;
 /** A device has about ten. Several devices may share an address behind a router. */
 const MAX_CONNECTIONS_PER_ADDRESS = 512;
-const MAX_HEADERS_BYTES = 16 * 1024;
 
 export interface ListeningServer {
   url: string;
@@ -28,19 +28,7 @@ export function sharedConnections(): SharedConnections {
 
 /** A server with this gateway's limits on heads, bodies and silence. It doesn't listen yet. */
 export function createGatewayServer(listener: RequestListener): Server {
-  const server = createServer(
-    {
-      headersTimeout: HEADERS_TIMEOUT_MS,
-      requestTimeout: REQUEST_TIMEOUT_MS,
-      keepAliveTimeout: KEEP_ALIVE_MS,
-      connectionsCheckingInterval: CHECK_EVERY_MS,
-      maxHeaderSize: MAX_HEADERS_BYTES,
-      noDelay: true,
-    },
-    oneAtATime(listener),
-  );
-  server.timeout = IDLE_TIMEOUT_MS;
-  return server;
+  return limitedServer(LIMITS, listener);
 }
 
 function appListener(app: GatewayApp): RequestListener {

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { TokenBuckets } from '@sitecast/shared/bounded';
+import { RefusalLimit } from '@sitecast/shared/bounded';
 import { answerWith, CHUNK_PATH, type ChunkHandler, type Requester } from '@sitecast/shared/chunk-http';
 import { type ChunkId, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -125,7 +125,7 @@ function handlerOf({ chunks, wanLimits, onSent, log }: NeighbourUploadDeps): Chu
 function admission(deps: NeighbourUploadDeps) {
   const { chunks, wanLimits, now } = deps;
   const shown = new ShownAssignments();
-  const refusals = new TokenBuckets({ ...REFUSALS, now });
+  const refusals = new RefusalLimit({ ...REFUSALS, now });
   const isMember = ({ headers }: IncomingMessage, neighbour: string): boolean => {
     const signers = deps.signers();
     const credential = shownIn(headers);
@@ -136,11 +136,14 @@ function admission(deps: NeighbourUploadDeps) {
   const demandMember = (request: IncomingMessage, neighbour: string): void => {
     if (deps.isOwnRevoked()) throw refused('ownRevoked', 'the gateway that was asked is revoked');
     if (deps.isRevoked(neighbour)) throw refused('revoked', 'it was revoked');
-    if (refusals.of(neighbour).tokens < 1)
-      throw refused('tooOften', 'it was refused too often, and is asked to wait');
-    if (isMember(request, neighbour)) return;
-    refusals.take(neighbour);
-    throw refused('noAssignment', 'it shows no assignment as a gateway that counts here', NOT_ACCEPTED_HINT);
+    const verdict = refusals.check(neighbour, () => isMember(request, neighbour));
+    if (verdict === 'tooOften') throw refused(verdict, 'it was refused too often, and is asked to wait');
+    if (verdict === 'refused')
+      throw refused(
+        'noAssignment',
+        'it shows no assignment as a gateway that counts here',
+        NOT_ACCEPTED_HINT,
+      );
   };
   return async (
     request: IncomingMessage,

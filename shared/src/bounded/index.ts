@@ -9,4 +9,5 @@ export { FairQueue, type FairQueueOptions } from './fair-queue.ts';
 export { NamedHosts, senderOf } from './hosts.ts';
 export { lruCache, type LruCache } from './lru-cache.ts';
 export { Pacer } from './pacer.ts';
+export { RefusalLimit } from './refusal-limit.ts';
 export { type Rate, TokenBucket, TokenBuckets } from './token-bucket.ts';

@@ -1,9 +1,9 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { FairQueue, type Pacer, TokenBuckets } from '../bounded/index.ts';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { FairQueue, type Pacer, RefusalLimit } from '../bounded/index.ts';
 import { type Chunk, type ChunkId, type ChunkStore, chunkNotFound } from '../content/index.ts';
 import { rawFrame } from '../content/raw-frame.ts';
 import { SitecastError } from '../errors.ts';
-import { oneAtATime, SharedConnections } from '../http-guards/index.ts';
+import { limitedServer, type ServerLimits, SharedConnections } from '../http-guards/index.ts';
 import { problemResponse, toSitecastError } from '../http-problem/index.ts';
 import type { MayServe } from './admission.ts';
 import { answerWith, chunkRoute, type FramePieces } from './chunk-route.ts';
@@ -21,12 +21,13 @@ import { ChunkSessions } from './sessions.ts';
 // - Readers that don't read: unsent bytes are bounded, and a connection that is silent for 30 seconds is ended.
 // An attacker on the way can alter answers: the requester verifies them, and bans no peer for a wrong one.
 
-const HEADERS_TIMEOUT_MS = 10_000;
-const CHECK_EVERY_MS = 2000;
-const KEEP_ALIVE_MS = 65_000;
-/** How long a connection may pass no byte while a request is answered. */
-const SILENCE_MS = 30_000;
-const MAX_HEADERS_BYTES = 4 * 1024;
+const LIMITS: ServerLimits = {
+  headMs: 10_000,
+  requestMs: 10_000,
+  maxHeadBytes: 4 * 1024,
+  keepAliveMs: 65_000,
+  silenceMs: 30_000,
+};
 const MAX_CONNECTIONS = 256;
 const MAX_CONNECTIONS_PER_ADDRESS = 32;
 const MAX_PROVEN_CONNECTIONS = 256;
@@ -39,8 +40,7 @@ const USUAL_CHUNK_BYTES = 128 * 1024;
 const MAX_READS = 8;
 const MAX_WAITING_READS = 1024;
 /** How many requests without a session are answered, for each address. */
-const REFUSALS = { perS: 20, burst: 60 };
-const MAX_ADDRESSES = 4096;
+const REFUSALS = { perS: 20, burst: 60, maxKeys: 4096 };
 
 export interface ChunkHttpServerOptions {
   /** This machine's id. */
@@ -65,11 +65,7 @@ export class ChunkHttpServer {
     maxPerAddress: MAX_CONNECTIONS_PER_ADDRESS,
     proven: { max: MAX_PROVEN_CONNECTIONS, maxPerSender: MAX_CONNECTIONS_PER_PEER },
   });
-  readonly #refusals = new TokenBuckets({
-    ...REFUSALS,
-    maxKeys: MAX_ADDRESSES,
-    now: () => performance.now(),
-  });
+  readonly #refusals = new RefusalLimit(REFUSALS);
   readonly #reads = new FairQueue({ maxRunning: MAX_READS, maxWaiting: MAX_WAITING_READS });
   /** Reused memory for chunks that are being sent. */
   readonly #memory: Buffer[] = [];
@@ -89,24 +85,11 @@ export class ChunkHttpServer {
       asResponse: error => problemResponse(error),
       maxMemoryBytes: MAX_RESPONSE_MEMORY_BYTES,
     });
-    const settings = {
-      headersTimeout: HEADERS_TIMEOUT_MS,
-      requestTimeout: HEADERS_TIMEOUT_MS,
-      keepAliveTimeout: KEEP_ALIVE_MS,
-      connectionsCheckingInterval: CHECK_EVERY_MS,
-      maxHeaderSize: MAX_HEADERS_BYTES,
-      noDelay: true,
-    };
-    this.#server = createServer(
-      settings,
-      oneAtATime((request, response) => {
-        this.#admit(request, response, requester => {
-          if (!route(request, response, requester))
-            answerWith(response, problemResponse(nothingHere(request)));
-        });
-      }),
-    );
-    this.#server.timeout = SILENCE_MS;
+    this.#server = limitedServer(LIMITS, (request, response) => {
+      this.#admit(request, response, requester => {
+        if (!route(request, response, requester)) answerWith(response, problemResponse(nothingHere(request)));
+      });
+    });
     this.#connections.guard(this.#server);
   }
 
@@ -185,7 +168,7 @@ export class ChunkHttpServer {
 
   #refuse(request: IncomingMessage, response: ServerResponse, thrown: unknown): void {
     const error = toSitecastError(thrown, 'device');
-    if (error.kind === 'unauthenticated' && !this.#refusals.take(this.#ownerOf(request))) {
+    if (error.kind === 'unauthenticated' && !this.#refusals.count(this.#ownerOf(request))) {
       this.#refused += 1;
       request.socket.destroy();
       return;

@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { connect, type Socket } from 'node:net';
-import { afterEach, expect, it } from 'vitest';
-import { oneAtATime, SharedConnections } from './index.ts';
+import { afterEach, describe, expect, it } from 'vitest';
+import { limitedServer, oneAtATime, SharedConnections } from './index.ts';
 
 let server: Server | undefined;
 const sockets: Socket[] = [];
@@ -107,4 +107,40 @@ it('limits the connections of an address: one more ends its oldest', async () =>
   for (const last of [2, 3, 4]) await from(`2001:db8::${last}`);
   await once(first, 'close');
   await expect.poll(() => state.held).toBe(3);
+});
+
+describe('a limited server', () => {
+  const limits = {
+    headMs: 60_000,
+    requestMs: 60_000,
+    maxHeadBytes: 1024,
+    keepAliveMs: 60_000,
+    silenceMs: 60_000,
+  };
+  const answering = (changes: Partial<typeof limits>) =>
+    listen(limitedServer({ ...limits, ...changes }, (_, response) => response.end('ok')));
+
+  it('refuses a head over its bound, and takes one below it', async () => {
+    const port = await answering({});
+    const withHead = (lengthBytes: number) =>
+      fetch(`http://127.0.0.1:${port}/`, { headers: { padding: 'x'.repeat(lengthBytes) } });
+    expect((await withHead(500)).status).toBe(200);
+    expect((await withHead(1024)).status).toBe(431);
+  });
+
+  it.each([
+    ['a head that does not come to its end', { headMs: 50 }, 'GET / HTTP/1.1\r\n'],
+    [
+      'a body that does not come to its end',
+      { headMs: 50, requestMs: 50 },
+      'POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n1',
+    ],
+    ['a connection without a request', { keepAliveMs: 50 }, get('/')],
+    ['a connection without a byte', { silenceMs: 50 }, ''],
+  ])('ends %s', async (_what, changes, sent) => {
+    const socket = await connected(await answering(changes));
+    socket.resume().write(sent);
+    await once(socket, 'close');
+    expect(socket.readableEnded).toBe(true);
+  });
 });

@@ -2,13 +2,45 @@
  * Limits of an HTTP server that apply before it looks at a request. Anyone who can reach the port can be the sender. The worst they send
  * is thousands of connections, and on each as many requests as fit before the first answer is read.
  */
-import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { FairPool, type Lease, NamedHosts, senderOf } from '../bounded/index.ts';
 
 export { repositoryOnly } from './repository-only.ts';
 
 type Listener = (request: IncomingMessage, response: ServerResponse) => void;
+
+/** How often Node looks for requests that take too long. */
+const CHECK_EVERY_MS = 2000;
+
+/** What a request and a silent connection may take. Node's defaults are minutes. */
+export interface ServerLimits {
+  /** For a request's head, in ms. */
+  headMs: number;
+  /** For the whole request, in ms. */
+  requestMs: number;
+  maxHeadBytes: number;
+  /** How long a connection without a request is kept, in ms. */
+  keepAliveMs: number;
+  /** How long a connection may pass no byte in either direction, in ms, also while a request is answered. */
+  silenceMs: number;
+}
+
+/** A server with these limits, which handles the requests of a connection one after the other. It doesn't listen yet. */
+export function limitedServer(limits: ServerLimits, listener: Listener): Server {
+  const server = createServer(
+    {
+      headersTimeout: limits.headMs,
+      requestTimeout: limits.requestMs,
+      maxHeaderSize: limits.maxHeadBytes,
+      keepAliveTimeout: limits.keepAliveMs,
+      connectionsCheckingInterval: CHECK_EVERY_MS,
+    },
+    oneAtATime(listener),
+  );
+  server.timeout = limits.silenceMs;
+  return server;
+}
 
 /**
  * Handles the requests of one connection one after the other, each once the answer before it has been sent. Node calls the listener for

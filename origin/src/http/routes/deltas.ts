@@ -62,15 +62,23 @@ function listRoute(app: OriginApp, deps: AppDeps): void {
   );
 }
 
-function requestRoute(app: OriginApp, { tokens, bodies, deltas, repository, fleet }: AppDeps): void {
+/** What the requests that change deltas have in common. */
+function changing({ tokens, bodies }: AppDeps) {
+  return {
+    method: 'post' as const,
+    security: bearer('operator'),
+    middleware: takeJson({ tokens, bodies }, 'operator', MAX_BODY_BYTES),
+  };
+}
+
+function requestRoute(app: OriginApp, deps: AppDeps): void {
+  const { deltas, repository, fleet } = deps;
   app.openapi(
     createRoute({
-      method: 'post',
       path,
       summary:
         'Has deltas to a release made, in the background. Those that are made already stay as they are.',
-      security: bearer('operator'),
-      middleware: takeJson({ tokens, bodies }, 'operator', MAX_BODY_BYTES),
+      ...changing(deps),
       request: { params, body: jsonBody(deltaRequestSchema) },
       responses: withProblems({
         202: jsonAnswer('The deltas that were asked for.', deltaListSchema),
@@ -79,36 +87,29 @@ function requestRoute(app: OriginApp, { tokens, bodies, deltas, repository, flee
     }),
     async c => {
       const { product } = c.req.valid('param');
-      const body = c.req.valid('json');
-      const counterOf = counters(repository, product);
-      const to = await counterOf(body.to);
-      const wanted: DeltaName[] = [];
-      for (const name of body.from ?? []) {
-        const from = await counterOf(name);
-        if (from === to) throw sameRelease();
-        wanted.push({ product, from, to });
-      }
+      const { to, from } = await countersOf(repository, product, c.req.valid('json'));
+      if (from?.includes(to)) throw sameRelease();
+      const wanted: DeltaName[] = (from ?? []).map(counter => ({ product, from: counter, to }));
       const { committed } = repository;
-      if (!body.from && committed)
+      if (!from && committed)
         wanted.push(...deltasTo(product, to, readListing(committed.targets.signed), fleet.registry));
       const jobs = await deltas.request(wanted, c.get('token').name);
       const signed = (await deltas.signed.list(product)).filter(delta =>
-        wanted.some(({ from }) => delta.from === from && delta.to === to),
+        wanted.some(name => delta.from === name.from && delta.to === to),
       );
       return c.json({ deltas: await shown(repository, [...jobs, ...signed]) }, 202);
     },
   );
 }
 
-function removeRoute(app: OriginApp, { tokens, bodies, deltas, repository }: AppDeps): void {
+function removeRoute(app: OriginApp, deps: AppDeps): void {
+  const { deltas, repository } = deps;
   app.openapi(
     createRoute({
-      method: 'post',
       path: `${path}/remove`,
       summary:
         "Ends the making of deltas, and takes the origin's out of the list. A rollout that is started later has them made again.",
-      security: bearer('operator'),
-      middleware: takeJson({ tokens, bodies }, 'operator', MAX_BODY_BYTES),
+      ...changing(deps),
       request: { params, body: jsonBody(deltaRemovalSchema) },
       responses: withProblems({
         200: jsonAnswer('The deltas that were removed.', deltaListSchema),
@@ -117,10 +118,7 @@ function removeRoute(app: OriginApp, { tokens, bodies, deltas, repository }: App
     }),
     async c => {
       const { product } = c.req.valid('param');
-      const body = c.req.valid('json');
-      const counterOf = counters(repository, product);
-      const to = await counterOf(body.to);
-      const from = body.from && (await Promise.all(body.from.map(counterOf)));
+      const { to, from } = await countersOf(repository, product, c.req.valid('json'));
       const named = deltas
         .list(product)
         .filter(
@@ -137,10 +135,18 @@ function removeRoute(app: OriginApp, { tokens, bodies, deltas, repository }: App
   );
 }
 
-/** @returns finds the counter of a published release. @throws SITECAST_PRODUCT_UNKNOWN, SITECAST_RELEASE_UNKNOWN */
-function counters(repository: Repository, product: string) {
-  return async (name: { version: string } | { counter: number }): Promise<number> =>
+interface NamedReleases {
+  to: ReleaseName;
+  from?: readonly ReleaseName[] | undefined;
+}
+
+type ReleaseName = { version: string } | { counter: number };
+
+/** @returns the counters of published releases. @throws SITECAST_PRODUCT_UNKNOWN, SITECAST_RELEASE_UNKNOWN */
+async function countersOf(repository: Repository, product: string, { to, from }: NamedReleases) {
+  const counterOf = async (name: ReleaseName): Promise<number> =>
     (await findRelease({ repository }, product, name)).manifest.counter;
+  return { to: await counterOf(to), from: from && (await Promise.all(from.map(counterOf))) };
 }
 
 async function noSuchDelta(
