@@ -67,15 +67,19 @@ export class TestDevice {
   /** @param urls of its gateways */
   static async create(urls: readonly string[], rootBytes: Uint8Array): Promise<TestDevice> {
     const directory = await mkdtemp(join(tmpdir(), 'sitecast-device-'));
-    const rootFile = join(directory, 'root.json');
-    await writeFile(rootFile, rootBytes);
+    await writeFile(join(directory, 'root.json'), rootBytes);
+    return TestDevice.in(directory, urls);
+  }
+
+  /** The device that lies in the directory, with `root.json` in it at least. */
+  static in(directory: string, urls: readonly string[]): TestDevice {
     const [first = '', ...others] = urls;
     return new TestDevice(directory, {
       data: join(directory, 'data'),
       gateways: [first, ...others],
       token: undefined,
       tokenFile: undefined,
-      rootFile,
+      rootFile: join(directory, 'root.json'),
       ca: undefined,
       product: 'camera',
       hardware: 'rpi4',

@@ -2,4 +2,4 @@ export type { Change, Files } from './changes.ts';
 export { choicesFor, everything, onlySynced } from './choices.ts';
 export { type CutDisk, DiskHistory, digestOf, putDisk } from './disk-history.ts';
 export { mark } from './mark.ts';
-export { filesIn, putFiles, recordWrites, whyNoRecording } from './recorded-writes.ts';
+export { filesIn, putFiles, recordWrites, scratchDirectory, whyNoRecording } from './recorded-writes.ts';
