@@ -150,6 +150,15 @@ export const agentStateSchema = z.looseObject({
   silentMs: z.number().min(0).optional().catch(undefined),
   /** The last known booted slot. */
   booted: z.enum(['A', 'B']).optional(),
+  /** Boots that were asked for to leave a slot that isn't the one that ran last; only while such a slot runs. */
+  returns: z
+    .looseObject({
+      count: z.int().min(0),
+      /** The boot in which the last one was asked for. */
+      bootId: z.string().max(128),
+    })
+    .optional()
+    .catch(undefined),
   slotPlaces: z.looseObject({ A: slotPlaceSchema.optional(), B: slotPlaceSchema.optional() }).optional(),
 });
 export type AgentState = z.infer<typeof agentStateSchema>;

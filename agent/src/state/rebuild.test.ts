@@ -1,6 +1,6 @@
 import type { Report } from '@sitecast/shared/fleet';
 import { describe, expect, it } from 'vitest';
-import { bootVerdict, lateFallBack, rememberedBoot } from '../update/boot-verdict.ts';
+import { bootVerdict, rememberedBoot, slotVerdict } from '../update/boot-verdict.ts';
 import { type AgentState, newAgentState, type Update } from './agent-state.ts';
 import { rebuiltState, withKept } from './rebuild.ts';
 
@@ -40,7 +40,7 @@ describe('a rebuilt state', () => {
       rollouts: [{ id: rollout.id, ended: { attempt: 2, outcome: 'completed' } }],
       barred: [],
     });
-    expect(lateFallBack(agentState, boot('B'))).toBeUndefined();
+    expect(slotVerdict(agentState, boot('B'))).toBe('expected');
   });
 
   it('has the running slot but no facts about it, without any report', () => {

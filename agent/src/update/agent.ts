@@ -4,13 +4,13 @@ import type { Outbox } from '../reports/outbox.ts';
 import type { Reporter } from '../reports/reporter.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { CheckResult, CycleResult, StatusBoard } from '../state/status.ts';
-import { endLeft } from './boot-steps.ts';
-import { lateFallBack, rememberedBoot } from './boot-verdict.ts';
+import { rememberedBoot } from './boot-verdict.ts';
 import { isStillFollowed, plannedWays } from './find-release.ts';
 import type { InstallDependencies } from './install-steps.ts';
 import { recoverNotes } from './recover-notes.ts';
 import { resultOf } from './result.ts';
 import { locateSlots, noteFactorySlot, type SlotWatch } from './slots.ts';
+import { UnexpectedSlot } from './unexpected-slot.ts';
 import { installUpdate, judgeBoot } from './update.ts';
 
 interface UpdateAgentDependencies {
@@ -33,9 +33,11 @@ interface UpdateAgentDependencies {
 /** Keeps one device up to date. Each `cycle` takes it as many steps further as possible, and says how it ended. */
 export class UpdateAgent {
   readonly #deps: UpdateAgentDependencies;
+  readonly #unexpected: UnexpectedSlot;
 
   constructor(deps: UpdateAgentDependencies) {
     this.#deps = deps;
+    this.#unexpected = new UnexpectedSlot(deps.update);
   }
 
   /** Judges the boot that started this agent. Called before the first cycle, and again where it failed. */
@@ -50,8 +52,7 @@ export class UpdateAgent {
     await locateSlots({ slots, stateFile, log });
     await this.lookAtSlots();
     await this.#noteFactorySlot(state);
-    const left = lateFallBack(stateFile.current, state);
-    const result = left ? await endLeft(update, left) : await judgeBoot(update, state);
+    const result = (await this.#unexpected.judge(state)) ?? (await judgeBoot(update, state));
     if (result) this.show(result);
   }
 
@@ -68,7 +69,7 @@ export class UpdateAgent {
   async #cycle(signal: AbortSignal): Promise<CycleResult> {
     const { update, reporter } = this.#deps;
     const boot = await this.#deps.boot.read();
-    const judged = await judgeBoot(update, boot);
+    const judged = (await this.#unexpected.judge(boot)) ?? (await judgeBoot(update, boot));
     if (judged) return judged;
     const unseen = await this.#noteFactorySlot(boot);
     const context = await update.checker.check(signal);
@@ -111,6 +112,13 @@ export class UpdateAgent {
     const { choice, facts } = context;
     const [order] = choice.orders;
     const booted = facts.agentState.slots[facts.booted].release;
+    const reasonToWait = this.#unexpected.reasonToWait(await this.#deps.boot.read());
+    if (reasonToWait)
+      return {
+        rest: { state: 'waiting', waitingFor: 'reboot', reason: reasonToWait },
+        booted,
+        available: undefined,
+      };
     if (order) {
       const { plan, wait } = await plannedWays(this.#deps.update, context, signal);
       await this.#deps.update.spending.flush();

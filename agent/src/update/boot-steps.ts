@@ -1,4 +1,4 @@
-import { type AgentClock, type BootControl, type BootState, otherSlot, type SlotName } from '../ports.ts';
+import { type AgentClock, type BootControl, type BootState, otherSlot } from '../ports.ts';
 import type { Reporter } from '../reports/reporter.ts';
 import { type Reason, ROLLBACK_ORDERED, type Update } from '../state/agent-state.ts';
 import type { StateFile } from '../state/state-file.ts';
@@ -6,7 +6,7 @@ import type { CycleResult, StatusBoard } from '../state/status.ts';
 import type { Health } from './health.ts';
 import type { Hooks } from './hooks.ts';
 import type { Leases } from './leases.ts';
-import { askedOnceMore, type Reboots } from './reboots.ts';
+import { askedOnceMore, type Reboots, requestOf } from './reboots.ts';
 import * as become from './transitions.ts';
 
 // The steps of `judgeBoot` in update.ts.
@@ -85,7 +85,7 @@ export async function askForBoot(deps: JudgeDependencies, update: Update): Promi
     for (const name of ['post-install', 'pre-reboot'] as const) await hooks.run(name, subject, stop);
   status.set({ state: 'rebooting', message: `booting slot ${update.target}` });
   await reporter.report('rebooting', update, true);
-  return reboots.ask(await note(deps, update, askedOnceMore(update)), update.bootId);
+  return reboots.ask(requestOf(await note(deps, update, askedOnceMore(update))), update.bootId);
 }
 
 /** Whether the machine was asked often enough to boot the slot, and still runs the other one. */
@@ -192,7 +192,7 @@ export async function askForFallBack(
   await reporter.report('failed', { ...update, reason: failure }, true);
   const { bootId } = await boot.read();
   await boot.setNext(otherSlot(target));
-  return reboots.ask(await note(deps, update, askedOnceMore(update)), bootId);
+  return reboots.ask(requestOf(await note(deps, update, askedOnceMore(update))), bootId);
 }
 
 /** Ends the attempt: the other slot runs again. The failed release is barred. */
@@ -207,29 +207,6 @@ export async function endFallenBack(
   await reporter.report('rolledBack', { ...update, reason }, true);
   await stateFile.change(become.toFallenBack(update, { reason, at: timeOf(clock) }));
   await leases.giveBack(update.rollout.id);
-  return { state: 'rolledBack', reason };
-}
-
-/**
- * Handles a boot loader that has left a slot long after its trial. The slot's release counts as failed, and is barred. After a power cut at
- * any step, the next start does all steps again; the report is made only once.
- * at any step the next start does all steps again; the report is made once.
- * @param left the slot that no longer runs
- * @throws what the boot control throws
- */
-export async function endLeft(
-  { boot, stateFile, reporter, clock }: Pick<JudgeDependencies, 'boot' | 'stateFile' | 'reporter' | 'clock'>,
-  left: SlotName,
-): Promise<CycleResult> {
-  const { release, rollout } = stateFile.current.slots[left];
-  const reason: Reason = {
-    code: 'bootCountExhausted',
-    message: `slot ${left} had proved itself, and now the boot loader has left it`,
-  };
-  await reporter.report('rolledBack', { rollout, release, reason }, true);
-  await boot.setNext(otherSlot(left));
-  await boot.markBad(left);
-  await stateFile.change(become.toLeft(left, { reason, at: timeOf(clock) }));
   return { state: 'rolledBack', reason };
 }
 

@@ -1,6 +1,6 @@
 import type { Report } from '@sitecast/shared/fleet';
 import type { BootState, RememberedBoot, SlotName } from '../ports.ts';
-import type { AgentState, Update } from '../state/agent-state.ts';
+import type { AgentState, SlotRecord, Update } from '../state/agent-state.ts';
 import { trialIn } from '../state/rebuild.ts';
 
 /** What a start of the agent means for an update that is being activated. */
@@ -58,16 +58,38 @@ function verdictOnTarget(phase: Update['phase'], isSameBoot: boolean): BootVerdi
   }
 }
 
-/**
- * The slot that had passed its trial and no longer runs, although no order says so. Pure. While an update is under way there is none:
- * either the other slot holds nothing that could run, or the update's own verdict covers it.
- */
-export function lateFallBack(
-  { booted, update }: Pick<AgentState, 'booted' | 'update'>,
-  boot: Pick<BootState, 'booted'>,
-): SlotName | undefined {
-  return update === null && booted !== boot.booted ? booted : undefined;
+/** What it means which slot runs, while the boot loader has been told nothing of an update. The expected slot is the one that ran last. */
+export type SlotVerdict =
+  /** The expected slot runs, or an update's own verdict covers this boot. */
+  | 'expected'
+  /** The loader has left the expected slot for the other one, which is good. */
+  | 'left'
+  /** The other slot isn't known to be good, or the loader was told to start it only once. The expected one is good, and is to run again. */
+  | 'goBack'
+  /** The running slot isn't known to be good, and there is no better one. */
+  | 'stay';
+
+/** How often the machine is booted back into the expected slot, until the slot counts as one that doesn't start. */
+const MAX_RETURNS = 2;
+/** Phases of an update of which the boot loader knows nothing yet. */
+const UNTOLD_PHASES: ReadonlySet<Update['phase']> = new Set(['downloading', 'verified']);
+
+/** Pure. A slot that isn't known to be good is never taken for the one to keep, whatever the boot loader says. */
+export function slotVerdict(
+  { booted: expected, slots, update, returns }: Pick<AgentState, 'booted' | 'slots' | 'update' | 'returns'>,
+  { booted, next, bootId }: BootState,
+): SlotVerdict {
+  const isCovered = update !== null && !UNTOLD_PHASES.has(update.phase);
+  if (expected === undefined || expected === booted || isCovered) return 'expected';
+  const isGood = slots[booted].isConfirmed === true && isWhole(slots[booted]);
+  // What has run counts as good until it is found to be bad.
+  if (slots[expected].state === 'bad') return isGood ? 'left' : 'stay';
+  const isInVain = returns !== undefined && returns.count >= MAX_RETURNS && returns.bootId !== bootId;
+  if (isGood) return next === booted || isInVain ? 'left' : 'goBack';
+  return isInVain ? 'stay' : 'goBack';
 }
+
+const isWhole = ({ state }: SlotRecord): boolean => state === 'verified' || state === 'altered';
 
 /** Phases of a trial: from telling the boot loader to try the slot, until it is told that the slot is good, or given up. */
 const TRIAL_PHASES: ReadonlySet<Update['phase']> = new Set([

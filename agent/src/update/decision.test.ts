@@ -2,9 +2,9 @@ import { isOpen, parseWindow, type Rollout } from '@sitecast/shared/fleet';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { activationWait, downloadWait } from './schedule.ts';
-import { bootVerdict, lateFallBack } from './boot-verdict.ts';
+import { bootVerdict, type SlotVerdict, slotVerdict } from './boot-verdict.ts';
 import { choose, type Facts } from './choose.ts';
-import { type AgentState, newAgentState, type Update } from '../state/agent-state.ts';
+import { type AgentState, newAgentState, type SlotRecord, type Update } from '../state/agent-state.ts';
 
 const id = '12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN';
 const at = '2030-01-01T00:00:00Z';
@@ -332,20 +332,68 @@ it.each<[Update['phase'], 'A' | 'B', string, string]>([
   );
 });
 
-const rebooting: Update = {
-  kind: 'install',
-  rollout: { id: '0'.repeat(16), attempt: 1 },
-  release: { counter: 2, version: '2.0' },
-  target: 'A',
-  phase: 'rebooting',
-  startedAt: at,
-};
+// A ran last.
+describe('where B runs and no order says so', () => {
+  const bad: SlotRecord = { state: 'bad', isConfirmed: true };
+  const good: SlotRecord = { state: 'verified', isConfirmed: true };
+  const written: SlotRecord = { state: 'altered', isConfirmed: true };
+  const untried: SlotRecord = { state: 'verified' };
+  const unknown: SlotRecord = { state: 'empty' };
+  const inVain = { count: 2, bootId: 'before' };
+  const table: [string, SlotRecord, string, SlotRecord, 'A' | 'B', SlotVerdict, SlotVerdict][] = [
+    // B is, A is, the loader says next, verdict, and after two boots back in vain
+    ['good', good, 'good', good, 'B', 'left', 'left'],
+    ['good', good, 'good', good, 'A', 'goBack', 'left'],
+    ['good, written to', written, 'good', written, 'A', 'goBack', 'left'],
+    ['good', good, 'bad', bad, 'B', 'left', 'left'],
+    ['good', good, 'bad', bad, 'A', 'left', 'left'],
+    ['good', good, 'not known', unknown, 'A', 'goBack', 'left'],
+    ['bad', bad, 'good', good, 'B', 'goBack', 'stay'],
+    ['bad', bad, 'good', good, 'A', 'goBack', 'stay'],
+    ['bad', bad, 'bad', bad, 'B', 'stay', 'stay'],
+    ['bad', bad, 'bad', bad, 'A', 'stay', 'stay'],
+    ['untried', untried, 'good', good, 'B', 'goBack', 'stay'],
+    ['untried', untried, 'good', good, 'A', 'goBack', 'stay'],
+    ['untried', untried, 'bad', bad, 'B', 'stay', 'stay'],
+    ['not known', unknown, 'good', good, 'B', 'goBack', 'stay'],
+    ['not known', unknown, 'good', good, 'A', 'goBack', 'stay'],
+    ['not known', unknown, 'bad', bad, 'A', 'stay', 'stay'],
+  ];
+  it.each(table)('B is %s %#', (_b, B, _a, A, next, verdict, later) => {
+    const state = { ...newAgentState(), booted: 'A' as const, slots: { A, B } };
+    const boot = { booted: 'B' as const, next, bootId: 'this' };
+    expect(slotVerdict(state, boot)).toBe(verdict);
+    expect(slotVerdict({ ...state, returns: inVain }, boot)).toBe(later);
+    // The boot in which the second one was asked for goes on as before.
+    expect(slotVerdict({ ...state, returns: { count: 2, bootId: 'this' } }, boot)).toBe(verdict);
+  });
 
-it.each<[string, Partial<AgentState>, 'A' | 'B', 'A' | 'B' | undefined]>([
-  ['the slot that ran runs', { booted: 'B' }, 'B', undefined],
-  ['the other one runs', { booted: 'B' }, 'A', 'B'],
-  ['nothing ran before', {}, 'A', undefined],
-  ['an update is under way', { booted: 'B', update: rebooting }, 'A', undefined],
-])('a late fall-back, where %s: %s', (_when, changes, booted, left) => {
-  expect(lateFallBack({ ...newAgentState(), ...changes }, { booted })).toBe(left);
+  it.each<[Update['phase'], SlotVerdict]>([
+    ['downloading', 'goBack'],
+    ['verified', 'goBack'],
+    ['activating', 'expected'],
+    ['rebooting', 'expected'],
+    ['confirming', 'expected'],
+    ['confirmed', 'expected'],
+    ['fallingBack', 'expected'],
+  ])('an update to B in phase %s: %s', (phase, verdict) => {
+    const slots = { A: good, B: phase === 'downloading' ? bad : untried };
+    const update: Update = {
+      kind: 'install',
+      rollout: { id: '0'.repeat(16), attempt: 1 },
+      release: { counter: 2, version: '2.0' },
+      target: 'B',
+      phase,
+      startedAt: at,
+    };
+    const boot = { booted: 'B', next: 'B', bootId: 'this' } as const;
+    expect(slotVerdict({ ...newAgentState(), booted: 'A', slots, update }, boot)).toBe(verdict);
+  });
+
+  it('nothing is wrong where A runs, or nothing ran before', () => {
+    const slots = { A: good, B: bad };
+    const boot = (booted: 'A' | 'B') => ({ booted, next: 'A', bootId: 'this' }) as const;
+    expect(slotVerdict({ ...newAgentState(), booted: 'A', slots }, boot('A'))).toBe('expected');
+    expect(slotVerdict({ ...newAgentState(), slots }, boot('B'))).toBe('expected');
+  });
 });

@@ -18,6 +18,14 @@ export function askedOnceMore({ rebootsAsked = 0 }: Update): Pick<Update, 'reboo
   return { rebootsAsked: rebootsAsked + 1 };
 }
 
+/** A boot to ask for. */
+export interface RebootRequest {
+  /** Tells one boot that is wanted from another. */
+  about: string;
+  /** How often it was asked for, this time included. */
+  asked: number;
+}
+
 interface RebootDependencies {
   boot: Pick<BootControl, 'reboot' | 'read'>;
   clock: AgentClock;
@@ -35,8 +43,8 @@ export class Reboots {
   }
 
   /** The result to wait with, while it is too early to ask for this boot again. */
-  pauseOf(update: Update): CycleResult | undefined {
-    return this.#pause?.about === subjectOf(update) ? this.#pause.result : undefined;
+  pauseOf({ about }: Pick<RebootRequest, 'about'>): CycleResult | undefined {
+    return this.#pause?.about === about ? this.#pause.result : undefined;
   }
 
   isInVain({ rebootsAsked = 0 }: Update): boolean {
@@ -56,7 +64,7 @@ export class Reboots {
    * @returns the state after the boot; or the result of a cycle that asks for it again later
    * @throws the reason why the agent is stopped, which is usually the boot itself
    */
-  async ask(update: Update, bootId: string | undefined): Promise<BootState | CycleResult> {
+  async ask(request: RebootRequest, bootId: string | undefined): Promise<BootState | CycleResult> {
     const { boot, stop } = this.#deps;
     stop.throwIfAborted();
     let problem: string | undefined;
@@ -68,7 +76,7 @@ export class Reboots {
     }
     return (
       (await this.#untilBooted(bootId, problem === undefined ? PATIENCE_MS : 0)) ??
-      this.#pauseAfter(update, problem)
+      this.#pauseAfter(request, problem)
     );
   }
 
@@ -96,11 +104,10 @@ export class Reboots {
     }
   }
 
-  #pauseAfter(update: Update, problem: string | undefined): CycleResult {
+  #pauseAfter({ about, asked }: RebootRequest, problem: string | undefined): CycleResult {
     const { clock, log, stop } = this.#deps;
-    const { rebootsAsked = 1 } = update;
-    const pauseMs = Math.min(FIRST_PAUSE_MS * 2 ** (rebootsAsked - 1), MAX_PAUSE_MS);
-    const times = rebootsAsked === 1 ? 'once' : `${rebootsAsked} times`;
+    const pauseMs = Math.min(FIRST_PAUSE_MS * 2 ** (asked - 1), MAX_PAUSE_MS);
+    const times = asked === 1 ? 'once' : `${asked} times`;
     const why = problem === undefined ? '' : ` (${problem})`;
     const reason = {
       code: 'SITECAST_REBOOT_PENDING',
@@ -108,7 +115,7 @@ export class Reboots {
     };
     log('error', reason.message, { code: reason.code, askedAgainInS: pauseMs / 1000 });
     const result: CycleResult = { state: 'rebooting', waitingFor: 'reboot', reason, retryMs: pauseMs };
-    const pause = { about: subjectOf(update), result };
+    const pause = { about, result };
     this.#pause = pause;
     void clock.sleep(pauseMs, stop).then(() => {
       if (this.#pause === pause) this.#pause = undefined;
@@ -117,8 +124,9 @@ export class Reboots {
   }
 }
 
-function subjectOf({ rollout, phase }: Update): string {
-  return [rollout.id, rollout.attempt, phase].join(' ');
+/** The boot that an update needs now: into its slot, or out of it. */
+export function requestOf({ rollout, phase, rebootsAsked = 1 }: Update): RebootRequest {
+  return { about: [rollout.id, rollout.attempt, phase].join(' '), asked: rebootsAsked };
 }
 
 /** @throws a mistake in the program */

@@ -107,6 +107,8 @@ export const toLeft =
         : entry;
     const isBarred = release !== undefined && release.counter >= 1;
     return {
+      update: null,
+      returns: undefined,
       slots: withBad(slots, left),
       rollouts: rollouts.map(entry => (entry.id === rollout?.id ? unproved(entry) : entry)),
       barred: isBarred
@@ -120,6 +122,20 @@ export const toLeft =
         : barred,
       lastFailure: { at, reason, ...(release && { release }) },
       booted: otherSlot(left),
+    };
+  };
+
+/** A slot runs that isn't known to be good, and the other one is none to go back to. */
+export const toStaying =
+  (booted: SlotName, { reason, at }: { reason: Reason; at: string }): Transition =>
+  ({ slots }) => {
+    const { release } = slots[otherSlot(booted)];
+    return {
+      update: null,
+      returns: undefined,
+      slots: withBad(slots, otherSlot(booted)),
+      lastFailure: { at, reason, ...(release && { release }) },
+      booted,
     };
   };
 

@@ -1,4 +1,6 @@
 import { randomBytes } from 'node:crypto';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -144,14 +146,16 @@ describe('a boot loader that falls back long after the release was confirmed', (
   });
 
   it('is not assumed where only the agent was restarted; an unknown release is not barred', async () => {
+    await writeFile(join(harness.device.directory, 'a.img'), 'from the factory');
     await install(1, image1);
+    const { slots } = harness.device.parts.stateFile.current;
     await harness.device.close();
     await harness.device.open();
     await harness.device.cycle();
     expect(states()).not.toContain('rolledBack');
     // The factory's image is reported. There is no release to bar.
     await comeUpIn('A');
-    await harness.device.parts.stateFile.change({ barred: [] });
+    await harness.device.parts.stateFile.change({ barred: [], slots });
     await comeUpIn('B');
     expect(harness.device.parts.stateFile.current.barred).toEqual([]);
     await harness.device.cycle();

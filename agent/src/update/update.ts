@@ -16,6 +16,7 @@ import {
   notePowerLoss,
 } from './boot-steps.ts';
 import { bootVerdict } from './boot-verdict.ts';
+import { requestOf } from './reboots.ts';
 import { releaseToInstall } from './find-release.ts';
 import {
   abandonUnwanted,
@@ -156,7 +157,7 @@ async function prove(deps: JudgeDependencies, update: Update): Promise<CycleResu
 
 /** Into the slot on trial. */
 async function reboot(deps: JudgeDependencies, update: Update): Promise<CycleResult> {
-  const pause = deps.reboots.pauseOf(update);
+  const pause = deps.reboots.pauseOf(requestOf(update));
   if (pause) return pause;
   if (await neverBoots(deps, update)) return endUnbooted(deps, update);
   return judgeAfter(deps, await askForBoot(deps, update));
@@ -164,7 +165,7 @@ async function reboot(deps: JudgeDependencies, update: Update): Promise<CycleRes
 
 /** Back into the other slot. */
 async function fallBack(deps: JudgeDependencies, update: Update): Promise<CycleResult> {
-  return deps.reboots.pauseOf(update) ?? judgeAfter(deps, await askForFallBack(deps, update));
+  return deps.reboots.pauseOf(requestOf(update)) ?? judgeAfter(deps, await askForFallBack(deps, update));
 }
 
 /** Handles the state after a requested boot. On most machines this process has ended by then; others only restart the agent. */
