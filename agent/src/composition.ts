@@ -15,7 +15,7 @@ import type {
   BootControl,
   Gateway,
   HealthCheck,
-  HeldFiles,
+  PeerPorts,
   Log,
   RunCommand,
   SitePeers,
@@ -84,15 +84,6 @@ export interface AgentPorts {
   monotonicMs?: (() => number) | undefined;
   /** Opens this device to its peers; undefined: it has no peers. */
   startPeers: ((settings: PeerSettings, ports: PeerPorts) => Promise<SitePeers>) | undefined;
-}
-
-/** What the exchange with peers asks of the agent. */
-interface PeerPorts {
-  /** This device's signed assignment, as bytes. */
-  credential: () => Uint8Array | undefined;
-  mayServe: (id: string, credential: Uint8Array) => boolean;
-  isBusy: () => boolean;
-  files: HeldFiles;
 }
 
 /** An agent that is put together, and what of it others hold on to. */
@@ -350,7 +341,10 @@ async function openExchange(
   if (!settings.peers || !startPeers) return undefined;
   const admission = new Admission(trust, membership);
   const hook = serveHook(settings, run, stop);
-  let peers: SitePeers;
+  let peers: SitePeers | undefined;
+  const show = (): void => {
+    if (peers) status.set({ peers: { ...peers.counts } });
+  };
   try {
     peers = await startPeers(settings.peers, {
       credential: () => {
@@ -360,7 +354,9 @@ async function openExchange(
       mayServe: (id, credential) => admission.mayServe(id, credential),
       isBusy: () => BUSY_STATES.has(status.current.state) || !hook.isWelcome,
       files: heldFiles({ trust, directory: settings.data, slots: () => stateFile.current.slots }),
+      onReachable: show,
     });
+    show();
   } catch (error) {
     const { code, message, hint } = describeError(error);
     log('error', `no chunks from or to other devices: ${message}`, { code, hint });

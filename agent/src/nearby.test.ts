@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { readFile, rm } from 'node:fs/promises';
 import { createServer, type RequestListener } from 'node:http';
 import { join } from 'node:path';
@@ -293,4 +294,25 @@ it('many versions of a rollouts file push out no manifest and no index that a ne
   await harness.gateway.close();
   introduce(selfOf(harness.device));
   await expectVerified();
+});
+
+it('a device whose port for others is taken says so in its status, and listens once it is free', async () => {
+  const taken = createServer().listen(0, '127.0.0.1');
+  await once(taken, 'listening');
+  const address = taken.address();
+  const place = `/ip4/127.0.0.1/tcp/${typeof address === 'object' ? address?.port : ''}`;
+  try {
+    await late.close();
+    const peers = { listen: place, isDiscovering: false, maxUploadBytesPerS: undefined };
+    await late.open({ ...OPEN, settings: { peers } });
+    expect(late.parts.status.current.peers?.trouble).toMatch(
+      /reach this one on .+ \(EADDRINUSE\); it is tried again/,
+    );
+    expect(selfOf(late).addresses).toEqual([]);
+    taken.close();
+    await until('it to listen', () => late.parts.status.current.peers?.trouble === undefined);
+    expect(selfOf(late).addresses).toEqual([`${place}/p2p/${late.id}`]);
+  } finally {
+    taken.close();
+  }
 });

@@ -92,7 +92,7 @@ async function openLocked(
   const toGateway = (url: string): Gateway => new HttpGateway(url, { ...asking, receiver: known.at(url) });
   const [first, ...others] = settings.gateways;
   const gateways: [Gateway, ...Gateway[]] = [toGateway(first), ...others.map(toGateway)];
-  const startPeers = hasPeers ? peersOf(identity) : undefined;
+  const startPeers = hasPeers ? peersOf(identity, log) : undefined;
   const opened = await openAgent(settings, {
     identity,
     clock,
@@ -165,10 +165,10 @@ async function startPayload(
 }
 
 /** libp2p is loaded only here, so it never is where there are no peers. */
-function peersOf(identity: Identity): AgentPorts['startPeers'] {
+function peersOf(identity: Identity, log: Log): AgentPorts['startPeers'] {
   return async (settings, ports) => {
     const { SiteSwarm } = await import('./adapters/site-swarm.ts');
-    return SiteSwarm.start({ identity, ...settings, ...ports });
+    return SiteSwarm.start({ identity, log, ...settings, ...ports });
   };
 }
 

@@ -249,6 +249,19 @@ export interface PeerCounts {
   sentBytes: number;
   /** Connections and streams that were ended or refused because others needed their places. Many of them show that this device is flooded. */
   dropped: number;
+  /** Why other devices can't reach this one now. */
+  trouble?: string;
+}
+
+/** What the exchange with peers asks of the agent. */
+export interface PeerPorts {
+  /** This device's signed assignment, as bytes. */
+  credential: () => Uint8Array | undefined;
+  mayServe: (id: string, credential: Uint8Array) => boolean;
+  isBusy: () => boolean;
+  files: HeldFiles;
+  /** Other devices can reach this one now, and could not before. */
+  onReachable: () => void;
 }
 
 /** Signed files that this device holds: it gives them to other devices of its site. */

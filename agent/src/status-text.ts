@@ -156,9 +156,12 @@ function failureLines({ lastFailure }: Status, nowMs: number): string[][] {
 
 function peersLines({ peers }: Status): string[][] {
   if (!peers) return [];
-  const { known, receivedBytes, sentBytes } = peers;
+  const { known, receivedBytes, sentBytes, trouble } = peers;
   const exchanged = `${formatBytes(receivedBytes)} from them, ${formatBytes(sentBytes)} to them`;
-  return [['peers', `${known} known; ${exchanged} since the agent's start`]];
+  return [
+    ['peers', `${known} known; ${exchanged} since the agent's start`],
+    ...(trouble === undefined ? [] : [['', trouble]]),
+  ];
 }
 
 function metadataLine({ metadata }: Status, nowMs: number): string {

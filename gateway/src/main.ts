@@ -153,10 +153,11 @@ async function openAdapters(settings: GatewaySettings, options: AdapterOptions):
     openUpstreams: wan => openUpstreams(upstreams, { ...wan, identity, now, signal }),
     openPeerGatewayClient: onRefused =>
       httpPeerGateways({ ownId: identity.id, chunks: PEER_GATEWAY_STORE, connections: via, onRefused }),
-    joinSiteNetwork: () => openSiteNode({ settings, identity, log }),
-    joinFleetNetwork: (book, wan) =>
+    joinSiteNetwork: (troubles, stop) => openSiteNode({ settings, identity, troubles, signal: stop, log }),
+    joinFleetNetwork: (book, { troubles, ...wan }) =>
       joinFleetNetwork({
         settings,
+        troubles,
         identity,
         book,
         upstream: (url, connections) => openNeighbour(url, { ...wan, connections, identity, now, signal }),

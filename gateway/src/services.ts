@@ -33,6 +33,7 @@ import { announceSets, type FleetNetwork } from './peer-gateways/announcements.t
 import type { NeighbourUpload } from './peer-gateways/neighbour-upload.ts';
 import { idOf, PeerBook, type PeerBookStorage } from './peer-gateways/peer-book.ts';
 import { type PeerGatewayClient, PeerGateways } from './peer-gateways/peer-gateways.ts';
+import { Troubles } from './troubles.ts';
 import type { GatewaySettings } from './settings.ts';
 import { openSiteServices, type SiteServices } from './site-services.ts';
 import { runTasks, type Task } from './tasks.ts';
@@ -61,9 +62,12 @@ export interface Adapters {
   openUpstreams: (wan: Wan) => readonly Upstream[];
   openPeerGatewayClient: (onRefused: OnRefused) => PeerGatewayClient;
   /** Undefined where this gateway exchanges no chunks with devices over libp2p. */
-  joinSiteNetwork: () => Promise<SiteNode | undefined>;
+  joinSiteNetwork: (troubles: Troubles, signal: AbortSignal) => Promise<SiteNode | undefined>;
   /** Undefined where this gateway is not in the fleet's network. */
-  joinFleetNetwork: (book: PeerBook, wan: Wan) => Promise<FleetNetwork | undefined>;
+  joinFleetNetwork: (
+    book: PeerBook,
+    about: Wan & { troubles: Troubles },
+  ) => Promise<FleetNetwork | undefined>;
   /** Trust has begun: the origin is remembered. */
   onTrusted: () => Promise<void>;
   /** Called with the name that people gave to this gateway, again whenever its assignment is read. */
@@ -196,6 +200,7 @@ async function openOutside(
 ) {
   const { settings, identity, token, rootFile, trustStore, now, log } = adapters;
   const metrics = new Metrics();
+  const troubles = new Troubles();
   const onRefused = (url: string, { code }: SitecastError): void => metrics.refused(url, code);
   const devices = new SiteDevices();
   const revocations = new Revocations();
@@ -212,15 +217,16 @@ async function openOutside(
   const siteGateways = (): number => 1 + peerGateways.liveCount;
   const wanLimits = new WanLimits(settings, { sharers: siteGateways, now });
   const upstreams = adapters.openUpstreams({ wanLimits, metrics });
-  const fleetNetwork = await adapters.joinFleetNetwork(book, { wanLimits, metrics });
+  const fleetNetwork = await adapters.joinFleetNetwork(book, { wanLimits, metrics, troubles });
   endings.add("the fleet's network", async () => fleetNetwork?.close());
   const sources = new Sources(upstreams, fleetNetwork?.neighbours);
   await pinRoot({ store: trustStore, rootFile, token, sources, nowMs: now(), log, signal });
   await adapters.onTrusted();
-  const siteNode = await adapters.joinSiteNetwork();
+  const siteNode = await adapters.joinSiteNetwork(troubles, signal);
   endings.add("the site's network", async () => siteNode?.close());
   return {
     metrics,
+    troubles,
     onRefused,
     devices,
     revocations,
@@ -339,7 +345,7 @@ function trustedBytes({ trusted: { root, timestamp, snapshot } }: TufClient): Tr
 
 function metricsSource(
   { settings, database, freeBytes, connections, now }: Adapters,
-  { siteGateways, siteNode, fleetNetwork, devices }: Outside,
+  { siteGateways, siteNode, fleetNetwork, devices, troubles }: Outside,
   parts: { repository: Repository; site: SiteServices; chunks: ChunkServices; follower: Follower },
 ): MetricsSource {
   const { mirror, allowlist } = parts.repository;
@@ -347,6 +353,7 @@ function metricsSource(
   return {
     chunkCounts: () => chunks.pipeline.counts(),
     siteGateways,
+    troubles: () => troubles.all.map(({ code }) => code),
     gossipConnections: () => fleetNetwork?.connections ?? 0,
     cache: () => chunks.disk,
     allowedChunks: () => allowlist.size,

@@ -1,3 +1,4 @@
+import { MAX_TOLD_TROUBLES, type Presence } from '@sitecast/shared/api';
 import type { Acknowledgement, Assignment, JoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { KeyValueStore } from '@sitecast/shared/key-value';
@@ -19,6 +20,7 @@ import { ProgressRelay } from './reports/progress-relay.ts';
 import { ReportQueue } from './reports/report-queue.ts';
 import { ReportReceiver } from './reports/report-receiver.ts';
 import { ReportSender } from './reports/report-sender.ts';
+import type { Troubles } from './troubles.ts';
 import { type SiteServer, SiteUpstreams } from './upstream/site-upstreams.ts';
 import type { Upstream } from './upstream/upstream.ts';
 import type { WanLimits } from './wan/wan-limits.ts';
@@ -38,6 +40,7 @@ interface SiteServicesDeps {
   book: PeerBook;
   wanLimits: WanLimits;
   siteNode: SiteNode | undefined;
+  troubles: Troubles;
   fleetNetwork: FleetNetwork | undefined;
   now: () => number;
   log: Log;
@@ -150,10 +153,18 @@ function openPresence(
   deps: SiteServicesDeps,
   about: { heard: HeardDevices; leases: Leases; isEnrolled: () => boolean },
 ): PresenceReporter {
-  const { upstreams, now, log } = deps;
+  const { upstreams, mirror, troubles, now, log } = deps;
   const origins = upstreams.filter(({ isOrigin }) => isOrigin);
   const toOrigin = new SiteUpstreams(origins.length > 0 ? origins : upstreams, neighboursOf(deps));
-  return new PresenceReporter({ ...about, upstreams: toOrigin, now, log });
+  const condition = (): Pick<Presence, 'timestampVersion' | 'troubles'> => {
+    const version = mirror.current?.roles.find(({ role }) => role === 'timestamp')?.version;
+    const { all } = troubles;
+    return {
+      ...(version !== undefined && { timestampVersion: version }),
+      ...(all.length > 0 && { troubles: all.slice(0, MAX_TOLD_TROUBLES) }),
+    };
+  };
+  return new PresenceReporter({ ...about, upstreams: toOrigin, condition, now, log });
 }
 
 function openRegistration(

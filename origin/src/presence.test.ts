@@ -86,11 +86,39 @@ it('shows who is heard, who is silent, where no gateway reports, and which devic
   expect(lineOf(list, north.id)).toContain('enrolled          now');
 });
 
+it('shows which gateways serve old metadata, and what is wrong at one, as it says', async () => {
+  const current = harness.origin.repository.committed?.timestamp.signed.version ?? 0;
+  const troubles = [{ code: 'SITECAST_PEER_LISTEN', detail: 'port 7404 is taken' }];
+  await say(north, 3, { timestampVersion: current, troubles });
+  await say(south, 2, { timestampVersion: current - 2 });
+  // It may have told in the second of a publication.
+  expect(await sitecast('status')).not.toContain('behind');
+  const sinceAt = new Date(harness.clock.nowMs).toISOString();
+  harness.clock.nowMs += 60_000;
+  await say(north, 4, { timestampVersion: current });
+  await say(south, 3, { timestampVersion: current - 1, troubles });
+  harness.clock.nowMs += 60_000;
+  const status = await sitecast('status');
+  const behind = `1 version behind since ${sinceAt}`;
+  expect(status).toContain(`warning: site south: gateway gate-2 serves metadata that is ${behind}`);
+  expect(status).toContain('gateway gate-2 says: port 7404 is taken (SITECAST_PEER_LISTEN)');
+  // What is over is no longer shown.
+  expect(status).not.toContain(north.id);
+  expect(await sitecast('gateway', 'show', 'gate-2')).toContain(
+    `serves version ${current - 1} of the timestamp, ${behind}`,
+  );
+  const list = await sitecast('gateway', 'list');
+  expect(lineOf(list, 'gate-2')).toContain('1 behind, in trouble');
+  expect(lineOf(list, north.id)).toContain('  current');
+  await say(south, 4, { timestampVersion: current });
+  expect(await sitecast('status')).not.toContain('gate-2');
+});
+
 it('shows no turn of a device that has reported the end of its update since', async () => {
   const holder = await harness.device();
   const rollout = { id: harness.origin.rollouts.list()[0]?.rollout.id ?? '', attempt: 1 };
   const turns = [{ id: holder.id, product: 'camera', rollout: rollout.id, heldS: 14, leftS: 600 }];
-  await say(north, 3, { heard: [holder.id], turns });
+  await say(north, 5, { heard: [holder.id], turns });
   const held = `its turn is held by ${holder.id}`;
   expect(await sitecast('rollout', 'status', rollout.id)).toContain(held);
   harness.clock.nowMs += 1000;

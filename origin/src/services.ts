@@ -108,10 +108,15 @@ export interface Services {
   close(): Promise<void>;
 }
 
+function openPresence({ fleetStore, repository, now }: ServicesDeps): Promise<PresenceBoard> {
+  const timestampVersion = () => repository.committed?.timestamp.signed.version;
+  return PresenceBoard.open({ store: fleetStore, timestampVersion, now });
+}
+
 export async function openServices(deps: ServicesDeps, settings: ServicesSettings): Promise<Services> {
-  const { fleetStore, after } = deps;
+  const { after } = deps;
   const progress = new ProgressBoard();
-  const presence = await PresenceBoard.open({ ...deps, store: fleetStore });
+  const presence = await openPresence(deps);
   const { rollouts, deltas } = await openRollouts(deps, settings, progress);
   const verifyById = fastVerifyById();
   const fleet = fleetOf(deps, { rollouts, progress, presence, verifyById, ...settings });
@@ -163,7 +168,7 @@ export async function openServices(deps: ServicesDeps, settings: ServicesSetting
       await fleet.intake.idle();
       await rollouts.stop();
       await presence.save({ isLast: true });
-      await fleetStore.saveSeen();
+      await deps.fleetStore.saveSeen();
     },
   };
 }

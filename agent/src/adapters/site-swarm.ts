@@ -22,12 +22,14 @@ import {
   type ServingPorts,
   type SwarmNode,
   SwarmStore,
+  whyNotListening,
 } from '@sitecast/shared/swarm';
 import { type RepositorySource, shuffled } from '@sitecast/shared/upstream';
 import type {
   FoundPeer,
   HeldFiles,
   HeldImage,
+  Log,
   PeerCounts,
   PeerFetch,
   SiteImage,
@@ -68,6 +70,9 @@ export interface SiteSwarmOptions {
   isBusy: () => boolean;
   /** The signed files that peers may fetch. */
   files: HeldFiles;
+  /** Others can reach this device now, and could not before. */
+  onReachable: () => void;
+  log: Log;
 }
 
 /** The site's devices over libp2p, which takes about 20 MiB of memory. It is loaded only with peers enabled. */
@@ -89,6 +94,8 @@ export class SiteSwarm implements SitePeers {
   readonly #files: SiteFiles;
   /** Peers found by multicast DNS that take part in the current download. */
   readonly #foundAdded = new Set<string>();
+  readonly #stop = new AbortController();
+  #trouble: SitecastError | undefined;
   #links: PeerLinks | undefined;
   #receivedBytes = 0;
   #sentBytes = 0;
@@ -117,14 +124,30 @@ export class SiteSwarm implements SitePeers {
     });
   }
 
-  /** @throws SITECAST_PEER_LISTEN, with the reason why it can't listen */
+  /** Where it can't listen yet it dials others meanwhile, and listens as soon as it can. */
   static async start(options: SiteSwarmOptions): Promise<SiteSwarm> {
-    const { node, place } = await openNode(options);
+    const { node, place, trouble } = await openNode(options);
     const swarm = new SiteSwarm(node, options);
     await swarm.#server.start();
-    await swarm.#serveHttp(place);
+    if (trouble) swarm.#listenLater(place, trouble);
+    else await swarm.#serveHttp(place);
     await swarm.#files.start();
     return swarm;
+  }
+
+  #listenLater(place: string, trouble: SitecastError): void {
+    const { log } = this.#options;
+    const { code, message, hint } = trouble;
+    this.#trouble = trouble;
+    log('error', message, { code, hint });
+    const begin = async (): Promise<void> => {
+      if (!(await this.#node.listenWhenFree(place, this.#stop.signal))) return;
+      await this.#serveHttp(place);
+      this.#trouble = undefined;
+      this.#options.onReachable();
+      log('info', `other devices can reach this one now: ${place} is free`);
+    };
+    begin().catch((error: unknown) => log('error', 'other devices are not listened for', { err: error }));
   }
 
   async #serveHttp(place: string): Promise<void> {
@@ -148,7 +171,14 @@ export class SiteSwarm implements SitePeers {
   get counts(): PeerCounts {
     const known = new Set([...this.#named.keys(), ...this.#found.keys()]).size;
     const dropped = this.#node.gate.dropped + this.#server.dropped + (this.#http?.dropped ?? 0);
-    return { known, receivedBytes: this.#receivedBytes, sentBytes: this.#sentBytes, dropped };
+    const trouble = this.#trouble?.message;
+    return {
+      known,
+      receivedBytes: this.#receivedBytes,
+      sentBytes: this.#sentBytes,
+      dropped,
+      ...(trouble !== undefined && { trouble }),
+    };
   }
 
   hold({ id, index }: SiteImage, chunks: ChunkStore): HeldImage {
@@ -261,6 +291,7 @@ export class SiteSwarm implements SitePeers {
   }
 
   async close(): Promise<void> {
+    this.#stop.abort();
     this.#files.stop();
     await this.#links?.close();
     await this.#neighbours.close();
@@ -275,28 +306,25 @@ async function openNode({
   identity,
   listen,
   isDiscovering,
-}: SiteSwarmOptions): Promise<{ node: SwarmNode; place: string }> {
+}: SiteSwarmOptions): Promise<{ node: SwarmNode; place: string; trouble?: SitecastError }> {
   const places = listen === undefined ? [USUAL_PLACE, ANY_PLACE] : [listen];
   let last: unknown;
+  const open = (listened: string[]): Promise<SwarmNode> =>
+    createSiteNode({ identity, listen: listened, isDiscovering, maxConnections: MAX_CONNECTIONS });
   for (const place of places) {
     try {
-      const node = await createSiteNode({
-        identity,
-        listen: [place],
-        isDiscovering,
-        maxConnections: MAX_CONNECTIONS,
-      });
-      return { node, place };
+      return { node: await open([place]), place };
     } catch (error) {
       last = error;
     }
   }
-  throw new SitecastError(
+  const trouble = new SitecastError(
     'failed',
     'SITECAST_PEER_LISTEN',
-    `other devices can't be heard on ${places.join(' nor on ')}`,
+    `other devices can't reach this one on ${places.join(' nor on ')}${whyNotListening(last)}; it is tried again`,
     { hint: 'give a free port with --peer-listen, or --no-peers', cause: last },
   );
+  return { node: await open([]), place: places[0] ?? ANY_PLACE, trouble };
 }
 
 /** Where the HTTP server listens: at the same address, on the higher port, or on any free port. */

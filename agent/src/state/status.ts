@@ -90,7 +90,15 @@ export const statusSchema = z.looseObject({
   heard: z.strictObject({ url: z.string(), at: z.string() }).optional(),
   gateways: z.array(z.string()),
   /** Missing with --no-peers. Bytes since the agent's start. */
-  peers: z.looseObject({ known: z.int(), receivedBytes: z.number(), sentBytes: z.number() }).optional(),
+  peers: z
+    .looseObject({
+      known: z.int(),
+      receivedBytes: z.number(),
+      sentBytes: z.number(),
+      /** Why other devices can't reach this one now. */
+      trouble: z.string().optional(),
+    })
+    .optional(),
   metadata: z.looseObject({
     timestampVersion: z.int(),
     issued: z.string().optional(),

@@ -161,7 +161,7 @@ export class TestDevice {
       B: points.slot(changes.slots?.B ?? new FileSlot(B, { ...common, other: A })),
     };
     const startPeers: AgentPorts['startPeers'] = async (peerSettings, ports) =>
-      changes.peers ?? SiteSwarm.start({ identity, ...peerSettings, ...ports });
+      changes.peers ?? SiteSwarm.start({ identity, log, ...peerSettings, ...ports });
     const hasPeers = changes.peers !== undefined || changes.isOpenToPeers === true;
     this.#opened = await openAgent(settings, {
       identity,

@@ -14,6 +14,7 @@ import type { FleetNeighbours } from '../mirror/sources.ts';
 import type { FleetNetwork, Neighbour } from '../peer-gateways/announcements.ts';
 import type { Log } from '@sitecast/shared/log';
 import type { GatewaySettings } from '../settings.ts';
+import type { Troubles } from '../troubles.ts';
 
 /** How often it checks whether there are enough connections. */
 const DIAL_EVERY_MS = 30_000;
@@ -34,6 +35,7 @@ interface FleetNetworkOptions {
   identity: Identity;
   /** Gateways to dial besides those of the settings. Those that multicast DNS discovers are added. */
   book: PeerBook;
+  troubles: Pick<Troubles, 'note'>;
   /** Speaks to a neighbour. */
   upstream: (url: string, connections: Connections) => Neighbour;
   now: () => number;
@@ -46,7 +48,7 @@ interface FleetNetworkOptions {
  * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, SITECAST_KEY_PERMISSIONS, and whatever keeps it from listening
  */
 export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<FleetNetwork | undefined> {
-  const { settings, identity, book, upstream, now, log, signal } = options;
+  const { settings, identity, book, upstream, troubles, now, log, signal } = options;
   const { gossipListen = [], gossipPeer = [], gossipAnnounce = [], mdns = false, fleetKeyFile } = settings;
   if (gossipListen.length === 0 && gossipPeer.length === 0) {
     warnOfIdle(settings, log);
@@ -64,10 +66,16 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
     isDiscovering: mdns,
     fleetKey,
     isKnown: id => named.has(id) || book.has(id),
+    // Any machine that reaches the port can cause it: the log holds repeats back, and there is one such trouble at most.
+    onForeignKey: trouble => {
+      const { code, message: detail, hint } = trouble;
+      troubles.note(trouble);
+      log.warn({ code, detail, hint }, "a machine that connects doesn't speak with this fleet's key");
+    },
   });
   log.info({ addresses: node.addresses }, "joined the fleet's network");
   nameKnown(node, gossipPeer, book);
-  const dialling = keepDialled(node, gossipPeer, { book, log, signal });
+  const dialling = keepDialled(node, gossipPeer, { book, troubles, log, signal });
   return {
     addresses: () => tellableAddresses(node.addresses),
     get connections() {
@@ -166,10 +174,10 @@ function nameKnown(node: FleetNode, named: readonly string[], book: PeerBook): v
 async function keepDialled(
   node: FleetNode,
   named: readonly string[],
-  { book, log, signal }: Pick<FleetNetworkOptions, 'book' | 'log' | 'signal'>,
+  { book, troubles, log, signal }: Pick<FleetNetworkOptions, 'book' | 'troubles' | 'log' | 'signal'>,
 ): Promise<void> {
   const turn = pLimit(1);
-  const round = (): Promise<void> => turn(() => dialAll(node, named, { book, log, signal }));
+  const round = (): Promise<void> => turn(() => dialAll(node, named, { book, troubles, log, signal }));
   const dialSoon = (): void => {
     // A round that waits for its turn will see the gateways that came meanwhile.
     if (turn.pendingCount === 0)
@@ -187,7 +195,7 @@ async function keepDialled(
 async function dialAll(
   node: FleetNode,
   named: readonly string[],
-  { book, log, signal }: Pick<FleetNetworkOptions, 'book' | 'log' | 'signal'>,
+  { book, troubles, log, signal }: Pick<FleetNetworkOptions, 'book' | 'troubles' | 'log' | 'signal'>,
 ): Promise<void> {
   const { id: own, connected } = node;
   const found = shuffled(node.found).map(({ id, addresses }) => ({
@@ -203,11 +211,20 @@ async function dialAll(
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof SitecastError)) throw error;
-        const level = named.includes(address) ? 'info' : 'debug';
-        const { code, message: detail, hint } = error;
-        const fields = { peer: address, code, detail, ...(hint !== undefined && { hint }) };
-        log[level](fields, 'a gossip peer is out of reach; it is tried again');
+        tellUnreached(error, address, { isNamed: named.includes(address), troubles, log });
       }
     }
   }
+}
+
+/** Those that the settings name are to be reached: people hear of it where they aren't. The log holds repeats back. */
+function tellUnreached(
+  error: SitecastError,
+  address: string,
+  { isNamed, troubles, log }: Pick<FleetNetworkOptions, 'troubles' | 'log'> & { isNamed: boolean },
+): void {
+  const { code, message: detail, hint } = error;
+  if (isNamed && code === 'SITECAST_FLEET_KEY_DIFFERS') troubles.note(error);
+  const fields = { peer: address, code, detail, ...(hint !== undefined && { hint }) };
+  log[isNamed ? 'warn' : 'debug'](fields, 'a gossip peer is out of reach; it is tried again');
 }

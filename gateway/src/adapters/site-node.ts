@@ -6,7 +6,9 @@ import type * as swarmRoom from '@sitecast/shared/swarm';
 import type { ChunkServer, HttpPeers, PeerLinks, SwarmNode } from '@sitecast/shared/swarm';
 import type { Log } from '@sitecast/shared/log';
 import type { SubscribedImage, ServingPorts, SiteNode, WantedImage } from '../devices/site-node.ts';
+import { SitecastError } from '@sitecast/shared/errors';
 import type { GatewaySettings } from '../settings.ts';
+import type { Troubles } from '../troubles.ts';
 
 /** Next to that of an agent on the same machine, which takes the port before. */
 const USUAL_PORT = 7404;
@@ -19,43 +21,64 @@ type Swarm = typeof swarmRoom;
 interface SiteNodeOptions {
   settings: Pick<GatewaySettings, 'peers' | 'peerListen' | 'mdns' | 'listen'>;
   identity: Identity;
+  troubles: Pick<Troubles, 'note' | 'end'>;
+  /** Ends the attempts to listen. */
+  signal: AbortSignal;
   log: Log;
 }
 
 /**
- * Joins the network of the site's devices, if the settings say so. libp2p is not loaded otherwise. Where it cannot listen, it logs that,
- * and the gateway goes on without.
+ * Joins the network of the site's devices, if the settings say so. libp2p is not loaded otherwise. Where it can't listen yet, it tells that,
+ * dials devices meanwhile, and listens as soon as it can.
  */
 export async function openSiteNode({
   settings,
   identity,
+  troubles,
+  signal,
   log,
 }: SiteNodeOptions): Promise<SiteNode | undefined> {
   if (settings.peers !== true) return undefined;
   const swarm = await import('@sitecast/shared/swarm');
   let last: unknown;
   const places = await placesOf(settings);
+  const open = (listen: string[]): Promise<SwarmNode> =>
+    swarm.createSiteNode({
+      identity,
+      listen,
+      isDiscovering: settings.mdns ?? false,
+      // Devices ask this gateway over HTTP, and need not discover it here.
+      isHidden: true,
+      maxConnections: MAX_CONNECTIONS,
+    });
   for (const place of places) {
     try {
-      const node = await swarm.createSiteNode({
-        identity,
-        listen: [place],
-        isDiscovering: settings.mdns ?? false,
-        // Devices ask this gateway over HTTP, and need not discover it here.
-        isHidden: true,
-        maxConnections: MAX_CONNECTIONS,
-      });
+      const node = await open([place]);
       log.info({ addresses: node.addresses }, 'takes part in the chunk exchange of the site');
       return new Libp2pSiteNode(swarm, node);
     } catch (error) {
       last = error;
     }
   }
-  log.error(
-    { code: 'SITECAST_PEER_LISTEN', places, err: last },
-    'no chunks from devices: none of these places can be listened on (--peer-listen, or --no-peers)',
+  const trouble = new SitecastError(
+    'failed',
+    'SITECAST_PEER_LISTEN',
+    `devices can't reach this gateway for chunks on ${places.join(' nor on ')}${swarm.whyNotListening(last)}`,
+    { hint: 'It is tried again; give a free port with --peer-listen, or --no-peers.' },
   );
-  return undefined;
+  troubles.note(trouble, { lasts: true });
+  const { code, message, hint } = trouble;
+  log.error({ code, hint }, message);
+  const node = await open([]);
+  const begin = async (): Promise<void> => {
+    if (!(await node.listenWhenFree(places[0] ?? '', signal))) return;
+    troubles.end(code);
+    log.info({ addresses: node.addresses }, 'takes part in the chunk exchange of the site');
+  };
+  begin().catch((error: unknown) =>
+    log.error({ err: error }, 'the chunk exchange could not be listened for'),
+  );
+  return new Libp2pSiteNode(swarm, node);
 }
 
 /** The address of the settings; otherwise that of HTTP, with the usual port or any free one. */

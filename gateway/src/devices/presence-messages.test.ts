@@ -27,9 +27,11 @@ let held: HeldLease[];
 let heard: HeardDevices;
 let log: ReturnType<typeof memoryLog>;
 let teller: PresenceReporter;
+let condition: Pick<Presence, 'timestampVersion' | 'troubles'>;
 beforeEach(() => {
   [nowMs, strangers, said, answers, held] = [1_000_000, new Set(), [], [], []];
   log = memoryLog();
+  condition = {};
   heard = new HeardDevices({ isHere: id => !strangers.has(id), clockMs: () => nowMs });
   teller = new PresenceReporter({
     heard,
@@ -43,6 +45,7 @@ beforeEach(() => {
       },
     },
     isEnrolled: () => true,
+    condition: () => condition,
     now: () => nowMs,
     log,
   });
@@ -55,6 +58,16 @@ async function tell(answer: UpstreamAnswer | Error = CHANGES): Promise<Presence>
   if (!last) throw new Error('nothing was said');
   return last;
 }
+
+it('says which metadata this gateway serves, and what is wrong with it, in each message', async () => {
+  expect(await tell()).not.toHaveProperty('timestampVersion');
+  condition = {
+    timestampVersion: 7,
+    troubles: [{ code: 'SITECAST_PEER_LISTEN', detail: 'a port is taken' }],
+  };
+  expect(await tell()).toMatchObject(condition);
+  expect(await tell()).toMatchObject(condition);
+});
 
 it('sends the changes since the last answered message, or a heartbeat', async () => {
   heard.note(one);

@@ -91,6 +91,8 @@ interface PresenceReporterDeps {
   leases: { held(): Promise<HeldLease[]> };
   upstreams: Pick<SiteUpstreams, 'ask'>;
   isEnrolled: () => boolean;
+  /** What this gateway says of itself. */
+  condition: () => Pick<Presence, 'timestampVersion' | 'troubles'>;
   now: () => number;
   log: Log;
 }
@@ -192,6 +194,7 @@ export class PresenceReporter {
         ...(sinceMs !== undefined && { heldS: secondsOf(now() - sinceMs) }),
         leftS: secondsOf(untilMs - now()),
       })),
+      ...this.#deps.condition(),
     };
     return { message, isAll };
   }

@@ -15,6 +15,8 @@ export interface MetricsSource {
   siteGateways: () => number;
   /** Connections in the fleet's network. */
   gossipConnections: () => number;
+  /** Codes of what is wrong now. */
+  troubles: () => readonly string[];
   cache: () => { usedBytes: number; count: number; isFull: boolean; damaged: number };
   allowedChunks: () => number;
   queue: () => { length: number; bytes: number; deadLetters: number };
@@ -150,6 +152,7 @@ export class Metrics {
       ...sharingMetrics(source),
       ...mirrorMetrics(source),
       ...diskMetrics(source),
+      troubleMetric(source),
     ];
     for (const metric of watched) this.#registry.registerMetric(metric);
   }
@@ -257,6 +260,14 @@ const sharingMetrics = ({
     ['what'],
   ),
 ];
+
+const troubleMetric = ({ troubles }: MetricsSource): Metric =>
+  readGauge(
+    'sitecast_trouble',
+    'What people should look at, though this gateway goes on, by its code (docs/ERRORS.md).',
+    () => troubles().map(code => [{ code }, 1]),
+    ['code'],
+  );
 
 const mirrorMetrics = ({
   mirrorSet,

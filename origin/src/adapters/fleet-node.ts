@@ -1,6 +1,7 @@
 import type { RequestListener } from 'node:http';
 import { join } from 'node:path';
 import { tellableAddresses } from '@sitecast/shared/api';
+import type { SitecastError } from '@sitecast/shared/errors';
 import { requireFleetKey } from '@sitecast/shared/fleet';
 import { repositoryOnly } from '@sitecast/shared/http-guards';
 import { Identity } from '@sitecast/shared/identity';
@@ -48,14 +49,13 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
   const fleetKey = await requireFleetKey(gossip.fleetKeyFile);
   const { announcementOf, createFleetNode, judge, serveHttpStreams } = await import('@sitecast/shared/swarm');
   const identity = await Identity.open(join(directory, 'fleet'), { warn: message => log.warn({}, message) });
-  const { listen, announce } = gossip;
   const node = await createFleetNode({
     identity,
-    listen,
-    announce,
+    ...gossip,
     fleetKey,
     maxConnections: MAX_CONNECTIONS,
     isKnown: id => deps.registry.activeMember(id)?.kind === 'gateway',
+    onForeignKey: trouble => warnOfForeignKey(trouble, log),
   });
   log.info({ addresses: node.addresses }, "joined the fleet's network");
 
@@ -104,6 +104,11 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
       await node.close();
     },
   };
+}
+
+/** Any machine that reaches the port can cause it: the log holds repeats back. */
+function warnOfForeignKey({ code, message: detail, hint }: SitecastError, log: Log): void {
+  log.warn({ code, detail, hint }, "a machine that connects doesn't speak with this fleet's key");
 }
 
 /** The repository's files, and what gateways ask in their own names, as over HTTP: the origin verifies who has signed it. */

@@ -3,10 +3,11 @@ import { formatDurationMs } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { z } from 'zod';
 import { calledText } from './output.ts';
-import { fleetPresenceSchema, type Turn } from './origin/fleet-api.ts';
+import { fleetPresenceSchema, type Member, type Turn } from './origin/fleet-api.ts';
 import type { OriginClient } from './origin/client.ts';
 
 type FleetPresence = z.infer<typeof fleetPresenceSchema>;
+type Ailing = NonNullable<FleetPresence['ailing']>[number];
 
 /** Longer than the time for a reboot and a health check. */
 const LONG_MS = 15 * 60_000;
@@ -45,14 +46,33 @@ export function turnLines(turns: readonly Turn[]): string[] {
   return atMost(turns.map(turnText), 'turn');
 }
 
-/** What needs attention: silent gateways, and turns whose holders are silent or take too long. */
-export function presenceWarnings({ gateways, silent, turns }: FleetPresence): string[] {
+/** `3 versions behind since …`; undefined where it isn't behind, or doesn't tell. */
+export function behindText(mirror: Member['mirror']): string | undefined {
+  if (mirror?.behindSince === undefined) return undefined;
+  return `${plural(mirror.behindBy, 'version')} behind since ${mirror.behindSince}`;
+}
+
+function ailingTexts({ id, name, site, mirror, troubles = [] }: Ailing): string[] {
+  const who = `site ${site}: gateway ${calledText({ id, name })}`;
+  const behind = behindText(mirror);
+  return [
+    ...(behind === undefined ? [] : [`${who} serves metadata that is ${behind}: look at its log`]),
+    ...troubles.map(({ code, detail }) => `${who} says: ${detail} (${code})`),
+  ];
+}
+
+/** What needs attention: gateways that are silent, behind or not well, and turns whose holders are silent or take too long. */
+export function presenceWarnings({ gateways, silent, ailing = [], turns }: FleetPresence): string[] {
   const dead = silent.map(
     ({ id, name, site, lastHeardAt = 'the origin was started' }) =>
       `site ${site}: gateway ${calledText({ id, name })} is silent since ${lastHeardAt}`,
   );
   const stuck = turns.filter(({ presence, heldMs = 0 }) => presence === 'silent' || heldMs >= LONG_MS);
-  return [...atMost(dead, 'silent gateway', gateways.silent), ...turnLines(stuck)];
+  return [
+    ...atMost(dead, 'silent gateway', gateways.silent),
+    ...atMost(ailing.flatMap(ailingTexts), 'warning'),
+    ...turnLines(stuck),
+  ];
 }
 
 function atMost(lines: readonly string[], noun: string, count = lines.length): string[] {

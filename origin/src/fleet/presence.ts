@@ -8,6 +8,12 @@ import {
 } from '@sitecast/shared/api';
 import type { DeviceState } from '@sitecast/shared/fleet';
 import type { FleetStore } from './fleet-store.ts';
+import {
+  conditionAfter,
+  type GatewayCondition,
+  shownCondition,
+  type ShownCondition,
+} from './gateway-condition.ts';
 import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
 
@@ -57,12 +63,15 @@ interface Told {
   isWhole: boolean;
   devices: Set<string>;
   turns: Turn[];
+  condition: GatewayCondition | undefined;
   /** The registry's version when the gateway named a device that isn't known at this site. */
   ignoredAt: number | undefined;
 }
 
 interface PresenceDeps {
   store: FleetStore;
+  /** Version of the timestamp that is published. */
+  timestampVersion: () => number | undefined;
   now: () => number;
 }
 
@@ -120,6 +129,8 @@ export class PresenceBoard {
     }
     if (isIgnoring) told.ignoredAt ??= registry.version;
     told.turns = this.#turnsIn(gateway, message, nowMs);
+    const currentVersion = this.#deps.timestampVersion();
+    told.condition = conditionAfter(told.condition, message, { currentVersion, nowMs });
     told.seq = message.seq;
     told.isWhole = message.isWhole;
     told.lastMs = nowMs;
@@ -167,6 +178,12 @@ export class PresenceBoard {
     return this.#fresh(gateway.id)?.devices.size;
   }
 
+  /** What a gateway that is heard says of itself. */
+  conditionOf({ id }: Pick<Member, 'id'>): ShownCondition {
+    const condition = this.#fresh(id)?.condition;
+    return condition ? shownCondition(condition, this.#deps.now()) : {};
+  }
+
   /** Turns that are held now, those held longest first. A silent gateway's turns are those it reported last. */
   turns(isWanted: (turn: Turn) => boolean = () => true): Turn[] {
     const nowMs = this.#deps.now();
@@ -191,16 +208,18 @@ export class PresenceBoard {
     return Date.parse(last.receivedAt) >= toldMs;
   }
 
-  /** How many gateways are in each state, and the silent ones. */
-  gateways(): { counts: Record<PresenceState, number>; silent: Member[] } {
+  /** How many gateways are in each state, the silent ones, and those that are heard and not well. */
+  gateways(): { counts: Record<PresenceState, number>; silent: Member[]; ailing: Member[] } {
     const counts = { heard: 0, silent: 0, untold: 0 };
-    const silent: Member[] = [];
+    const [silent, ailing]: [Member[], Member[]] = [[], []];
     for (const member of this.#allGateways()) {
       const state = this.#gatewayState(member.id);
       counts[state] += 1;
       if (state === 'silent') silent.push(member);
+      const { mirror, troubles } = this.conditionOf(member);
+      if (troubles || (mirror?.behindBy ?? 0) > 0) ailing.push(member);
     }
-    return { counts, silent };
+    return { counts, silent, ailing };
   }
 
   /** How many devices live gateways hear, those heard by several counted once for each. */
@@ -278,6 +297,7 @@ export class PresenceBoard {
       isWhole: false,
       devices: new Set(),
       turns: [],
+      condition: told?.condition,
       ignoredAt: undefined,
     };
     this.#told.set(id, begun);

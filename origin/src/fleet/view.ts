@@ -1,12 +1,13 @@
 import { nameKey } from '@sitecast/shared/fleet';
 import { assignmentOf, type Member, type MemberKind } from './member.ts';
 import type { PendingMember } from './pending.ts';
+import type { ShownCondition } from './gateway-condition.ts';
 import type { PresenceState } from './presence.ts';
 import { lastHeardMs, lastSeenMs, type Sources } from './presence-view.ts';
 import type { Anomaly, Status } from './status.ts';
 
 /** What a list shows of a device or gateway. */
-export interface MemberSummary {
+export interface MemberSummary extends ShownCondition {
   id: string;
   kind: MemberKind;
   name?: string;
@@ -132,6 +133,7 @@ export function summaryOf(member: Member, sources: Sources): MemberSummary {
     odd: [...new Set(status?.anomalies.map(({ kind }) => kind))],
     ...(seenMs !== undefined && { lastSeenAt: new Date(seenMs).toISOString() }),
     ...(heard && { presence: heard }),
+    ...(heard && kind === 'gateway' && presence.conditionOf(member)),
     ...(status && { last: status.last }),
   };
 }

@@ -43,13 +43,16 @@ export {
   MAX_LEASES_HELD_MS,
   MAX_PRESENCE_BODY_BYTES,
   MAX_PRESENCE_IDS,
+  MAX_TOLD_TROUBLES,
   MAX_TOLD_TURNS,
+  MAX_TROUBLE_CHARS,
   type Presence,
   type PresenceAnswer,
   PRESENCE_PATH,
   presenceAnswerSchema,
   presenceSchema,
   TELL_EVERY_MS,
+  type ToldTrouble,
 } from './presence.ts';
 export { describedProblemSchema, problemSchema } from './problem.ts';
 export {

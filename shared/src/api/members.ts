@@ -40,6 +40,17 @@ export const turnSchema = named(
   }),
 );
 
+const troubleSchema = z.object({ code: z.string(), detail: z.string() });
+
+/** What a gateway says of itself. */
+const conditionShape = {
+  mirror: described(
+    "Of a gateway: the timestamp that it serves, and by how many versions that is behind the origin's, and since when, where that lasts.",
+    z.object({ timestampVersion: z.int(), behindBy: z.int(), behindSince: z.string().optional() }).optional(),
+  ),
+  troubles: described('Of a gateway: what is wrong there, as it says.', z.array(troubleSchema).optional()),
+};
+
 /** GET /api/v1/presence */
 export const fleetPresenceSchema = z.object({
   gateways: z.object({ heard: z.int(), silent: z.int(), untold: z.int() }),
@@ -50,6 +61,12 @@ export const fleetPresenceSchema = z.object({
       site: z.string(),
       lastHeardAt: z.string().optional(),
     }),
+  ),
+  ailing: described(
+    'Gateways that are heard, and are behind or say that something is wrong.',
+    z
+      .array(z.object({ id: z.string(), name: z.string().optional(), site: z.string(), ...conditionShape }))
+      .optional(),
   ),
   turns: z.array(turnSchema),
 });
@@ -88,6 +105,7 @@ export const memberSchema = named(
     odd: z.array(openEnum(ANOMALY_KINDS)),
     lastSeenAt: z.string().optional(),
     presence: presenceWord.optional(),
+    ...conditionShape,
     last: lastReportSchema.optional(),
     via: z.string().optional(),
     sites: described(

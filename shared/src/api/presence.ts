@@ -16,6 +16,9 @@ export const MAX_PRESENCE_IDS = 1000;
 export const MAX_PRESENCE_BODY_BYTES = 256 * 1024;
 /** Turns in one message: those held longest. */
 export const MAX_TOLD_TURNS = 64;
+/** Troubles in one message. */
+export const MAX_TOLD_TROUBLES = 8;
+export const MAX_TROUBLE_CHARS = 400;
 /** How long a device may be down before it asks again: longer than its reboot and health checks take. */
 export const LEASE_MS = 15 * 60_000;
 /** How long a device may hold leases of one rollout and attempt without a break, renewals included. */
@@ -44,6 +47,13 @@ const toldIdSchema = z.string().regex(/^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/, 'the
 /** A list whose length is checked before its items. */
 const upTo = <T extends z.ZodType>(max: number, item: T) => z.array(z.unknown()).max(max).pipe(z.array(item));
 
+/** What people should know of a gateway that goes on all the same. */
+const troubleSchema = z.object({
+  code: z.string().regex(/^[A-Z][A-Z0-9_]{2,63}$/),
+  detail: z.string().max(MAX_TROUBLE_CHARS),
+});
+export type ToldTrouble = z.infer<typeof troubleSchema>;
+
 /**
  * Which devices a gateway hears: the changes since the last answered message. Messages are idempotent: after an unanswered message
  * the next one has the same number and names every id of it again.
@@ -61,6 +71,10 @@ export const presenceSchema = z.object({
   isWhole: z.boolean(),
   /** All turns, in each message. */
   turns: upTo(MAX_TOLD_TURNS, turnSchema),
+  /** Version of the timestamp that this gateway serves. Absent from one of an earlier version, and before it serves any. */
+  timestampVersion: z.int().min(1).exactOptional(),
+  /** All that there are now, in each message. */
+  troubles: upTo(MAX_TOLD_TROUBLES, troubleSchema).exactOptional(),
 });
 export type Presence = z.infer<typeof presenceSchema>;
 

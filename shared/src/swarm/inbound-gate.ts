@@ -55,6 +55,8 @@ export class InboundGate {
   readonly #named = lruCache<string, true>({ max: MAX_NAMED_IDS, ttl: NAMED_FOR_MS });
   readonly #entries = new Map<string, Set<Entry>>();
   readonly #isKnown: KnowsPeer;
+  /** A connection whose handshake couldn't be read: with another fleet's key, or from something else. Any machine that reaches the port can cause it. */
+  onUnreadable: (host: string | undefined) => void = () => {};
 
   /** @param isKnown recognizes known peers besides those that were named */
   constructor({ members, strangers, strangersPerAddress }: InboundPlaces, isKnown: KnowsPeer = () => false) {
@@ -128,6 +130,10 @@ export class InboundGate {
       if (!lease) throw new Error('no room for another handshake');
       try {
         await upgrader.upgradeInbound(maConn, options);
+      } catch (error) {
+        if (error instanceof Error && error.name === 'EncryptionFailedError')
+          this.onUnreadable(hostOf(maConn.remoteAddr.toString()));
+        throw error;
       } finally {
         lease.release();
       }

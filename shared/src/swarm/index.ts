@@ -8,11 +8,13 @@ export {
   encodeAnnouncement,
   MAX_INLINE_BYTES,
 } from './gossip/announcement.ts';
+export { whyNotListening } from './listen-when-free.ts';
 export type { AnnouncementHandler, FleetGossip, Neighbour } from './gossip/fleet-gossip.ts';
 export { judge, type TrustedNow, type Verdict } from './gossip/judge.ts';
 export {
   createFleetNode,
   createSiteNode,
+  FOREIGN_KEY,
   type FleetNode,
   type FleetNodeOptions,
   type NodeOptions,

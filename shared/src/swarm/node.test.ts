@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { createServer } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { fleetKeyToText, generateFleetKey, parseFleetKey } from '../fleet/index.ts';
 import { connect, newIdentity, Nodes, until } from './testing/nodes.ts';
@@ -81,7 +83,9 @@ describe('devices on one LAN', () => {
 
 describe("the fleet's network", () => {
   it("admits no node without the fleet's key", async () => {
-    const member = await nodes.fleet();
+    const heard: unknown[] = [];
+    const onForeignKey = (trouble: unknown): number => heard.push(trouble);
+    const member = await nodes.fleet(undefined, { onForeignKey });
     const other = await nodes.fleet(generateFleetKey());
     const without = await nodes.site();
     const tries = [other, without].flatMap(stranger => [
@@ -89,7 +93,7 @@ describe("the fleet's network", () => {
       connect(member, stranger),
     ]);
     for (const outcome of await Promise.allSettled(tries))
-      expect(outcome).toMatchObject({ reason: { code: 'SITECAST_PEER_UNREACHABLE' } });
+      expect(outcome).toMatchObject({ reason: { kind: 'unreachable' } });
     expect(member.connected).toEqual([]);
     // In either direction it is said that the key is another one, or may be.
     for (const outcome of await Promise.allSettled([connect(other, member), connect(member, other)]))
@@ -98,6 +102,14 @@ describe("the fleet's network", () => {
           message: expect.stringContaining('speaks with another fleet key'),
           hint: expect.stringContaining('--fleet-key-file'),
         },
+      });
+    // The one that was dialled hears of it, too, from its own side.
+    expect(heard.length).toBeGreaterThan(0);
+    for (const trouble of heard)
+      expect(trouble).toMatchObject({
+        code: 'SITECAST_FLEET_KEY_DIFFERS',
+        message: expect.stringContaining('127.0.0.1 has connected'),
+        hint: expect.stringContaining('--fleet-key-file'),
       });
     const another = await nodes.fleet();
     expect(await connect(another, member)).toBe(member.id);
@@ -129,6 +141,31 @@ describe("the fleet's network", () => {
 });
 
 describe('a node', () => {
+  it('listens on a place that was taken as soon as it is free, and dials others until then', async () => {
+    const taken = createServer().listen(0, '127.0.0.1');
+    await once(taken, 'listening');
+    const address = taken.address();
+    const place = `/ip4/127.0.0.1/tcp/${typeof address === 'object' ? address?.port : ''}`;
+    const node = await createSiteNode({ identity: newIdentity(), listen: [] });
+    const other = await nodes.site();
+    const stop = new AbortController();
+    try {
+      const listening = node.listenWhenFree(place, stop.signal);
+      expect(await connect(node, other)).toBe(other.id);
+      await node.hangUp(other.id);
+      expect(node.addresses).toEqual([]);
+      taken.close();
+      expect(await listening).toBe(true);
+      expect(node.addresses).toEqual([`${place}/p2p/${node.id}`]);
+      expect(await connect(other, node)).toBe(node.id);
+      stop.abort();
+      expect(await node.listenWhenFree(place, stop.signal)).toBe(false);
+    } finally {
+      taken.close();
+      await node.close();
+    }
+  });
+
   it('has the id of its identity', async () => {
     const identity = newIdentity();
     const node = await createSiteNode({ identity, listen: [] });

@@ -16,6 +16,7 @@ import { swarmKeyFile } from './fleet-key.ts';
 import { FleetGossip, GOSSIP_TOPIC, MESSAGE_IDS } from './gossip/fleet-gossip.ts';
 import { InboundGate, type KnowsPeer } from './inbound-gate.ts';
 import { joinedWrites } from './joined-writes.ts';
+import { type Listening, listenWhenFree, whyNotListening } from './listen-when-free.ts';
 import { guardedYamux, type Pings } from './guarded-yamux.ts';
 import {
   connectionLimits,
@@ -56,6 +57,8 @@ export interface FleetNodeOptions extends NodeOptions {
   readonly fleetKey: FleetKey;
   /** Recognizes peers that have places of their own, besides those that the gate is told of. */
   readonly isKnown?: KnowsPeer;
+  /** A machine has connected that doesn't speak with the fleet's key. Any machine that reaches the port can cause it, as often as it likes. */
+  readonly onForeignKey?: (trouble: SitecastError) => void;
 }
 
 /** One of the two networks from the view of one machine: the part of a libp2p node that Sitecast needs. */
@@ -65,9 +68,11 @@ export class SwarmNode {
   /** Decides which peers may connect. It isn't asked about peers that this node dials. */
   readonly gate: InboundGate;
   readonly #discovery: Discovery;
+  readonly #listening: Listening | undefined;
 
-  constructor(libp2p: Libp2p, gate: InboundGate, found: Discovery) {
+  constructor(libp2p: Libp2p, gate: InboundGate, found: Discovery, listening?: Listening) {
     this.libp2p = libp2p;
+    this.#listening = listening;
     this.gate = gate;
     this.id = libp2p.peerId.toString();
     this.#discovery = found;
@@ -119,6 +124,15 @@ export class SwarmNode {
     return this.libp2p.getConnections(peerIdFromString(id)).length > 0;
   }
 
+  /**
+   * Listens on one more place, as soon as it is free.
+   * @param address `/ip4/ADDRESS/tcp/PORT`
+   * @returns false where the signal came before
+   */
+  async listenWhenFree(address: string, signal: AbortSignal): Promise<boolean> {
+    return this.#listening === undefined ? false : listenWhenFree(this.#listening, address, signal);
+  }
+
   /** Ends all connections with a peer. */
   async hangUp(id: string): Promise<void> {
     await this.libp2p.hangUp(peerIdFromString(id));
@@ -157,6 +171,7 @@ export async function createFleetNode(options: FleetNodeOptions): Promise<FleetN
     { members: maxConnections, strangers: maxConnections, strangersPerAddress: maxConnections },
     options.isKnown,
   );
+  gate.onUnreadable = host => options.onForeignKey?.(foreignKey(host));
   const creating = createLibp2p({
     ...nodeSettings(options, { gate, maxInbound: 2 * maxConnections, pingMs: FLEET_PING_MS }),
     connectionProtector: preSharedKey({
@@ -192,9 +207,12 @@ export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
       discovery: discovery(options.isDiscovering ? SITE_SERVICE : undefined, {
         isHidden: options.isHidden ?? false,
       }),
+      listening: ({ transportManager }: { transportManager: Listening }): Listening => ({
+        listen: addresses => transportManager.listen(addresses),
+      }),
     },
   });
-  return new SwarmNode(libp2p, gate, libp2p.services.discovery);
+  return new SwarmNode(libp2p, gate, libp2p.services.discovery, libp2p.services.listening);
 }
 
 function nodeSettings(
@@ -226,31 +244,44 @@ function unreachable(address: string, cause: unknown, hasFleetKey: boolean): Sit
   const isOther = isHandshake && message.includes('identity key');
   // The noise can also look like the beginning of a long message, and the node waits for the rest.
   const isUnclear = isHandshake || name === 'TimeoutError' || message.includes('ECONNRESET');
+  const isForeign = isHandshake && !isOther && hasFleetKey;
   const [what, hint] = isOther
     ? [`${address}: who answers there has another id`, 'Take the address from its log.']
     : isUnclear && hasFleetKey
       ? [
-          isHandshake
+          isForeign
             ? `${address} answers, and speaks with another fleet key, or isn't of the fleet's network`
             : `${address} could not be reached, or speaks with another fleet key`,
-          "Compare the files of --fleet-key-file: one key is everybody's.",
+          SAME_KEY_HINT,
         ]
       : [`${address} could not be reached`, undefined];
-  return new SitecastError('unreachable', 'SITECAST_PEER_UNREACHABLE', what, {
+  return new SitecastError('unreachable', isForeign ? FOREIGN_KEY : 'SITECAST_PEER_UNREACHABLE', what, {
     data: { address },
     cause,
     ...(hint !== undefined && { hint }),
   });
 }
 
+/** A machine speaks with another fleet's key, as far as can be told: its handshake is noise. */
+export const FOREIGN_KEY = 'SITECAST_FLEET_KEY_DIFFERS';
+const SAME_KEY_HINT = "Compare the files of --fleet-key-file: one key is everybody's.";
+
+function foreignKey(host: string | undefined): SitecastError {
+  return new SitecastError(
+    'unreachable',
+    FOREIGN_KEY,
+    `${host ?? 'somebody'} has connected, and speaks with another fleet key, or isn't of the fleet's network`,
+    { hint: `If that is a gateway: ${SAME_KEY_HINT}`, data: { host } },
+  );
+}
+
 /** The error for an address of another machine, or one that is taken. @returns other errors unchanged */
 function cannotListen(error: unknown, listen: readonly string[]): unknown {
   if (!(error instanceof Error) || error.name !== 'UnsupportedListenAddressesError') return error;
-  const why = /listen (E[A-Z]+)/.exec(error.message)?.[1];
   return new SitecastError(
     'failed',
     'SITECAST_PEER_LISTEN',
-    `the fleet's network can't be listened for on ${listen.join(' nor on ')}${why === undefined ? '' : ` (${why})`}`,
+    `the fleet's network can't be listened for on ${listen.join(' nor on ')}${whyNotListening(error)}`,
     { hint: 'Give an address of this machine and a free port with --gossip-listen.', cause: error },
   );
 }

@@ -146,11 +146,19 @@ function gatewayTable(members: readonly Member[]): string[] {
     member.site ?? '-',
     stateText(member),
     seenText(member),
+    metadataText(member),
     formatTags(member.tags),
     member.odd.join(', '),
   ]);
-  return table(['GATEWAY', 'SITE', 'STATE', 'LAST HEARD', 'TAGS', 'ODD'], rows);
+  return table(['GATEWAY', 'SITE', 'STATE', 'LAST HEARD', 'METADATA', 'TAGS', 'ODD'], rows);
 }
+
+/** `current`, or by how much it is behind; `-` where the gateway doesn't tell. */
+const metadataText = ({ mirror, troubles }: Member): string =>
+  [
+    mirror ? (mirror.behindBy > 0 ? `${mirror.behindBy} behind` : 'current') : '-',
+    ...(troubles ? ['in trouble'] : []),
+  ].join(', ');
 
 /** A waiting member is listed by its id, because any newcomer can ask for any name. */
 function pendingTable(members: readonly Member[]): string[] {

@@ -1,7 +1,7 @@
 import { plural, transferText } from '@sitecast/shared/text';
 import type { Member, MemberDetail } from '../origin/fleet-api.ts';
 import { calledText, facts, field, table } from '../output.ts';
-import { turnLines } from '../presence-view.ts';
+import { behindText, turnLines } from '../presence-view.ts';
 import { reasonText } from '../rollout/view.ts';
 
 const SHORT_EPOCH_CHARS = 8;
@@ -56,6 +56,7 @@ function known(member: MemberDetail): string[] {
     ['bytes', costText(member)],
     ['seen', member.lastSeenAt],
     ['heard', hearingText(member)],
+    ...conditionLines(member),
     ['enrolled', member.enrolledAt],
     ['revoked', member.revokedAt],
     ['quarantined', member.quarantinedAt && `${member.quarantinedAt}: several machines seem to have its key`],
@@ -67,6 +68,16 @@ function known(member: MemberDetail): string[] {
 function inventory(member: MemberDetail): string[] {
   const rows = Object.entries(member.inventory ?? {}).map(([name, value]) => [name, String(value)]);
   return rows.length === 0 ? [] : table(['INVENTORY', `AS THE ${member.kind.toUpperCase()} SAYS`], rows);
+}
+
+/** What a gateway says of itself. */
+function conditionLines({ mirror, troubles = [] }: MemberDetail): Line[] {
+  const served = mirror && `serves version ${mirror.timestampVersion} of the timestamp`;
+  const behind = behindText(mirror);
+  return [
+    ['metadata', behind === undefined ? served : `${served}, ${behind}`],
+    ...troubles.map(({ code, detail }): Line => ['trouble', `${detail} (${code})`]),
+  ];
 }
 
 /** A label and its text; undefined omits the line. */

@@ -79,7 +79,7 @@ function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
       }),
     }),
     c => {
-      const { counts, silent } = fleet.presence.gateways();
+      const { counts, silent, ailing } = fleet.presence.gateways();
       const turns = firstOfEach(fleet.presence.turns(), MAX_SHOWN);
       return c.json(
         {
@@ -93,6 +93,12 @@ function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
               ...(seenMs && { lastHeardAt: new Date(seenMs).toISOString() }),
             };
           }),
+          ailing: ailing.slice(0, MAX_SHOWN).map(member => ({
+            id: member.id,
+            ...(member.name !== undefined && { name: member.name }),
+            site: member.site,
+            ...fleet.presence.conditionOf(member),
+          })),
           turns: turns.map(turn => shownTurn(turn, fleet, now())),
         },
         200,

@@ -7,7 +7,7 @@ import {
   createFleetNode,
   createSiteNode,
   type FleetNode,
-  type NodeOptions,
+  type FleetNodeOptions,
   type SwarmNode,
 } from '../node.ts';
 
@@ -18,7 +18,7 @@ export class Nodes {
   readonly #open: SwarmNode[] = [];
   readonly fleetKey: FleetKey = generateFleetKey();
 
-  async fleet(fleetKey = this.fleetKey, more: Partial<NodeOptions> = {}): Promise<FleetNode> {
+  async fleet(fleetKey = this.fleetKey, more: Partial<FleetNodeOptions> = {}): Promise<FleetNode> {
     const node = await createFleetNode({ identity: newIdentity(), listen: LISTEN, fleetKey, ...more });
     this.#open.push(node);
     return node;
