@@ -164,7 +164,7 @@ function barring(
   if (barred)
     return reason(
       'SITECAST_RELEASE_BARRED',
-      `${version} failed on this device (${barred.reason.code}): barred until the operator raises the attempt number`,
+      `${version} failed on this device (${barred.reason.code}): barred until \`sitecast rollout retry\` lets it try again`,
     );
   const { ended } = remembered ?? {};
   if (ended && ended.attempt >= rollout.attempt)

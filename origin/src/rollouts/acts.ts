@@ -1,13 +1,15 @@
 import type { OperatorAct, RollbackProgress, RolloutPreview } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
+import { plural } from '@sitecast/shared/text';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import type { Repository } from '../repository/repository.ts';
-import type { CohortStore } from './cohort-store.ts';
+import type { CohortStore, Recount } from './cohort-store.ts';
 import { CohortTracker } from './controller/cohort-tracker.ts';
 import { decide } from './controller/decide.ts';
 import type { Decided } from './controller/effects.ts';
 import { actsFrom, isEnded, type OperatorRequest } from './controller/operate.ts';
 import { isLastStage, type RolloutStats } from './controller/state.ts';
+import { nextAttempt } from './earlier-rollouts.ts';
 import { type SignedRollouts, supersedingOf } from './published.ts';
 import type { RolloutRecord } from './record.ts';
 import { findReturnTarget, type ReturnTarget } from './releases.ts';
@@ -18,7 +20,7 @@ export const NO_STATS: RolloutStats = new CohortTracker().stats(0);
 interface ActDeps {
   repository: Repository;
   signed: SignedRollouts;
-  store: Pick<CohortStore, 'recount' | 'stats'>;
+  store: Pick<CohortStore, 'records' | 'recount' | 'stats'>;
   now: () => number;
 }
 
@@ -27,6 +29,8 @@ interface ConsideredAct {
   decided: Decided;
   stats: RolloutStats;
   returnTarget: ReturnTarget | undefined;
+  /** Of an ended rollout: devices that run its release, but not by it. */
+  others: number;
   /** Of an ended rollout: ids of the devices that it concerns from then on. */
   reopenedFor: readonly string[] | undefined;
 }
@@ -46,18 +50,35 @@ export async function considerAct(
   const { store, signed, repository } = deps;
   const returnTarget = to === undefined ? undefined : await findReturnTarget(deps, record, to);
   const isReopening = request.act === 'rollback' && isEnded(record.controller.phase);
-  const recount = isReopening ? await store.recount(record) : undefined;
-  const stats = recount?.stats ?? (await store.stats(record.rollout.id)) ?? NO_STATS;
-  const event = { type: 'operator' as const, stats, ...request, rollbackTo: returnTarget?.release };
+  const {
+    stats,
+    others = 0,
+    ids,
+  } = isReopening ? await store.recount(record) : await standing(store, record);
+  const event = {
+    type: 'operator' as const,
+    stats,
+    ...request,
+    rollbackTo: returnTarget?.release,
+    attempt: nextAttempt(store, record),
+  };
   const decided = decide(record.controller, event, deps.now());
   if (decided.state !== record.controller) {
     const file = await signed.file(record.product);
     refuseUnlisted(record, file);
     if (isReopening) refuseSuperseded(record, file);
-    if (recount?.ids.length === 0) throw nobodyHasIt(record);
+    if (ids?.length === 0) throw nobodyHasIt(record);
     repository.demandRolloutsSigner();
   }
-  return { decided, stats, returnTarget, reopenedFor: recount?.ids };
+  return { decided, stats, returnTarget, others, reopenedFor: ids };
+}
+
+/** Of a rollout as it stands, without a recount. */
+async function standing(
+  store: ActDeps['store'],
+  { rollout: { id } }: RolloutRecord,
+): Promise<Partial<Recount> & Pick<Recount, 'stats'>> {
+  return { stats: (await store.stats(id)) ?? NO_STATS };
 }
 
 /** The acts that would change a rollout now. */
@@ -94,18 +115,24 @@ interface Touchable {
   stats: RolloutStats;
   /** Undefined for an ended rollout: `stats` has all devices then. */
   back: RollbackProgress | undefined;
+  /** Of an ended rollout: devices that run its release, but not by it. Those that knew of it obey, where they are told where to go. */
+  others: number;
+  /** How many devices come in with the next stage. */
+  joining: number;
+  /** The number that a retry leads to. */
+  nextAttempt: number;
+  /** On how many devices the release that a rollback leads to has failed. */
+  failedThere: number;
 }
 
 /**
  * What an act would do, before it is done.
- * @param joining how many devices would come in with the next stage
  * @param returnTarget of a rollback to a chosen release
  */
 export function previewOf(
   { rollout, controller }: RolloutRecord,
   act: OperatorAct,
-  { stats, back }: Touchable,
-  joining: number,
+  { stats, back, others, joining, nextAttempt, failedThere }: Touchable,
   returnTarget?: ReturnTarget,
 ): RolloutPreview {
   const { failed, silent, succeeded, running, waiting, pending, blocked } = stats;
@@ -128,8 +155,9 @@ export function previewOf(
       // Devices that couldn't go back to the release they came from may be able to go to the chosen one.
       touches:
         (isRollingBack ? (back?.left ?? having) : having) +
-        (returnTarget && isRollingBack ? (back?.stuck ?? blocked) : 0),
-      what: `those that have it, or are on the way, go back${returnTarget ? targetText(returnTarget) : ''}`,
+        (returnTarget && isRollingBack ? (back?.stuck ?? blocked) : 0) +
+        (returnTarget ? others : 0),
+      what: `those that have it, or are on the way, go back${returnTarget ? targetText(returnTarget, failedThere) : ''}`,
       ...(returnTarget && { rollbackTo: returnTarget.release }),
     }),
     advance: () => ({
@@ -140,15 +168,16 @@ export function previewOf(
     retry: () => ({
       touches: failed + blocked + open,
       what: 'those that do not run the release try it (again)',
-      target: controller.attempt + 1,
+      target: nextAttempt,
     }),
   };
   return { act, failed, silent, ...touched[act]() };
 }
 
-function targetText({ release, unfit }: ReturnTarget): string {
+function targetText({ release, unfit }: ReturnTarget, failedThere: number): string {
   const but = unfit.length === 0 ? '' : `, but for hardware ${unfit.join(', ')}, which it isn't made for`;
-  return ` to ${release.version}${but}`;
+  const failed = failedThere === 0 ? '' : `, which failed on ${plural(failedThere, 'device')} before`;
+  return ` to ${release.version}${failed}${but}`;
 }
 
 /** Refuses a change of a rollout that the signed file no longer lists: devices don't know it any more. @throws SITECAST_ROLLOUT_ENDED */

@@ -33,6 +33,8 @@ export interface StageCohort {
 export interface Recount {
   ids: string[];
   stats: RolloutStats;
+  /** Devices that run its release, but have reported nothing about it: they aren't among them. */
+  others: number;
 }
 
 /**

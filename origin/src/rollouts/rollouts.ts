@@ -17,6 +17,7 @@ import { decide, isSoakingLast } from './controller/decide.ts';
 import { type Decided, ORIGIN } from './controller/effects.ts';
 import type { OperatorRequest } from './controller/operate.ts';
 import { Decisions } from './decisions.ts';
+import { failedWith, nextAttempt } from './earlier-rollouts.ts';
 import { EvaluationScheduler } from './evaluation-scheduler.ts';
 import { type PreparedRollout, prepareRollout } from './prepare.ts';
 import { SignedRollouts } from './published.ts';
@@ -128,7 +129,7 @@ export class Rollouts {
     to?: string,
   ): Promise<RolloutPreview> {
     const record = this.require(id);
-    const { returnTarget, stats } = await this.#consider(record, { ...request, by: ORIGIN }, to);
+    const { returnTarget, stats, others } = await this.#consider(record, { ...request, by: ORIGIN }, to);
     const next = record.controller.stage + 1;
     const { stages } = record.controller.plan;
     const { store, now } = this.#deps;
@@ -136,12 +137,26 @@ export class Rollouts {
     const ahead = isGrowing ? await store.stageCohort(record, record.rollout, next, now()) : undefined;
     const joining = ahead?.joined.length ?? 0;
     const back = await store.rollbackProgress(id);
-    return previewOf(record, request.act, { stats, back }, joining, returnTarget);
+    const { product } = record;
+    const touchable = {
+      stats,
+      back,
+      others,
+      joining,
+      nextAttempt: nextAttempt(store, record),
+      failedThere: returnTarget
+        ? await failedWith(store, { product, counter: returnTarget.release.counter })
+        : 0,
+    };
+    return previewOf(record, request.act, touchable, returnTarget);
   }
 
   /** What `start` would begin. @throws as `start`, but not because of a rollout that is under way */
-  async dryRun(spec: RolloutSpec): Promise<PreparedRollout> {
-    return await this.#prepare({ ...spec, dryRun: true });
+  async dryRun(spec: RolloutSpec): Promise<PreparedRollout & { failedBefore: number }> {
+    const prepared = await this.#prepare({ ...spec, dryRun: true });
+    const { counter } = prepared.rollout.release;
+    const failedBefore = await failedWith(this.#deps.store, { product: spec.product, counter });
+    return { ...prepared, failedBefore };
   }
 
   /**

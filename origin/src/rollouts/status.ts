@@ -179,7 +179,21 @@ function deviceState(
   // A device that ran the release before the rollout has nothing to do.
   if (!current) return { state: booted === rollout.release.counter ? 'completed' : 'pending' };
   const { state, at, reason } = current;
-  return { state, at, ...(reason && { reason }) };
+  return {
+    state: stuckOnTheWayBack(rollout, current, booted) ? 'failed' : state,
+    at,
+    ...(reason && { reason }),
+  };
+}
+
+/** It failed on the way back, fell back to the release that it was to leave, and reported that it rolled back: from the other one. */
+function stuckOnTheWayBack(
+  rollout: RolloutRecord['rollout'],
+  { state, failure }: Outcome,
+  booted: number,
+): boolean {
+  const isBack = booted !== rollout.release.counter;
+  return rollout.state === 'rollingBack' && state === 'rolledBack' && failure !== undefined && !isBack;
 }
 
 function transferOf(

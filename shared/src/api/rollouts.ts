@@ -335,6 +335,10 @@ export const rolloutDryRunSchema = named(
       z.object({ rollout: z.string(), version: z.string(), state: openEnum(ROLLOUT_STATES) }).optional(),
     ),
     deltasBy: deltasBySchema,
+    failedBefore: described(
+      'On how many devices the release failed in an earlier rollout: they stay with what they run until an attempt above that.',
+      z.int().optional(),
+    ),
   }),
 );
 

@@ -174,6 +174,7 @@ export function recountOf(
 ): Recount {
   const tracker = new CohortTracker();
   const reached = [...reachedBy(rollout, product, registry)].map(({ id }) => id);
+  let others = 0;
   for (const id of new Set([...reached, ...outcomes.keys()])) {
     const member = registry.member(id);
     const outcome = outcomes.get(id);
@@ -181,8 +182,10 @@ export function recountOf(
     const hasIt = outcome !== undefined && bootedCounter(registry.status(id)) === rollout.release.counter;
     if (member && (status !== 'succeeded' || hasIt))
       tracker.add({ id, site: member.site, stage: controller.stage }, status);
+    else if (status === 'succeeded' && !outcome) others += 1;
   }
-  return { ids: [...tracker.devices()].map(({ id }) => id), stats: tracker.stats(controller.stage) };
+  const ids = [...tracker.devices()].map(({ id }) => id);
+  return { ids, stats: tracker.stats(controller.stage), others };
 }
 
 function statusIn(

@@ -230,7 +230,8 @@ function afterStage(plan: DryRun['plan'], stage: number, count: number): string 
 const SHOWN_OF_A_STAGE = 20;
 
 /** Which devices each stage would reach. */
-export function describeDryRun({ id, total, stages, plan, names, blockedBy, supersedes }: DryRun): string[] {
+export function describeDryRun(dryRun: DryRun): string[] {
+  const { id, total, stages, plan, names, blockedBy, supersedes, failedBefore = 0 } = dryRun;
   const lines = [`this would reach ${plural(total, 'device')}; nothing was started`];
   for (const [at, { basisPoints, count, devices }] of stages.entries()) {
     lines.push(
@@ -239,6 +240,10 @@ export function describeDryRun({ id, total, stages, plan, names, blockedBy, supe
     for (const device of devices.slice(0, SHOWN_OF_A_STAGE)) lines.push(`  ${names[device] ?? device}`);
     if (count > SHOWN_OF_A_STAGE) lines.push(`  … and ${count - SHOWN_OF_A_STAGE} more: --json has them`);
   }
+  if (failedBefore > 0)
+    lines.push(
+      `the release failed on ${plural(failedBefore, 'device')} before: where it hasn't worked since they stay blocked until \`sitecast rollout retry\`, once it has started`,
+    );
   lines.push(...describeSuperseded(supersedes, 'would be completed by it'));
   lines.push(`with --id ${id} just these come first`);
   if (blockedBy)

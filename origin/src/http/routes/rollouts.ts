@@ -112,7 +112,7 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
           count: ids.length,
           devices: ids.slice(0, MAX_NAMED_DEVICES),
         }));
-        const { rollout, candidates, blockedBy, superseded } = prepared;
+        const { rollout, candidates, blockedBy, superseded, failedBefore } = prepared;
         const blocked = blockedBy && { ...nameOf(blockedBy), state: blockedBy.state };
         const names = fleet.registry.namesOf(stages.flatMap(({ devices }) => devices));
         const supersedes = superseded.map(nameOf);
@@ -121,6 +121,7 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
         const others = {
           ...(blocked && { blockedBy: blocked }),
           ...(deltasBy !== undefined && { deltasBy }),
+          ...(failedBefore > 0 && { failedBefore }),
         };
         return c.json({ ...told, ...others }, 200);
       }

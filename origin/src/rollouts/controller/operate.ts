@@ -15,6 +15,8 @@ export interface OperatorEvent {
   isAcknowledged?: boolean;
   /** Of `advance` and `retry`: the stage or attempt to reach. Nothing changes if it is reached already. */
   target?: number | undefined;
+  /** Of `retry`: the attempt number that it leads to, above the present one. */
+  attempt?: number | undefined;
   /** Of `rollback`: the release to go back to; without one each device goes back to the release that it came from, or was told before. */
   rollbackTo?: ControllerState['rollbackTo'] | undefined;
 }
@@ -86,7 +88,8 @@ function change(state: ControllerState, event: OperatorEvent, nowMs: number): De
     resume: () => resume(state, event, at),
     retry: () => {
       const excused = { failed: 0, silent: 0 };
-      return published({ ...restarted(state, at), attempt: state.attempt + 1, excused });
+      const attempt = Math.max(state.attempt + 1, event.attempt ?? 0);
+      return published({ ...restarted(state, at), attempt, excused });
     },
     advance: () => {
       if (isLastStage(state.plan, state.stage)) throw lastStage();
@@ -135,7 +138,13 @@ function refusal(act: OperatorAct, phase: RolloutState): SitecastError {
     'conflict',
     isEnded(phase) ? 'SITECAST_ROLLOUT_ENDED' : 'SITECAST_ROLLOUT_STATE',
     `a rollout that is ${phase} can't ${act}: it can ${others.join(', ')}`,
-    { data: { act, state: phase, acts: others } },
+    {
+      ...(act === 'retry' &&
+        isEnded(phase) && {
+          hint: 'Start a new rollout of the release; then `sitecast rollout retry` lets the devices try again on which it failed.',
+        }),
+      data: { act, state: phase, acts: others },
+    },
   );
 }
 
