@@ -2,7 +2,7 @@ import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { endProcessSoon, Endings, runProgram } from '@sitecast/shared/command';
 import { HttpStore, verifying } from '@sitecast/shared/content';
-import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
+import { makeDirectory, readFileBounded, removePartials } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { SharedConnections } from '@sitecast/shared/http-guards';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
@@ -74,6 +74,8 @@ export async function startGateway(
   const upstreams = await chooseUpstreams(settings, log);
   await makeDirectory(settings.data, 0o700);
   const database = await openDatabase(settings.data, { now, log });
+  // The database's lock makes this process the owner of the directory.
+  await removePartials(settings.data).catch(error => log.warn({ err: error }, 'files half written stay'));
   // They run when the gateway closes, and when a later step of its start fails.
   const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
   endings.add('the database', () => database.close());

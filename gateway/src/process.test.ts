@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -73,7 +73,12 @@ const isReady = async (url: string) => (await fetch(`${url}/readyz`)).status ===
 
 it('prints its address in one line, refuses a second process, and ends cleanly on SIGTERM', async () => {
   const { args, data } = await rolledOut();
+  // What a killed process had begun to write goes.
+  const begun = join(data, 'gateways.json.0123456789ab.partial');
+  await mkdir(data, { mode: 0o700 });
+  await writeFile(begun, '');
   const first = await run(args);
+  await expect(stat(begun)).rejects.toMatchObject({ code: 'ENOENT' });
   expect(first.url).toMatch(/^http:\/\/127\.0\.0\.1:\d+$/);
   await until(() => isReady(first.url), 'a complete set');
   expect((await stat(join(data, 'identity.key'))).mode & 0o777).toBe(0o600);

@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { writeCopy } from '@sitecast/shared/durable';
@@ -32,6 +32,14 @@ async function control(copy: object): Promise<FileBootControl> {
   await writeCopy(path, JSON.stringify({ ...state, ...copy }));
   return new FileBootControl(path, { firstSlot: 'A', afterBoot: async () => {} });
 }
+
+it('deletes at its start what a killed agent had begun to write beside it, and nothing else', async () => {
+  const begun = (name: string) => `${name}.0123456789ab.partial`;
+  for (const name of ['boot.json', 'boot.json.copy', 'a.img'])
+    await writeFile(join(directory, begun(name)), '');
+  await new FileBootControl(path, { firstSlot: 'A', afterBoot: async () => {} }).start();
+  expect((await readdir(directory)).toSorted()).toEqual([begun('a.img'), 'boot.json', 'boot.json.copy']);
+});
 
 describe('a copy of the boot state, where the state itself is damaged,', () => {
   it('restores a trial that the agent knows to be under way', async () => {

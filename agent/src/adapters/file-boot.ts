@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { readCopy, readFileBounded, setAside } from '@sitecast/shared/durable';
+import { basename, dirname } from 'node:path';
+import { readCopy, readFileBounded, removePartials, setAside } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
 import {
@@ -117,8 +118,20 @@ export class FileBootControl implements BootControl {
 
   /** Counts the start once, unless the agent was stopped properly. */
   async #begin(remembered: RememberedBoot): Promise<BootFile> {
+    await this.#removeLeft();
     const found = await this.#find(remembered);
     return this.#save(found.isStopped ? { ...found, isStopped: false } : booted(found));
+  }
+
+  /** What a killed agent had begun to write. With `--boot-file` it isn't in the agent's own directory. */
+  async #removeLeft(): Promise<void> {
+    const own = basename(this.#path);
+    try {
+      await removePartials(dirname(this.#path), name => name === own || name === `${own}.copy`);
+    } catch (error) {
+      // A medium that fails: they only take room.
+      if (!isSystemError(error)) throw error;
+    }
   }
 
   async #load(): Promise<BootFile> {

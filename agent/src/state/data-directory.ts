@@ -1,7 +1,7 @@
 import type { Dirent } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setAside } from '@sitecast/shared/durable';
+import { removePartials, setAside } from '@sitecast/shared/durable';
 import { isSystemError } from '@sitecast/shared/errors';
 import type { Log } from '../ports.ts';
 
@@ -24,11 +24,21 @@ const FILES: ReadonlySet<string> = new Set([
   'peers.json',
   ...['state.json', 'boot.json', 'identity.key'].map(name => `${name}.copy`),
 ]);
+/**
+ * Other files that are written aside and renamed. `lock` is none of them: a second agent that starts writes it before it learns that it may
+ * not.
+ */
+const OTHER_FILES: ReadonlySet<string> = new Set([
+  'state.json',
+  'boot.json',
+  'identity.key',
+  'gateways.json',
+]);
 
 /**
  * Sets aside directories in the place of the agent's files, and files in the place of its directories: neither can replace the other, so
  * nothing could be stored there. A file of another kind, such as a pipe, counts as damaged and is replaced. Nothing else in the data
- * directory is touched, as slots and mount points may be there.
+ * directory is touched, as slots and mount points may be there. Files that a killed agent had begun to write are deleted.
  */
 export async function clearDataDirectory(directory: string, log: Log): Promise<void> {
   for (const entry of await entriesOf(directory)) {
@@ -40,6 +50,17 @@ export async function clearDataDirectory(directory: string, log: Log): Promise<v
   for (const name of DIRECTORIES) {
     for (const entry of await entriesOf(join(directory, name)))
       if (entry.isDirectory()) await clear(join(directory, name, entry.name), log);
+  }
+  await removeLeft(directory, name => FILES.has(name) || OTHER_FILES.has(name));
+  for (const name of DIRECTORIES) await removeLeft(join(directory, name));
+}
+
+async function removeLeft(directory: string, isOwn?: (name: string) => boolean): Promise<void> {
+  try {
+    await removePartials(directory, isOwn);
+  } catch (error) {
+    // A medium that fails, or can't be written: they only take room.
+    if (!isSystemError(error)) throw error;
   }
 }
 

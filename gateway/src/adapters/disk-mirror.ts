@@ -1,7 +1,13 @@
 import { createHash } from 'node:crypto';
 import { readdir, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { diskFull, makeDirectory, readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import {
+  diskFull,
+  makeDirectory,
+  readFileBounded,
+  removePartials,
+  writeFileDurably,
+} from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { DEFAULT_TRUST_LIMITS, parseStrictJson } from '@sitecast/shared/trust';
 import { z } from 'zod';
@@ -33,11 +39,10 @@ export class DiskMirror implements MirrorStore {
 
   static async open(directory: string): Promise<DiskMirror> {
     for (const name of ['metadata', 'roots', 'targets']) await makeDirectory(join(directory, name));
-    const mirror = new DiskMirror(directory);
-    for (const folder of ['', 'metadata', 'roots']) await mirror.#sweep(folder);
+    for (const folder of ['', 'metadata', 'roots']) await removePartials(join(directory, folder));
     for (const folder of await readdir(join(directory, 'targets')))
-      await mirror.#sweep(join('targets', folder));
-    return mirror;
+      await removePartials(join(directory, 'targets', folder));
+    return new DiskMirror(directory);
   }
 
   async loadSet(): Promise<Map<string, Uint8Array> | undefined> {
@@ -128,13 +133,6 @@ export class DiskMirror implements MirrorStore {
     } catch (error) {
       if (!isSystemError(error, 'ENOSPC', 'EDQUOT')) throw error;
       throw diskFull('gateway', this.#directory, { cause: error });
-    }
-  }
-
-  /** Deletes what a power cut left of files that were being written. */
-  async #sweep(folder: string): Promise<void> {
-    for (const name of await readdir(join(this.#directory, folder))) {
-      if (name.endsWith('.partial')) await rm(join(this.#directory, folder, name), { force: true });
     }
   }
 }

@@ -9,7 +9,13 @@ import { readFileBounded, readPipe, readSecretBounded } from './bounded.ts';
 import { describeError } from '../command/index.ts';
 import { isSystemError } from '../errors.ts';
 import { FullDiskError } from './full-disk.ts';
-import { createFileDurably, makeDirectory, removeDurably, writeFileDurably } from './files.ts';
+import {
+  createFileDurably,
+  makeDirectory,
+  removeDurably,
+  removePartials,
+  writeFileDurably,
+} from './files.ts';
 
 let directory: string;
 beforeEach(async () => {
@@ -26,6 +32,17 @@ it('replaces a whole file, sets the mode, and leaves no other file beside it', a
   expect(await readFile(path, 'utf8')).toBe('new');
   expect((await stat(path)).mode & 0o777).toBe(0o600);
   expect(await readdir(directory)).toEqual(['state.json']);
+});
+
+it('deletes what a killed process had begun to write, of the caller’s own files alone', async () => {
+  const [own, others, look] = ['state.json', 'slot.img', 'notes.partial'];
+  const begun = (name: string) => `${name}.0123456789ab.partial`;
+  for (const name of [own, begun(own), begun(others), look]) await writeFile(join(directory, name), '');
+  await removePartials(directory, name => name === own);
+  expect((await readdir(directory)).toSorted()).toEqual([look, begun(others), own].toSorted());
+  await removePartials(directory);
+  expect((await readdir(directory)).toSorted()).toEqual([look, own].toSorted());
+  await removePartials(join(directory, 'none'));
 });
 
 it('leaves just the old file when the new one cannot be renamed into place', async () => {

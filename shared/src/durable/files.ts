@@ -1,11 +1,12 @@
 import { randomBytes } from 'node:crypto';
-import { link, mkdir, open, rename, rm } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { link, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { isSystemError } from '../errors.ts';
 import { withRoom } from './full-disk.ts';
 
 /** The name ending of a file that is being written. The owner of a directory may delete such files at start. */
 const PARTIAL_SUFFIX = '.partial';
+const PARTIAL_NAME = /^(.+)\.[0-9a-f]{4,}\.partial$/;
 /** What most file systems take for a directory. */
 const DIRECTORY_BYTES = 4096;
 
@@ -79,6 +80,25 @@ function namedAs(path: string, partial: string, error: NodeJS.ErrnoException): N
   if (!error.message.includes(path)) error.message += ` '${path}'`;
   if (error.path === undefined || error.path === partial) error.path = path;
   return error;
+}
+
+/**
+ * Deletes the files that a killed process had begun to write. Only the owner of the files may call it: another process may be writing one.
+ * @param isOwn gets the name of the file that was to be replaced; default: all are the caller's
+ * @throws the system's error, but not where the directory is missing
+ */
+export async function removePartials(
+  directory: string,
+  isOwn: (name: string) => boolean = () => true,
+): Promise<void> {
+  const names = await readdir(directory).catch((error: unknown) => {
+    if (isSystemError(error, 'ENOENT', 'ENOTDIR')) return [];
+    throw error;
+  });
+  for (const name of names) {
+    const replaced = PARTIAL_NAME.exec(name)?.[1];
+    if (replaced !== undefined && isOwn(replaced)) await rm(join(directory, name), { force: true });
+  }
 }
 
 /** Deletes a file if it is there. The deletion survives a power cut. */

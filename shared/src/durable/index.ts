@@ -1,4 +1,11 @@
 export { openBounded, readFileBounded, readFromHandle, readSecretBounded } from './bounded.ts';
 export { readCopy, setAside, setCopyAside, writeCopy } from './copies.ts';
 export { diskFull, FullDiskError, withRoom } from './full-disk.ts';
-export { createFileDurably, makeDirectory, removeDurably, syncDirectory, writeFileDurably } from './files.ts';
+export {
+  createFileDurably,
+  makeDirectory,
+  removeDurably,
+  removePartials,
+  syncDirectory,
+  writeFileDurably,
+} from './files.ts';

@@ -1,6 +1,5 @@
-import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { readFileBounded, removeDurably, writeFileDurably } from '../durable/index.ts';
+import { readFileBounded, removeDurably, removePartials, writeFileDurably } from '../durable/index.ts';
 import { isSystemError, SitecastError } from '../errors.ts';
 import type { MetadataStore } from './ports.ts';
 
@@ -37,9 +36,7 @@ export class DirectoryMetadataStore implements MetadataStore {
   async #sweep(): Promise<void> {
     if (this.#isSwept) return;
     this.#isSwept = true;
-    for (const name of await readdir(this.#directory)) {
-      if (name.endsWith('.partial')) await rm(join(this.#directory, name), { force: true });
-    }
+    await removePartials(this.#directory);
   }
 }
 

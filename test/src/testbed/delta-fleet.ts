@@ -37,11 +37,14 @@ export class DeltaFleet {
     this.#images = [first];
   }
 
-  /** @param regions of the image; each is a window of its deltas */
-  static async open(regions: number): Promise<DeltaFleet> {
-    const fleet = await FleetTestbed.open([SITE]);
+  /**
+   * @param regions of the image; each is a window of its deltas
+   * @param origin what the origin is set to besides, as environment variables
+   */
+  static async open(regions: number, origin: Record<string, string> = {}): Promise<DeltaFleet> {
+    const fleet = await FleetTestbed.open([SITE], { origin });
     const opened = new DeltaFleet(fleet, randomBytes(regions * REGION_BYTES));
-    await opened.#publish(1);
+    await opened.publish(1);
     return opened;
   }
 
@@ -57,19 +60,25 @@ export class DeltaFleet {
     return next;
   }
 
-  /** Publishes the release, with a delta from the one before; returns once it is there. */
-  async publishWithDelta(number: number): Promise<void> {
-    const version = await this.#publish(number);
-    await this.fleet.operate('release', 'deltas', PRODUCT, version, '--from', `${number - 1}.0.0`);
+  /** Which release an image is; undefined: none. */
+  numberOf(image: Buffer): number | undefined {
+    const at = this.#images.findIndex(known => known.equals(image));
+    return at === -1 ? undefined : at + 1;
+  }
+
+  /** Publishes the release, with a delta from an earlier one (the one before); returns once it is there. */
+  async publishWithDelta(number: number, from = number - 1): Promise<void> {
+    const version = await this.publish(number);
+    await this.fleet.operate('release', 'deltas', PRODUCT, version, '--from', `${from}.0.0`);
     await this.fleet.testbed.until(async () => {
       const { deltas } = await this.fleet.operate('release', 'deltas', PRODUCT, version);
       return Array.isArray(deltas) && deltas.at(-1)?.state === 'published';
     }, `the delta to ${version}`);
   }
 
-  /** @returns the id of the rollout to all devices */
-  async start(number: number): Promise<string> {
-    const whole = ['--all-at-once', '--soak', '0s', '--max-down', '100%'];
+  /** @param flags besides @returns the id of the rollout to all devices */
+  async start(number: number, ...flags: string[]): Promise<string> {
+    const whole = ['--all-at-once', '--soak', '0s', '--max-down', '100%', ...flags];
     const { id } = await this.fleet.operate('rollout', 'start', PRODUCT, `${number}.0.0`, ...whole);
     return String(id);
   }
@@ -118,7 +127,8 @@ export class DeltaFleet {
     return this.fleet.close();
   }
 
-  async #publish(number: number): Promise<string> {
+  /** Without a delta. @returns its version */
+  async publish(number: number): Promise<string> {
     const version = `${number}.0.0`;
     const image = `image-${version}`;
     await writeFile(this.fleet.testbed.path(image), this.imageOf(number));
@@ -162,11 +172,11 @@ export class DeltaDevice {
     return device;
   }
 
-  /** Starts the agent, of this checkout where no other build is named. */
-  start(build: Build = {}): void {
+  /** Starts the agent, of this checkout where no other build is named. @param more flags for this start */
+  start(build: Build = {}, more: readonly string[] = []): void {
     const about = `run --data ${this.name} --gateway ${this.#filter.url} --token-file ${this.name}.token --product ${PRODUCT} --hardware rpi4`;
     const slots = `--slot-a ${this.path('a.img')} --slot-b ${this.path('b.img')} --poll 1s --log-level info --no-mdns`;
-    const flags = [...about.split(' '), ...slots.split(' '), ...this.#flags];
+    const flags = [...about.split(' '), ...slots.split(' '), ...this.#flags, ...more];
     this.#agent = this.#fleet.fleet.testbed.start('sitecast-agent', flags, build);
   }
 

@@ -44,9 +44,13 @@ export class FleetTestbed {
     this.#origin = origin;
   }
 
-  static async open(sites: readonly string[]): Promise<FleetTestbed> {
+  /** @param origin what the origin is set to besides, as environment variables */
+  static async open(
+    sites: readonly string[],
+    { origin = {} }: { origin?: Record<string, string> } = {},
+  ): Promise<FleetTestbed> {
     const testbed = await Testbed.open();
-    const fleet = new FleetTestbed(testbed, await startOrigin(testbed, '0'));
+    const fleet = new FleetTestbed(testbed, await startOrigin(testbed, '0', origin));
     await testbed.foundRepository(fleet.#origin);
     for (const name of sites) fleet.sites.push(await fleet.#openSite(name));
     return fleet;
@@ -154,7 +158,7 @@ export class FleetTestbed {
     await this.#origin.stop('SIGKILL');
     this.#aheadMs += laterMs;
     const time = { aheadMs: this.#aheadMs, minuteMs };
-    this.#origin = await startOrigin(this.testbed, portOf(this.#origin), time);
+    this.#origin = await startOrigin(this.testbed, portOf(this.#origin), changedTime(time));
   }
 
   async killGateway({ gateway }: Site): Promise<void> {
@@ -184,9 +188,8 @@ export class FleetTestbed {
 
 const quiet = (port: string): string[] => ['--listen', `127.0.0.1:${port}`, '--log-level', 'error'];
 
-function startOrigin(testbed: Testbed, port: string, time?: TimeChanges): Promise<Server> {
-  const args = ['serve', '--data', 'origin', ...quiet(port)];
-  return testbed.serve('sitecast-origin', args, time ? { env: changedTime(time) } : {});
+function startOrigin(testbed: Testbed, port: string, env: Record<string, string>): Promise<Server> {
+  return testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)], { env });
 }
 
 const portOf = ({ url }: Server): string => new URL(url).port;
