@@ -25,7 +25,7 @@ import { listen, sharedConnections } from './http/server.ts';
 import type { Log } from '@sitecast/shared/log';
 import { gatewayProgram } from './program.ts';
 import { lanUrls } from './peer-gateways/lan-urls.ts';
-import { type Adapters, openServices, type Wan } from './services.ts';
+import { type Adapters, openGatewayServices, type Wan } from './gateway-services.ts';
 import { MAX_TARGET_BYTES } from './mirror/target-files.ts';
 import type { WanLimits } from './wan/wan-limits.ts';
 import { type GatewaySettings, originOf, upstreamUrls } from './settings.ts';
@@ -64,7 +64,7 @@ interface StartOptions {
 }
 
 /**
- * Starts a gateway: the adapters are opened here, and `services.ts` connects the parts.
+ * Starts a gateway: the adapters are opened here, and `gateway-services.ts` connects the parts.
  * @throws whatever keeps it from starting: SITECAST_DATA_IN_USE, SITECAST_ROOT_MISSING, EADDRINUSE …
  */
 export async function startGateway(
@@ -100,7 +100,7 @@ export async function startGateway(
       log,
       onName: ownName => onIdentity?.({ id: identity.id, ownName }),
     });
-    const services = await openServices(adapters, { endings, signal: stop.signal });
+    const services = await openGatewayServices(adapters, { endings, signal: stop.signal });
     const server = await listen(services.app, services.handleChunk, { ...settings.listen, connections });
     log.info({ url: server.url, upstreams: upstreams.urls }, 'listening');
     const ownUrls = settings.lanUrl ?? lanUrls(server.url, interfaces());

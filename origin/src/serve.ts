@@ -16,7 +16,7 @@ import { errorFields, type Log } from './log.ts';
 import { OwnCertificate } from './own-certificate.ts';
 import { UnfinishedRecovery } from './adapters/disk/unfinished-recovery.ts';
 import { Repository } from './repository/repository.ts';
-import { openServices } from './services.ts';
+import { openOriginServices } from './origin-services.ts';
 import type { OriginSettings } from './settings.ts';
 import { Tokens } from './tokens/tokens.ts';
 import { type After, Upkeep } from './upkeep.ts';
@@ -77,7 +77,7 @@ export async function startOrigin(
     const { registry } = fleetStore;
     const fleetNode = await openFleetNode({ gossip, directory, repository, registry, ...runtime });
     if (fleetNode) endings.add('gossip', () => fleetNode.close());
-    const services = await openServices(
+    const services = await openOriginServices(
       {
         ...storage,
         ...runtime,

@@ -15,7 +15,7 @@ import type { OnlineSigner } from './online-signer.ts';
 import type { VersionFloor } from './repository-store.ts';
 import { isLost, type TargetSource, targetSource, type TargetSourceDeps } from './target-source.ts';
 
-/** The repository as others have seen it, while this data directory hasn't. */
+/** A state of the repository that others have seen, but that this data directory lacks. */
 export interface AdoptedState extends Omit<Committed, 'root'> {
   /** The roots after the one that is in force here, in order. */
   roots: readonly Metadata<'root'>[];
@@ -26,13 +26,13 @@ export interface AdoptedState extends Omit<Committed, 'root'> {
 interface AdoptionDeps extends TargetSourceDeps {
   chunks: ChunkStaging;
   signer: Pick<OnlineSigner, 'missingKeys' | 'sign'>;
-  /** Only versions above it are signed. */
+  /** Only higher versions may be signed. */
   floor: VersionFloor;
 }
 
-/** What an adopted listing brings in. All of it was checked when it was published. */
+/** What an adopted listing adds. All of it was checked when it was published. */
 interface AdoptedFiles {
-  /** New files that are at hand. */
+  /** New files that are available. */
   newFiles: ListedFile[];
   /** New files that are lost. */
   lost: ListedFile[];
@@ -42,19 +42,19 @@ interface AdoptedFiles {
   lacking: LackingRelease[];
 }
 
-/** How a state is taken over. */
+/** How a state is adopted. */
 interface Adoption {
   plan: CommitPlan;
   change: AdoptedFiles;
-  /** False if it is taken as others have seen it, for want of a key. */
+  /** False if it is published with the signatures that it has, because a key is missing here. */
   isSignedHere: boolean;
 }
 
 /**
- * Checks a state that was published before and is lost here. It may be any number of versions ahead, it may have expired (it was valid
- * when it was submitted), and it may name keys that this origin doesn't have. With all keys at hand it is signed anew, above all
- * versions that clients may have seen. Otherwise it is taken with the signatures that it has.
- * @throws the codes of docs/ERRORS.md under "Publishing"; as `OnlineSigner.sign`
+ * Checks a state that was published before and is lost here. It may be any number of versions ahead, may have expired since, and may name
+ * keys that this origin doesn't have. With all keys at hand it is signed again, with versions higher than any that clients may have seen.
+ * Otherwise it is published with the signatures that it has.
+ * @throws the codes of docs/ERRORS.md under "Publishing"; what `OnlineSigner.sign` throws
  */
 export async function planAdoption(
   deps: AdoptionDeps,
@@ -117,7 +117,7 @@ async function adoptedFiles(
   return adopted;
 }
 
-/** What a delta lacks is noted as damage when the origin looks: no release depends on it. */
+/** No release depends on a delta, so missing parts of one are only noted as damage, in the next survey. */
 async function adoptSignedPatches(
   before: Listing,
   after: Listing,
@@ -132,8 +132,8 @@ async function adoptSignedPatches(
 }
 
 /**
- * The deltas that are whole go on being listed: their files and staged chunks are added to `adopted`. The others are made again.
- * @returns what the role is to list
+ * The deltas that are complete stay listed: their files and staged chunks are added to `adopted`. The others are made again.
+ * @returns what the role lists
  */
 async function adoptedDeltas(
   seen: Committed,
@@ -158,8 +158,8 @@ async function adoptedDeltas(
 }
 
 /**
- * Nobody has checked what the role lists: a key of it that was stolen may have signed anything.
- * @returns the staged chunks of a patch index; undefined if it lacks any, or is none
+ * Its list isn't trusted: whoever has stolen the role's key may have signed anything.
+ * @returns the staged chunks of a patch index; undefined if some are missing, or if it isn't an index
  */
 async function stagedOf(
   patchIndex: ListedFile,
@@ -188,7 +188,7 @@ async function readUnlessLost(source: TargetSource, file: ListedFile): Promise<B
   }
 }
 
-/** Metadata that is here already keeps its identity: it isn't written again, and an undone commit doesn't delete it. */
+/** Metadata that exists here already keeps its identity, so it isn't written again, and undoing the commit doesn't delete it. */
 function keepingSame(seen: Omit<Committed, 'root'>, here: Committed): Omit<Committed, 'root'> {
   return {
     targets: sameOr(seen.targets, here.targets),

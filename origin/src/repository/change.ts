@@ -18,9 +18,9 @@ import { targetSource, type TargetSourceDeps } from './target-source.ts';
 export interface Change {
   root?: Uint8Array | undefined;
   targets?: Uint8Array | undefined;
-  /** Check everything, change nothing. */
+  /** Checks everything, but changes nothing. */
   isDryRun?: boolean | undefined;
-  /** Called once all checks are passed, before anything becomes visible; what it throws ends the change. */
+  /** Called when all checks have passed, before anything becomes visible. An error that it throws ends the change. */
   beforeCommit?: ((result: ChangeResult) => Promise<void>) | undefined;
 }
 
@@ -32,7 +32,7 @@ export interface ChangeResult {
   products: string[];
   /** Of the deltas that operators have signed. */
   deltas: ListingChange['deltas'];
-  /** True if just these bytes were published already: nothing was left to do. */
+  /** True if exactly these bytes were published already. */
   isAlreadyDone: boolean;
 }
 
@@ -101,7 +101,7 @@ function checkMetadata(
   checkTargetsMetadata(targets, root, previous?.targets, keys);
 }
 
-/** @returns undefined if it is what is published */
+/** @returns undefined if these bytes are published already */
 function readNew<T extends MetadataType & Role>(
   role: T,
   bytes: Uint8Array | undefined,
@@ -120,7 +120,7 @@ function readNew<T extends MetadataType & Role>(
   return parseMetadata(bytes, role);
 }
 
-/** Published files leave staging. A copy that stays there is pruned one day. */
+/** Deletes published files from staging. A copy that stays is deleted later with other old ones. */
 export async function forgetStaged(
   { staged, log }: { staged: FileStaging; log: Log },
   files: readonly { sha256: string }[],

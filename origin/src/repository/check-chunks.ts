@@ -6,9 +6,9 @@ import type { ListedRelease } from './listing.ts';
 import { refused } from './refusal.ts';
 import { MAX_COMMIT_CHUNKS } from './repository-store.ts';
 
-/** Chunks looked at in one go. */
+/** How many chunks are looked up at once. */
 const CHECK_CHUNKS = 4096;
-/** Missing chunks that an error names; it always says how many there are. */
+/** How many missing chunks an error names; it always gives their total. */
 const MAX_NAMED_CHUNKS = 100;
 
 /**

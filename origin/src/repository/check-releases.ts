@@ -37,7 +37,7 @@ export interface ListingChange {
   chunks: ChunkIdSet;
 }
 
-/** A release that is listed, though chunks of it aren't there. */
+/** A listed release whose chunks are incomplete. */
 export interface LackingRelease {
   product: string;
   counter: number;
@@ -196,7 +196,7 @@ function checkProductFile(
   }
 }
 
-/** A release that is no longer listed must be remembered, so that its version isn't given again. */
+/** Refuses a new product file that forgets a withdrawn release: its version must not be used again. */
 async function checkWithdrawn(
   next: ProductFile,
   previous: ProductFile | undefined,
@@ -264,7 +264,7 @@ async function readManifestUnlessLost(
   }
 }
 
-/** The version of a lost release is what the operators say: nothing else tells it. */
+/** The version of a lost release, as the operators state it: no other source has it. */
 function toldIn(
   { withdrawn }: ProductFile,
   { counter }: ListedRelease,

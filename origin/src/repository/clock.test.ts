@@ -39,7 +39,7 @@ describe('a clock that is far ahead of the last signature', () => {
     await expect(ahead.repository.renew()).rejects.toMatchObject(refused);
     await expect(ahead.repository.sweep(origin.clock.nowMs - 1)).rejects.toMatchObject(refused);
     expect(() => ahead.repository.signerOf('rollouts')).toThrow(expect.objectContaining(refused));
-    // The release isn't to blame: its signature is valid.
+    // The release isn't the cause: its signature is valid.
     expect(await publish()).toMatchObject({ httpStatus: 503, ...refused });
     expect(await warnings()).toEqual([
       {
@@ -126,7 +126,7 @@ describe('a clock that is far ahead of the last signature', () => {
 });
 
 describe('a clock that is behind the last signature', () => {
-  it('is blamed, or the earlier clock, with the cure; a new timestamp key resolves it', async () => {
+  it('is named as the cause, or the earlier clock, with the remedy; a new timestamp key resolves it', async () => {
     const { operator, clock } = origin;
     clock.passDays(730);
     await (await nextProcess({ acceptedDay: '2031-12-31' })).repository.renew();
@@ -145,7 +145,7 @@ describe('a clock that is behind the last signature', () => {
     expect(await readiness(right)).toMatchObject({ status: 200 });
   });
 
-  it('by what clients tolerate is only a warning', async () => {
+  it('by a difference that clients tolerate is only a warning', async () => {
     const { clock } = origin;
     clock.nowMs -= 5 * 60_000;
     const next = await nextProcess();

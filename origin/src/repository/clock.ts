@@ -4,11 +4,11 @@ import type { Committed } from './committed.ts';
 import type { LeapNote } from './repository-store.ts';
 
 const DAY_MS = 86_400_000;
-/** How long after the last timestamp a clock is believed: beyond the origin's own signatures, which hold for 14 days. */
+/** How long after the last timestamp a clock is still believed: longer than the origin's own signatures hold, which is 14 days. */
 const MAX_CLOCK_LEAP_MS = 30 * DAY_MS;
-/** A clock that shows an earlier time was never set: this software is younger. */
+/** A clock that shows an earlier time was never set, as this software is newer. */
 const EARLIEST_MS = Date.parse('2026-01-01T00:00:00Z');
-/** From here on devices take their clocks for behind. */
+/** With a larger difference, devices consider their own clocks to be behind. */
 const CLIENTS_SKEW_MS = 5 * 60_000;
 
 /** Why the origin's clock isn't believed, and what to do about it. */
@@ -25,17 +25,17 @@ export interface ClockDoubt {
 interface ClockFacts {
   committed: Committed | undefined;
   nowMs: number;
-  /** When this origin issued a timestamp that others have seen: the data directory may be older. */
+  /** When this origin issued a timestamp that others have seen. The data directory may be older. */
   seenIssuedMs?: number | undefined;
-  /** By how much the clock has leapt in all, by `ClockLeaps`: this time and the times before. */
+  /** By how much the clock has leapt ahead in total, according to `ClockLeaps`. */
   leaptMs?: number;
-  /** The day that an operator has vouched for, as `2026-11-30`. */
+  /** The day that an operator has confirmed, such as `2026-11-30`. */
   acceptedDay?: string | undefined;
 }
 
 /**
- * Compares the clock with the last timestamp. Clients take a signed time as a floor for their clocks, so a clock that runs ahead does
- * lasting harm: nothing is signed far ahead of the last timestamp before an operator has looked at it.
+ * Compares the clock with the last timestamp. Clients never go back behind a signed time, so a clock that runs ahead does lasting harm:
+ * nothing is signed far ahead of the last timestamp before an operator has confirmed the day.
  */
 export function clockDoubt({
   committed,
@@ -108,12 +108,12 @@ function lasting(ms: number): string {
   return `${Math.round(ms / DAY_MS)} days`;
 }
 
-/** Running for a day makes up for a leap of thirty: an origin that is off every night, or every weekend, is never refused. */
+/** A day of running makes up for a leap of thirty days, so an origin that is switched off every night or weekend is never refused. */
 const FORGIVEN_PER_MS = 30;
 
 /**
- * Adds up by how much the clock has leapt ahead: the time between two timestamps, minus the time that the origin is known to
- * have run between them. Without it, a clock that leaps by less than is refused could do so again at each start.
+ * Adds up by how much the clock has leapt ahead: the time between two timestamps, minus the time that the origin is known to have run
+ * between them. Otherwise a clock could leap at each start, by a little less than is refused.
  */
 export class ClockLeaps {
   readonly #elapsedMs: () => number;
@@ -131,7 +131,7 @@ export class ClockLeaps {
     this.#leaptMs = note ? Math.max(0, note.leaptMs - Math.max(0, note.issuedMs - issuedMs)) : 0;
   }
 
-  /** In all, with the leap that signing now would take. */
+  /** The total, including the leap if a timestamp were signed now. */
   total(nowMs: number, lastIssuedMs: number): number {
     const ranMs = Math.max(0, this.#elapsedMs() - this.#sinceMs);
     const leapMs = lastIssuedMs === 0 ? 0 : Math.max(0, nowMs - lastIssuedMs - ranMs);
@@ -145,7 +145,7 @@ export class ClockLeaps {
   }
 }
 
-/** A day either way counts: the operator may be in another time zone, or midnight may pass. */
+/** One day before or after is accepted: the operator may be in another time zone, or midnight may pass. */
 export function isDay(nowMs: number, acceptedDay: string | undefined): boolean {
   return acceptedDay !== undefined && [-1, 0, 1].some(days => dayOf(nowMs + days * DAY_MS) === acceptedDay);
 }

@@ -15,10 +15,10 @@ export interface DamagedDelta extends DeltaName {
   chunks: number;
 }
 
-/** How much an answer names; it always says how many there are. */
+/** How many items an answer names; it always gives their total. */
 const MAX_NAMED = 100;
 
-/** What is known to be damaged or lost of the published repository. */
+/** Known damage and losses of the published repository. */
 export class DamageBook {
   readonly #releases = new Map<string, DamagedRelease>();
   readonly #deltas = new Map<string, DamagedDelta>();
@@ -56,7 +56,7 @@ export class DamageBook {
     else this.#files.add(name);
   }
 
-  /** Forgets what isn't published any more. */
+  /** Forgets damage of items that aren't published any more. */
   keep(isListed: {
     release: (release: DamagedRelease) => boolean;
     delta: (delta: DamagedDelta) => boolean;

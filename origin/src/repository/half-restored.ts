@@ -16,9 +16,9 @@ interface HalfRestoredDeps {
 }
 
 /**
- * Where the metadata is older than the published chunks, somebody has restored a part of a backup: newer metadata named chunks that this
- * one doesn't. All of them count as asked for by an upload just now, so none is deleted before `--staging-ttl` has passed. To be called
- * before the metadata is signed anew: afterwards nothing tells any more.
+ * If the metadata is older than the published chunks, only a part of a backup was restored: newer metadata named chunks that this metadata
+ * doesn't. All chunks then count as requested by an upload just now, so none is deleted before `--staging-ttl` has passed. Must be called
+ * before the metadata is signed again, because its age isn't known afterwards.
  */
 export async function keepChunksOfLostMetadata(
   { publishedChunks, chunks, log }: HalfRestoredDeps,

@@ -19,7 +19,7 @@ import { maxBytesOf, type Role } from './roles.ts';
 
 const SPEC_VERSION = '1.0.31';
 const DAY_MS = 86_400_000;
-/** How long the origin's own signatures hold. */
+/** How long the origin's own signatures are valid. */
 export const ONLINE_LIFETIME_MS = 14 * DAY_MS;
 /** How often the timestamp is signed anew, so that clients see that the origin lives. */
 const TIMESTAMP_INTERVAL_MS = 3_600_000;
@@ -42,10 +42,10 @@ export function onlineVersions({ timestamp, snapshot, rollouts, deltas }: Commit
   };
 }
 
-/** How far versions leap if nothing tells which are used up. */
+/** By how much versions are increased if it isn't known which ones are used up. */
 const LOST_VERSIONS = 1_000_000;
 
-/** Above all numbers that forgotten attempts may have used up. */
+/** Higher than all versions that forgotten attempts may have used up. */
 export function floorBeyond(found: Partial<Committed> | undefined): VersionFloor {
   const beyond = (role: OnlineRole) => (found?.[role]?.signed.version ?? -LOST_VERSIONS) + LOST_VERSIONS;
   return {
@@ -74,10 +74,10 @@ interface SigningInput {
 }
 
 /**
- * Makes the next whole state: root and targets as given, and the origin's roles. A role is signed anew if what it describes or its key
- * has changed, or if less than half of its life is left. The others stay as they are, and so does the timestamp when nothing else
- * changed and it is less than an hour old. A role that is just due and whose key is missing stays, too: it must not keep the others
- * from being signed, nor its own key from being rotated.
+ * Makes the next whole state: root and targets as given, and the origin's roles. A role is signed again if its content or its key has
+ * changed, or if less than half of its lifetime is left. The others stay, and so does the timestamp if nothing else has changed and it is
+ * less than an hour old. A role that is due only by age and whose key is missing stays, too: it must not prevent signing the others, nor a
+ * rotation of its own key.
  * @throws SITECAST_ONLINE_KEY_MISSING, SITECAST_METADATA_TOO_LARGE
  */
 export async function signOnlineRoles(input: SigningInput): Promise<Committed> {
@@ -88,7 +88,7 @@ export async function signOnlineRoles(input: SigningInput): Promise<Committed> {
   return { root: input.root, targets: input.targets, rollouts, deltas, snapshot, timestamp };
 }
 
-/** The roles of `next` that are due and stayed as they were, for want of their keys. */
+/** The roles of `next` that are due but were not signed, because their keys are missing. */
 export function unsignedRoles(
   next: Committed,
   input: Pick<SigningInput, 'signerOf' | 'nowMs' | 'floor' | 'previous'>,
@@ -169,8 +169,8 @@ async function nextTimestamp(
 }
 
 /**
- * When the next timestamp is issued: now, but never before the last one, because clients take `issued` as a floor for
- * their clocks. A new timestamp key resets that floor, in clients as well. That is the way out after a clock ran far ahead.
+ * When the next timestamp is issued: now, but never before the last one, because clients never go back behind `issued`. A new timestamp key
+ * resets that, also in clients, which is the way out after a clock ran far ahead.
  */
 function issuedMsFor(input: SigningInput): number {
   const previous = input.previous?.timestamp;
@@ -187,13 +187,13 @@ function common(role: OnlineRole, input: SigningInput) {
   };
 }
 
-/** It is signed by the key that is named now, and it isn't due, or its key is missing. */
+/** Whether it is signed by the current key, and either isn't due or its key is missing. */
 function mayStay(role: OnlineRole, metadata: Metadata, input: SigningInput): boolean {
   if (!isSignedByCurrentKey(role, metadata, input)) return false;
   return isFresh(role, metadata, input) || !input.signerOf(role);
 }
 
-/** It isn't due, nor behind a version that a client may have seen before a power cut undid it. */
+/** Whether it isn't due, and isn't behind a version that a client may have seen before a power cut undid it. */
 function isFresh(
   role: OnlineRole,
   { signed: { version, expires } }: Metadata,

@@ -14,7 +14,7 @@ interface OnlineSignerDeps {
   now: () => number;
   leaps: ClockLeaps;
   published: Pick<RepositoryStore, 'deferredRollouts' | 'deferRollouts'>;
-  /** The day that an operator has vouched for, though it is long after the last timestamp. */
+  /** The day that an operator has confirmed, although it is long after the last timestamp. */
   acceptedDay?: string | undefined;
   log: Log;
 }
@@ -52,7 +52,7 @@ export class OnlineSigner {
     this.#deps = deps;
   }
 
-  /** A timestamp of this origin was issued then, though the data directory doesn't know of it. */
+  /** Notes that this origin issued a timestamp at that time, although the data directory doesn't have it. */
   noteIssued(issuedMs: number): void {
     this.#seenIssuedMs = Math.max(this.#seenIssuedMs, issuedMs);
   }
@@ -84,7 +84,7 @@ export class OnlineSigner {
     throw this.#keyMissing(role);
   }
 
-  /** A state is in force that was signed here, or taken over. */
+  /** Called when a state that was signed here or adopted is in force. */
   async committed({ previous, next, leap, publishesDeferred = false }: CommitPlan): Promise<void> {
     const { leaps, published, log } = this.#deps;
     if (leap && previous?.timestamp !== next.timestamp) leaps.signed(leap.leaptMs);

@@ -15,7 +15,7 @@ interface OpeningDeps {
   log: Log;
 }
 
-/** What is left of a repository that is damaged, and the error that tells of it. */
+/** What is left of a damaged repository, and the error that reported the damage. */
 export type DamagedRepository = Remains & { damage: unknown };
 
 /** A repository as it is found at a start. */
@@ -23,7 +23,7 @@ interface FoundRepository {
   keys: OnlineKeys;
   leaps: ClockLeaps;
   current: Committed | undefined;
-  /** In the place of `current`: the origin's own roles are to be signed anew. */
+  /** Instead of `current`: the origin's own roles must be signed again. */
   damaged: DamagedRepository | undefined;
   floor: VersionFloor;
 }
@@ -38,7 +38,7 @@ export async function findRepository(deps: OpeningDeps): Promise<FoundRepository
   if (outcome === 'undone' || outcome === 'completed')
     log.warn({ outcome }, 'an interrupted change was settled');
   const found = await loadCommitted(published).catch(async (error: unknown) => {
-    // Without the version numbers that are used up nothing can be signed.
+    // Nothing can be signed without knowing which version numbers are used up.
     const remains = isDamage(error) && known ? await readRemains(published) : undefined;
     if (!remains) throw error;
     return { ...remains, damage: error };

@@ -17,11 +17,11 @@ interface PublishedContentDeps {
 
 /** Reads and repairs published target files and chunks, and knows which of them are damaged. */
 export class PublishedContent {
-  /** What isn't as it was published any more. */
+  /** Files and chunks that differ from what was published. */
   readonly damage = new DamageBook();
   readonly #deps: PublishedContentDeps;
   readonly #committed: () => Committed | undefined;
-  /** A lost file is put back once, however many readers wait for it. */
+  /** A lost file is restored once, however many readers wait for it. */
   readonly #restoring = new Map<string, Promise<Buffer | undefined>>();
   #listed: { of: Committed; files: ReadonlyMap<string, PublishedFile> } | undefined;
 
@@ -43,19 +43,19 @@ export class PublishedContent {
   }
 
   /**
-   * Reads a file from its place, or from its copy, which is put in its place. A damaged file is set aside, and noted.
+   * Reads a file from its place, or else its copy, which is then put in that place. A damaged file is set aside, and noted.
    * @returns undefined if it is lost
    */
   async read(file: PublishedFile): Promise<Buffer | undefined> {
     const { published, log } = this.#deps;
     const found = await published.target(file);
-    // A file is read even if the disk is full, or can't be written to.
+    // A file is read even if the disk is full or read-only.
     const notKept = (error: unknown) =>
       log.warn({ ...errorFields(error), file: file.name }, 'no copy could be kept');
     if (found) await published.keepCopies([file]).catch(notKept);
     const bytes = found ?? (await this.#restore(file));
     if (bytes) this.damage.noteFile(file.name, true);
-    // The origin writes rollouts anew: whether that goes well is noted there.
+    // The origin writes rollouts again, and notes there whether that succeeds.
     else if (file.role === 'targets') await this.noteLost(file.name, { kind: 'target', ...file });
     return bytes;
   }
@@ -76,7 +76,7 @@ export class PublishedContent {
     throw damaged(`${targetPath(file.name, file.sha256)} is missing or was altered`);
   }
 
-  /** Notes that a file is lost. Whatever lies in its place is set aside. */
+  /** Notes that a file is lost. A file in its place is set aside. */
   async noteLost(name: string, ref: FileRef): Promise<void> {
     await this.#deps.published.setAside(ref);
     if (this.damage.hasFile(name)) return;

@@ -7,14 +7,14 @@ import { type PublishedFile, publishedFiles, readListing, releasesOf, targetKey 
 import type { FileRef } from './repository-store.ts';
 import { groupsOf, type ReleaseDamage, Survey, type SurveyDeps } from './survey.ts';
 
-/** How often the survey looks whether everything is there, and how often each chunk is read back at the most. */
+/** How often the survey runs, and the least time between two reads of each chunk. */
 const SURVEY_INTERVAL_MS = 24 * 3_600_000;
 const PASS_INTERVAL_MS = 7 * 24 * 3_600_000;
-/** Damage is looked into soon, but a failing disk isn't surveyed all the time. */
+/** Damage is examined soon, but a failing disk isn't surveyed all the time. */
 const MIN_SURVEY_PAUSE_MS = 1000;
 const SURVEY_SHARE = 0.05;
 const RETRY_MS = 60_000;
-/** Chunks read back in one go: 16 MiB at the most. */
+/** How many chunks are read back at once: at most 16 MiB. */
 const CHUNKS_AT_ONCE = 16;
 
 interface ScrubberDeps extends SurveyDeps {
@@ -27,8 +27,8 @@ interface ScrubberDeps extends SurveyDeps {
 class Stopped extends Error {}
 
 /**
- * Looks for published files and chunks that are damaged or lost: slowly through all of them, and at once if one was found, or if an
- * operator asks.
+ * Looks for published files and chunks that are damaged or lost: slowly through all of them, and at once if one was found or an operator
+ * asks.
  */
 export class Scrubber {
   readonly #deps: ScrubberDeps;
@@ -76,7 +76,7 @@ export class Scrubber {
     await this.#asked(() => undefined);
   }
 
-  /** Takes note of a file that isn't what its name says: it is read once more, and set aside. */
+  /** Notes a file whose content doesn't match its name: it is read once more, and set aside. */
   suspect(ref: FileRef): void {
     this.#asked(async () => {
       await this.#survey.lookAt(ref);
@@ -85,8 +85,8 @@ export class Scrubber {
   }
 
   /**
-   * Takes note of a file that a client asked for and that isn't there. A published file that is lost is noted, and brought back if the
-   * origin has a second copy. Strangers may ask for anything, so other files are passed over.
+   * Notes a file that a client has requested and that isn't there. A published file that is lost is noted, and restored if the origin has a
+   * second copy. Anyone may request anything, so other files are ignored.
    * @returns whether it is there now
    */
   async lookForMissing(ref: FileRef): Promise<boolean> {
@@ -127,7 +127,7 @@ export class Scrubber {
     });
   }
 
-  /** Looks again at what was damaged: it may have been brought back. */
+  /** Examines damaged items again: they may have been restored. */
   recheck(): Promise<void> {
     return this.#asked(async () => {
       const { damage, committed } = this.#deps.repository;
@@ -142,7 +142,7 @@ export class Scrubber {
     });
   }
 
-  /** Looks whether all that is published is there. It reads files back, but no chunks. */
+  /** Checks that everything published is there. It reads files back, but no chunks. */
   async survey(): Promise<void> {
     const begunMs = performance.now();
     this.#surveyedMs = this.#deps.now();
@@ -163,7 +163,7 @@ export class Scrubber {
     this.#surveyPauseMs = Math.max(MIN_SURVEY_PAUSE_MS, (performance.now() - begunMs) / SURVEY_SHARE);
   }
 
-  /** Reads all published chunks back, no faster than it was told. */
+  /** Reads all published chunks back, no faster than the set rate. */
   async pass(): Promise<void> {
     const { publishedChunks, log, now } = this.#deps;
     for await (const ids of publishedChunks.list()) {
@@ -198,7 +198,7 @@ export class Scrubber {
     const { now, bytesPerS } = this.#deps;
     const begunMs = now();
     if (bytesPerS === 0 || begunMs < this.#passDueMs) return;
-    // A pass that fails is begun anew the next day.
+    // A pass that fails starts again the next day.
     this.#passDueMs = begunMs + SURVEY_INTERVAL_MS;
     await this.pass();
     this.#passDueMs = begunMs + PASS_INTERVAL_MS;
@@ -219,7 +219,7 @@ export class Scrubber {
     this.#deps.log.error(errorFields(error), 'looking for damage failed');
   }
 
-  /** Waits as long as reading so much may take. */
+  /** Waits as long as reading this many bytes may take. */
   async #pace(readBytes: number): Promise<void> {
     const { bytesPerS } = this.#deps;
     this.#demandGoingOn();
@@ -248,7 +248,7 @@ export class Scrubber {
   }
 }
 
-/** Files of releases and deltas are looked at together with their chunks. */
+/** Files of releases and deltas are examined together with their chunks. */
 function isLookedAtBelow(name: string): boolean {
   const kind = parseTargetName(name)?.kind;
   return kind !== undefined && kind !== 'product';

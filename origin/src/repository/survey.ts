@@ -23,7 +23,7 @@ import {
 import type { FileRef, PublishedChunks, RepositoryStore } from './repository-store.ts';
 import type { Repository } from './repository.ts';
 
-/** Chunks whose presence is asked for in one go. */
+/** How many chunks are looked up at once. */
 const LOOKUPS_AT_ONCE = 4096;
 
 const ROOT_NAME = /^[1-9]\d{0,15}\.root\.json$/;
@@ -44,8 +44,8 @@ export interface ReleaseDamage {
 }
 
 /**
- * Looks at what is published, piece by piece, and notes in `repository.damage` what is damaged or lost. Damaged files are set
- * aside. The origin writes anew what it knows: metadata in force, and rollouts.
+ * Examines everything published, piece by piece, and notes in `repository.damage` what is damaged or lost. Damaged files are set aside. The
+ * origin writes again what it knows: metadata in force, and rollouts.
  */
 export class Survey {
   readonly #deps: SurveyDeps;
@@ -81,7 +81,7 @@ export class Survey {
     }
     const listed = repository.content.listed(ref);
     if (listed) await this.lookAtFile(listed);
-    // Nothing refers to it any more, and damaged it is of no use.
+    // Nothing refers to it any more, and a damaged file is useless.
     else await published.setAside(ref);
   }
 
@@ -123,7 +123,7 @@ export class Survey {
     for (const ids of groupsOf(indexBytes ? distinctIds(indexBytes) : new Uint8Array(), LOOKUPS_AT_ONCE)) {
       const unpublished = await publishedChunks.lacking(ids);
       lost += countIds(unpublished);
-      // A directory or an empty file may lie in its place, and would be in the way.
+      // A directory or an empty file may be in a chunk's place, where it would block a new one.
       await this.inspect(unpublished);
     }
     const version = manifest && parseReleaseManifest(manifest).version;
@@ -136,8 +136,8 @@ export class Survey {
   }
 
   /**
-   * Looks at the files of a delta and whether its patches are there. A delta of the origin that lacks any of it is no longer listed from
-   * then on. What operators have signed only they can take out of the list: what it lacks is noted.
+   * Examines the files of a delta and whether its patches are there. A delta of the origin that is incomplete is removed from the list.
+   * Only operators can remove one that they have signed, so for those the missing parts are noted.
    * @returns how many bytes its files have
    */
   async lookAtDelta(delta: ListedDelta): Promise<number> {
@@ -192,7 +192,7 @@ export class Survey {
     else await repository.content.noteLost(name, { kind: 'metadata', role: 'root', version });
   }
 
-  /** What the origin can do about a lost file by itself. @returns false if the file stays lost */
+  /** Replaces a lost file as far as the origin can by itself. @returns false if the file stays lost */
   async #replaceLost(file: PublishedFile): Promise<boolean> {
     if (file.role === 'rollouts') return this.#republish(file);
     if (file.role !== 'deltas') return false;
@@ -203,7 +203,7 @@ export class Survey {
     return delta !== undefined && (await this.#drop(delta));
   }
 
-  /** Nothing depends on a delta: devices take chunks until it is made again. @returns false if it can't be taken out of the list */
+  /** Removes a delta from the list: devices use chunks until it is made again. @returns false if it can't be removed */
   async #drop(delta: ListedDelta): Promise<boolean> {
     const { repository, log } = this.#deps;
     const fields = { delta: deltaKey(delta) };

@@ -36,8 +36,8 @@ export function targetSource(
   return {
     async read(file) {
       const isKnown = known.has(targetKey(file));
-      // If a published file is lost, a copy may have been uploaded again. A new file may lie in the repository already: an
-      // earlier change brought it in, and nothing refers to it at the moment.
+      // A copy of a lost published file may have been uploaded. A new file may exist in the repository already: an earlier change brought
+      // it in, and nothing refers to it at the moment.
       const bytes = isKnown
         ? ((await readPublished(publishedFileOf(file))) ?? (await staged.read(file.sha256)))
         : ((await staged.read(file.sha256)) ?? (await published.target(file)));

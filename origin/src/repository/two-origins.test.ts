@@ -9,7 +9,7 @@ import { openTestOrigin, testLog, type TestOrigin } from '../testing/origin.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
 import { Upkeep } from '../upkeep.ts';
 
-// Two origins on the same files, as they will run on a shared store: one has the lead at a time.
+// Two origins on the same files, as on a shared store: only one has the lead at a time.
 
 let one: Awaited<ReturnType<typeof temporaryOrigin>>;
 let other: TestOrigin;
@@ -29,7 +29,7 @@ const publish = async (): Promise<void> => {
   if (answer.httpStatus !== 200) throw new Error(JSON.stringify(answer));
 };
 
-it('takes over what another origin has published, once, and tells those who wait for it', async () => {
+it('takes over what another origin has published, once, and tells its waiting clients', async () => {
   await publish();
   expect(other.repository.versions()).not.toEqual(one.repository.versions());
   let told = 0;
@@ -69,7 +69,7 @@ it('signs with a key that another origin has rotated', async () => {
   expect(other.repository.missingKeys).toEqual([]);
 });
 
-it('stays with what it has verified where the timestamp is spoilt, or older', async () => {
+it('keeps what it has verified if the timestamp is damaged or older', async () => {
   const path = join(one.path, fileOf({ kind: 'metadata', role: 'timestamp', version: 1 }));
   const older = readFileSync(path);
   await publish();
@@ -80,7 +80,7 @@ it('stays with what it has verified where the timestamp is spoilt, or older', as
     await other.repository.notice();
     expect(other.repository.versions()).toEqual(versions);
   }
-  // The next one is in its place.
+  // The next timestamp replaces it.
   one.clock.passHours(2);
   await other.repository.renew();
   expect(other.repository.versions().timestamp).toBe((versions.timestamp ?? 0) + 1);

@@ -56,7 +56,7 @@ async function withdrawFirst(): Promise<void> {
   expect(await operator.submit()).toMatchObject({ httpStatus: 200 });
 }
 
-/** As upkeep does it, some days later. */
+/** Sweeps like upkeep, some days later. */
 async function sweepLater(
   days: number,
   { repository }: Pick<TestOrigin, 'repository'> = origin,
@@ -71,12 +71,12 @@ async function sweepAll(repository: Repository, stagedBeforeMs: number): Promise
   await repository.removeUnusedChunks(stagedBeforeMs);
 }
 
-it('deletes the patches of a delta a day after it is over, and nothing that anything else names', async () => {
+it('deletes the patches of a delta a day after its removal, and nothing that another index names', async () => {
   await publishDelta();
   await sweepLater(8);
   expect(thereOf(patches)).toEqual([true, true]);
   await origin.repository.changeDeltas({ removed: [delta] });
-  // Gateways that follow the state before are still fetching.
+  // Gateways that follow the earlier state are still fetching.
   await sweepLater(0.5);
   expect(thereOf(patches)).toEqual([true, true]);
   await sweepLater(1);
@@ -93,7 +93,7 @@ it('deletes the chunks of a withdrawn release, but none that another one has or 
   await sweepLater(0);
   await sweepLater(0.9);
   expect(thereOf(first.chunks)).toEqual([true, true, true, true]);
-  // A release that is being uploaded has one of its chunks: it isn't sent again.
+  // A release that is being uploaded has one of its chunks, which isn't sent again.
   const third = imageOf(...first.chunks.slice(2, 3), ...randomChunks(1));
   await origin.operator.upload(third);
   await sweepLater(0.2);
@@ -119,7 +119,7 @@ it('deletes nothing while it is not known what an index names', async () => {
   expect(thereOf([...first.chunks, ...second.chunks]).every(Boolean)).toBe(true);
 });
 
-it('keeps for as long as an upload what newer metadata named, where a part of a backup was restored, and says so', async () => {
+it('keeps chunks that newer metadata named as long as those of an upload, where a part of a backup was restored, and says so', async () => {
   const metadata = join(origin.path, 'repository/metadata');
   const backup = join(origin.path, 'backup');
   cpSync(metadata, backup, { recursive: true });
@@ -141,7 +141,7 @@ it('keeps for as long as an upload what newer metadata named, where a part of a 
   await sweepLater(1.5, restored);
   expect(thereOf(third.chunks)).toEqual([true, true]);
   await restored.close();
-  // Later starts know nothing of it, and keep to it all the same.
+  // Later starts don't notice it, but keep the chunks as well.
   const next = await start();
   expect(next.logged.join('\n')).not.toContain('newer than the metadata');
   await sweepLater(0, next);
@@ -153,7 +153,7 @@ it('keeps for as long as an upload what newer metadata named, where a part of a 
   await next.close();
 });
 
-it('reads no other index where one is known to be lost', async () => {
+it('reads no index where another one is known to be lost', async () => {
   await sweepLater(8);
   const folder = join(origin.path, 'repository/targets/releases');
   const indexes = readdirSync(folder).filter(name => name.endsWith('.caibx'));
@@ -162,7 +162,7 @@ it('reads no other index where one is known to be lost', async () => {
   rmSync(join(folder, lost));
   rmSync(join(origin.path, 'spare'), { recursive: true });
   await expect(sweepLater(0)).rejects.toMatchObject({ code: 'SITECAST_FILES_LOST' });
-  // What was read would be set aside now: the next sweep reads nothing.
+  // A file that is read would now be set aside, so this shows that the next sweep reads none.
   for (const name of others) writeFileSync(join(folder, name), 'damaged');
   await expect(sweepLater(1)).rejects.toMatchObject({ data: { target: indexTarget('camera', 2) } });
   expect(others.map(name => existsSync(join(folder, name)))).toEqual(others.map(() => true));
@@ -181,7 +181,7 @@ it('deletes no chunk of what is published, wherever the process dies in the mids
     breaker.arm(dieAt);
     await sweepAll(dying.repository, origin.clock.nowMs - TTL_MS).catch(() => undefined);
     const { hasDied } = breaker;
-    // What isn't synced comes back: it is deleted the next time.
+    // Deletions that weren't synced are undone; the next sweep repeats them.
     if (hasDied) breaker.lose('everything');
     await dying.close();
     expect(thereOf(second.chunks).every(Boolean)).toBe(true);

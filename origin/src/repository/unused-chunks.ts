@@ -12,11 +12,11 @@ import {
 } from './repository-store.ts';
 import { fileLost } from './target-source.ts';
 
-/** Ids that are remembered at one time, about: 45 bytes each. Where indexes name more, the chunks are gone through in several parts. */
+/** About how many ids are kept in memory, at 45 bytes each. If indexes name more, the chunks are processed in several parts. */
 const MAX_MARKS = 512 * 1024;
-/** An index has 40 bytes a chunk. */
+/** An index has 40 bytes per chunk. */
 const INDEX_ENTRY_BYTES = 40;
-/** Chunks deleted in one go, while no change can be made. */
+/** How many chunks are deleted at once; no change can be made meanwhile. */
 const REMOVED_AT_ONCE = 512;
 
 interface UnusedChunksDeps {
@@ -28,19 +28,19 @@ interface UnusedChunksDeps {
 }
 
 /**
- * Deletes published chunks that no index names any more: those of withdrawn releases and of deltas that are over. An index counts as long
- * as its file is there, and that is a day longer than metadata lists it, so gateways that are still fetching find its chunks. A chunk that
- * an upload has asked for stays as long as a staged one. Nothing is remembered: what an interruption leaves goes the next time.
+ * Deletes published chunks that no index names any more: those of withdrawn releases and removed deltas. An index counts as long as its
+ * file exists, which is a day longer than metadata lists it, so gateways that are still fetching find its chunks. A chunk that an upload
+ * has asked for stays as long as a staged one. There are no notes: what an interrupted run leaves is deleted by the next one.
  * @param beforeMs chunks that were published or asked for since then stay
  * @returns how many were deleted
- * @throws SITECAST_FILES_LOST where an index that is listed can't be read: its chunks aren't known, so none is deleted
+ * @throws SITECAST_FILES_LOST if a listed index can't be read: its chunks aren't known, so none is deleted
  */
 export async function removeUnusedChunks(deps: UnusedChunksDeps, beforeMs: number): Promise<number> {
   const { exclusively, publishedChunks } = deps;
   const committed = await exclusively(async current => current);
   if (!committed) return 0;
   const lost = indexesOf(committed).find(({ name }) => deps.content.damage.hasFile(name));
-  // Known already: no index is read in vain.
+  // A loss that is known already: no index needs to be read.
   if (lost) throw fileLost(lost);
   const indexBytes = indexesOf(committed).reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
   const parts = Math.max(1, Math.ceil(indexBytes / INDEX_ENTRY_BYTES / MAX_MARKS));
@@ -54,7 +54,7 @@ export async function removeUnusedChunks(deps: UnusedChunksDeps, beforeMs: numbe
       for (let at = 0; at < unused.length; at += REMOVED_AT_ONCE * CHUNK_ID_BYTES) {
         const group = unused.subarray(at, at + REMOVED_AT_ONCE * CHUNK_ID_BYTES);
         removed += await exclusively(async current => {
-          // A change that came meanwhile may name one of them.
+          // A change that was made meanwhile may name some of them.
           if (current) await marks.addListed(current);
           return await publishedChunks.removeUnused(marks.without(group), beforeMs);
         });
@@ -78,7 +78,7 @@ class Marks {
     this.#part = part;
   }
 
-  /** What the indexes name that are listed. @throws SITECAST_FILES_LOST, SITECAST_INDEX_… */
+  /** Adds the chunks of listed indexes. @throws SITECAST_FILES_LOST, SITECAST_INDEX_… */
   async addListed(committed: Committed): Promise<void> {
     if (this.#listed === committed) return;
     for (const file of indexesOf(committed)) {
@@ -90,7 +90,7 @@ class Marks {
     this.#listed = committed;
   }
 
-  /** What the indexes name whose files are still there. One that can't be read any more was listed once: nobody needs it. */
+  /** Adds the chunks of indexes whose files still exist. An unreadable one is skipped: it isn't listed any more, so it isn't needed. */
   async addKept(): Promise<void> {
     const { published } = this.#deps;
     for await (const file of published.targets()) {
@@ -100,7 +100,7 @@ class Marks {
     }
   }
 
-  /** Those of the ids that nothing names. */
+  /** The given ids that no index names. */
   without(ids: Uint8Array): Buffer {
     return Buffer.concat([...eachId(ids)].filter(id => !this.#ids.has(id)));
   }

@@ -14,7 +14,7 @@ import { type SignedRollouts, supersedingOf } from './published.ts';
 import type { RolloutRecord } from './record.ts';
 import { findReturnTarget, type ReturnTarget } from './releases.ts';
 
-/** The stats of an ended rollout: nothing is counted any more. */
+/** The stats of an ended rollout: devices aren't counted any more. */
 export const NO_STATS: RolloutStats = new CohortTracker().stats(0);
 
 interface ActDeps {
@@ -25,21 +25,21 @@ interface ActDeps {
 }
 
 interface ConsideredAct {
-  /** With the same state if nothing would change. */
+  /** The state is the same if nothing would change. */
   decided: Decided;
   stats: RolloutStats;
   returnTarget: ReturnTarget | undefined;
-  /** Of an ended rollout: devices that run its release, but not by it. */
+  /** For an ended rollout: devices that run its release, but not because of the rollout. */
   others: number;
-  /** Of an ended rollout: ids of the devices that it concerns from then on. */
+  /** For an ended rollout: ids of the devices that it concerns from then on. */
   reopenedFor: readonly string[] | undefined;
 }
 
 /**
- * What an operator's act would lead to, if nothing refuses it.
+ * What an operator's act would lead to, if it isn't refused.
  * @param to label of the release that a rollback leads to
- * @throws what `decide`, `findReturnTarget`, `refuseUnlisted` and `refuseSuperseded` throw, and what keeps the origin from signing;
- * SITECAST_NOTHING_TO_ROLL_BACK for an ended rollout that would lead nobody back
+ * @throws what `decide`, `findReturnTarget`, `refuseUnlisted` and `refuseSuperseded` throw, and why the origin can't sign;
+ * SITECAST_NOTHING_TO_ROLL_BACK for an ended rollout that would not lead any device back
  */
 export async function considerAct(
   deps: ActDeps,
@@ -87,7 +87,7 @@ export async function possibleActs(
   record: RolloutRecord,
 ): Promise<OperatorAct[]> {
   const { plan, stage, phase } = record.controller;
-  // While the signed file is damaged the rollout can only be looked at.
+  // While the signed file is damaged, the rollout can only be viewed.
   const file = await signed.file(record.product).catch(undefinedIfKnown);
   const isListed = file?.rollouts.some(({ id }) => id === record.rollout.id);
   if (!file || !isListed) return [];
@@ -110,7 +110,7 @@ function undefinedIfKnown(error: unknown): undefined {
   if (!(error instanceof SitecastError)) throw error;
 }
 
-/** The status of the devices that an act may touch. */
+/** The status of devices that an act may affect. */
 interface Touchable {
   stats: RolloutStats;
   /** Undefined for an ended rollout: `stats` has all devices then. */
@@ -137,7 +137,7 @@ export function previewOf(
 ): RolloutPreview {
   const { failed, silent, succeeded, running, waiting, pending, blocked } = stats;
   const open = running + waiting + pending;
-  // Latecomers, outside of the cohort, roll back too.
+  // Latecomers, outside of the cohort, roll back as well.
   const having = succeeded + running + (back?.lateLeft ?? 0);
   const isRollingBack = rollout.state === 'rollingBack';
   const touched: Record<
@@ -195,7 +195,10 @@ export function refuseUnlisted({ product, rollout }: RolloutRecord, { rollouts }
   );
 }
 
-/** Devices that had the release before the rollout, or have gone on to another one, wouldn't obey: it would roll back without an end. */
+/**
+ * The error if no device has the release from this rollout. Devices that had it before, or that have another one by now, would not obey, so
+ * the rollback would never end.
+ */
 function nobodyHasIt({ product, rollout: { id, release, state } }: RolloutRecord): SitecastError {
   return new SitecastError(
     'conflict',

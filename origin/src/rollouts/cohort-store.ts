@@ -5,7 +5,7 @@ import type { RolloutStats } from './controller/state.ts';
 import type { RolloutRecord } from './record.ts';
 import type { RolloutProgress, StatusQuery, StatusSources } from './status.ts';
 
-/** Ids in one row of a frozen cohort. */
+/** How many ids one row of a frozen cohort holds. */
 export const IDS_A_ROW = 10_000;
 export const cohortRowSchema = z.object({ stage: z.int().min(0), ids: z.array(z.string()).max(IDS_A_ROW) });
 export type CohortRow = z.infer<typeof cohortRowSchema>;
@@ -15,7 +15,7 @@ export interface CohortChange {
   records?: readonly RolloutRecord[];
   /** Ids of rollouts whose records are deleted. */
   forgotten?: readonly string[];
-  /** The newcomers of a stage, as they are frozen for it. They are in the cohort once the record says that the stage has begun. */
+  /** The new devices of a stage. They belong to the cohort as soon as the record says that the stage has begun. */
   frozen?: { rolloutId: string; stage: number; ids: readonly string[] };
   /** Cohorts that are deleted: of one stage, or of the whole rollout. */
   thawed?: readonly { rolloutId: string; stage?: number }[];
@@ -38,16 +38,16 @@ export interface Recount {
 }
 
 /**
- * The records of rollouts, the cohorts of their stages, and what the devices in them count as. The origin that has the lead changes them
- * and marks devices as overdue; several origins may ask at once. Answers follow reports, revocations and changes of records as of each
+ * The records of rollouts, the cohorts of their stages, and the status of the devices in them. Only the origin with the lead changes them
+ * and marks devices as overdue; several origins may read at once. Answers reflect reports, revocations and changes of records of every
  * commit, whichever origin made it.
  */
 export interface CohortStore {
-  /** All records, newest first, as far as this origin knows by now; no disk is asked. */
+  /** All records known to this origin, newest first; without disk access. */
   records(): readonly RolloutRecord[];
   record(rolloutId: string): RolloutRecord | undefined;
   /**
-   * All of the change is durable when this resolves, or none of it is there.
+   * When this resolves, either all of the change is durable or none of it.
    * @throws SITECAST_NO_SPACE, SITECAST_STATE_UNWRITABLE
    */
   change(change: CohortChange): Promise<void>;
@@ -57,25 +57,25 @@ export interface CohortStore {
   /** What the devices count as; undefined for a rollout that isn't under way. @throws SITECAST_STATE_DAMAGED */
   stats(rolloutId: string): Promise<RolloutStats | undefined>;
   /**
-   * The cohort of a stage, if it began now. Nothing is frozen by asking.
+   * The cohort of a stage if the stage began now. Nothing is frozen.
    * @param signed the rollout as it is published
    * @throws SITECAST_STATE_DAMAGED
    */
   stageCohort(record: RolloutRecord, signed: Rollout, stage: number, nowMs: number): Promise<StageCohort>;
   /**
    * Marks the devices that are past the deadline of an active rollout, until they report.
-   * @param isBusy whether a device shows in another way that it is at work on the rollout
+   * @param isBusy whether something other than a report shows that a device is working on the rollout
    * @throws SITECAST_STATE_DAMAGED
    */
   markOverdue(rolloutId: string, nowMs: number, isBusy: (deviceId: string) => boolean): Promise<void>;
   /**
-   * How far the devices of the cohort, and latecomers, are on the way back; undefined for a rollout that isn't under way.
+   * How many devices of the cohort, and latecomers, are on the way back; undefined for a rollout that isn't under way.
    * @throws SITECAST_STATE_DAMAGED
    */
   rollbackProgress(rolloutId: string): Promise<RollbackProgress | undefined>;
   /**
    * The devices that an ended rollout would concern if it were reopened. A device that runs another release by now, or got this one in
-   * another way, isn't among them: it neither rolls back nor reports that it did.
+   * another way, isn't included: it would neither roll back nor report that it did.
    * @throws SITECAST_STATE_DAMAGED
    */
   recount(record: RolloutRecord): Promise<Recount>;

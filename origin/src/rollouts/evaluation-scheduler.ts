@@ -2,9 +2,9 @@ import type { LimitFunction } from 'p-limit';
 import { type Log, RecurringErrors } from '../log.ts';
 import type { After } from '../upkeep.ts';
 
-/** Delay before a decision that couldn't be published is tried again. */
+/** How long to wait before a decision that couldn't be published is tried again. */
 const RETRY_MS = 1000;
-/** Timers are a day long at most: `reconcile` evaluates every rollout each minute as well. */
+/** The longest timer. `reconcile` evaluates every rollout each minute anyway. */
 const MAX_TIMER_MS = 24 * 3_600_000;
 
 interface SchedulerDeps {

@@ -15,7 +15,7 @@ import { belowFloor, findRelease } from './releases.ts';
 
 /** A larger share in the first stage needs the operator's explicit consent. */
 const MAX_FIRST_BASIS_POINTS = 1000;
-/** How long the origin makes deltas for a rollout before those who pay for each byte go on without. */
+/** How long the origin makes deltas for a rollout before devices that pay for bytes stop waiting for them. */
 const DELTAS_WITHIN_MS = 2 * 3_600_000;
 const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
 const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
@@ -23,7 +23,7 @@ const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
 interface PrepareDeps {
   repository: Repository;
   registry: Registry;
-  /** Whether deltas to a release are still to come, for a rollout that was started then; milliseconds since 1970. */
+  /** Whether devices should wait for deltas to a release, for a rollout that was started at `sinceMs` (since 1970). */
   awaitsDeltas?: (product: string, counter: number, sinceMs: number) => boolean;
   now: () => number;
 }
@@ -35,9 +35,9 @@ export interface PreparedRollout {
   /** Ids of the devices in the first stage, and of all devices that match now. */
   members: string[];
   candidates: string[];
-  /** Rollouts that only soak in their last stage and could reach the same devices. This rollout's start completes them. */
+  /** Rollouts in their last soak that could reach the same devices. The start of this rollout completes them. */
   superseded: Rollout[];
-  /** Of a dry run: a rollout that must end before this one can be started. */
+  /** In a dry run: a rollout that must end before this one can be started. */
   blockedBy?: Rollout;
 }
 
@@ -99,7 +99,7 @@ export async function prepareRollout(
   };
 }
 
-/** Until when deltas are awaited, if any are to come. */
+/** Until when devices should wait for deltas, if any are to come. */
 function deltasTerm(
   { awaitsDeltas, now }: PrepareDeps,
   product: string,

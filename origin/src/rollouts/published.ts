@@ -30,7 +30,7 @@ export class PublishedRollouts {
   readonly #recall: Recall;
   #known: KnownFiles = new Map();
 
-  /** @param recall what a product's file may have held, in case the disk has damaged it */
+  /** @param recall possible contents of a product's file, in case the disk has damaged it */
   constructor(repository: Repository, recall: Recall = () => []) {
     this.#repository = repository;
     this.#recall = recall;
@@ -59,7 +59,7 @@ export class PublishedRollouts {
     return new Map([...known].map(([product, { file }]) => [product, file]));
   }
 
-  /** Remembers what has just been published, in case the disk damages it. */
+  /** Keeps what has just been published, in case the disk damages it. */
   note(file: RolloutsFile, bytes: Uint8Array): void {
     this.#known.set(file.product, { sha256: sha256Hex(bytes), file });
   }
@@ -105,7 +105,7 @@ export class SignedRollouts {
     const published: [RolloutsFile, Buffer][] = [];
     for (const file of files) {
       const bytes = serializeRollouts({ ...file, revoked: revokedFor(file.product, this.#registry) });
-      // A file that clients would refuse isn't published.
+      // A file that clients would refuse must not be published.
       published.push([parseRollouts(bytes), bytes]);
       targets.set(rolloutsTarget(file.product), bytes);
     }
@@ -133,8 +133,8 @@ export class SignedRollouts {
 }
 
 /**
- * What a product's file may have held, by the records beside it. The hash in the signed metadata tells which one it was: as last
- * published, or with a change that was on its way.
+ * Possible contents of a product's file, according to the records. The hash in the signed metadata tells which one it was: the last
+ * published one, or one with a change that was being published.
  */
 function* possibleFiles(
   product: string,
@@ -144,7 +144,7 @@ function* possibleFiles(
   const listed = records.filter(record => record.product === product && record.isPruned !== true).reverse();
   const before = listed.map(({ rollout }) => rollout);
   const after = listed.map(({ rollout, next }) => next?.rollout ?? rollout);
-  // The last: without the newest rollout, which was recorded and not published.
+  // The last one: without the newest rollout, which was recorded but not published.
   for (const rollouts of [before, after, before.slice(0, -1)])
     yield { format: 'sitecast-rollouts-1', product, rollouts, revoked };
 }

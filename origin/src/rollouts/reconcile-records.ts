@@ -15,7 +15,7 @@ export interface ReconcileDeps {
 
 type Thawed = NonNullable<CohortChange['thawed']>[number];
 
-/** Brings the records in line with the signed files, wherever a crash interrupted a change. The files decide. */
+/** Corrects records by the signed files, wherever a crash interrupted a change. The files decide. */
 export async function reconcileRecords(deps: ReconcileDeps): Promise<void> {
   const { store, signed } = deps;
   const files = await signed.all();
@@ -44,7 +44,7 @@ export async function reconcileRecords(deps: ReconcileDeps): Promise<void> {
     await store.change({ records: reconciled, forgotten: unpublished, thawed });
 }
 
-/** How the devices of a rollout stand by the record that is stored, if it has one. */
+/** The figures of a rollout's devices according to its stored record, if there is one. */
 async function figuresBefore(
   store: CohortStore,
   known: RolloutRecord | undefined,
@@ -54,7 +54,7 @@ async function figuresBefore(
   return stats && figuresOf(stats);
 }
 
-/** Records that an announced change was never published. @returns its stage's cohort, to be deleted */
+/** Records that a pending change was never published. @returns its stage's cohort, which should be deleted */
 async function undone(
   { audit }: ReconcileDeps,
   next: NonNullable<RolloutRecord['next']>,

@@ -34,7 +34,7 @@ const nextSchema = z.object({
   change: changeSchema,
 });
 
-/** What the origin remembers of a rollout beside the signed file. The file decides: the next start reconciles a record that differs. */
+/** What the origin stores of a rollout besides the signed file. The file decides: a record that differs is corrected at the next start. */
 export const rolloutRecordSchema = z.object({
   product: nameSchema,
   /** As it was last published. */
@@ -43,9 +43,9 @@ export const rolloutRecordSchema = z.object({
   changes: z.array(changeSchema).max(MAX_CHANGES),
   controller: controllerStateSchema,
   next: nextSchema.exactOptional(),
-  /** Of a rollout that has ended: how its devices stood then. */
+  /** For an ended rollout: the figures of its devices at the end. */
   figures: rolloutFiguresSchema.exactOptional(),
-  /** No longer in the file, whose room is limited. */
+  /** It was removed from the file, whose room is limited. */
   isPruned: z.boolean().exactOptional(),
 });
 export type RolloutRecord = z.infer<typeof rolloutRecordSchema>;

@@ -40,8 +40,8 @@ interface RolloutsDeps {
 }
 
 /**
- * Rollouts: how they start, grow, stop and end. The signed files are the truth, and every change of them passes here, one after the
- * other. The controller decides; `Decisions` carries out what it decides.
+ * Rollouts: how they start, grow, stop and end. The signed files decide, and all changes of them are made here, one after the other. The
+ * controller decides; `Decisions` carries its decisions out.
  */
 export class Rollouts {
   readonly #deps: RolloutsDeps;
@@ -73,7 +73,7 @@ export class Rollouts {
     return this.#deps.store.records();
   }
 
-  /** How those under way stand, and how the last ones ended. @throws SITECAST_STATE_DAMAGED */
+  /** The current status of rollouts under way, and the result of the latest ended ones. @throws SITECAST_STATE_DAMAGED */
   standings(): Promise<Standing[]> {
     return standingsOf(this.#deps.store, this.#deps.now());
   }
@@ -106,13 +106,13 @@ export class Rollouts {
     return possibleActs({ signed: this.#signed, store: this.#deps.store }, record);
   }
 
-  /** Whether the keys and the clock allow that anything is decided. */
+  /** Whether keys and clock allow signing a decision. */
   get canSign(): boolean {
     try {
       this.#deps.repository.demandRolloutsSigner();
       return true;
     } catch (error) {
-      // `sitecast status` and /readyz tell what is wrong with them.
+      // `sitecast status` and /readyz say what is wrong with them.
       if (error instanceof SitecastError) return false;
       throw error;
     }
@@ -121,7 +121,7 @@ export class Rollouts {
   /**
    * What an act would do now.
    * @param to label of the release that a rollback leads to
-   * @throws as `operate`, so that an act which would be refused isn't offered
+   * @throws what `operate` throws, so an act that would be refused isn't offered
    */
   async preview(
     id: string,
@@ -194,7 +194,7 @@ export class Rollouts {
     });
   }
 
-  /** Publishes who is revoked, in the files of the products concerned. */
+  /** Publishes revocations, in the files of the products concerned. */
   publishRevocations(): Promise<void> {
     return this.#serial(() => this.#signed.publishRevocations());
   }
@@ -205,8 +205,8 @@ export class Rollouts {
   }
 
   /**
-   * Signs orders anew that tell devices to wait for deltas, once none is to come: all of them in one change. While the origin can't sign,
-   * a later call does it, or the time in the order passes.
+   * When no more deltas are to come, signs the orders again without the request to wait for them, all in one change. If the origin can't
+   * sign at the moment, a later call does it, or the time in the order passes.
    */
   endDeltaTerms(): Promise<void> {
     return this.#serial(async () => {
@@ -226,14 +226,14 @@ export class Rollouts {
   reconcile(): Promise<void> {
     return this.#serial(async () => {
       await this.#decisions.reconcile();
-      // Without keys to sign with, a later call does it.
+      // If keys are missing, a later call does it.
       if (this.#canPublish) await this.#signed.publishRevocations();
       for (const { rollout } of this.list()) await this.#markOverdue(rollout.id);
       await this.#evaluateAll();
     });
   }
 
-  /** Outcomes have changed durably: decides soon what follows. The cost doesn't depend on the size of the fleet. */
+  /** Called when outcomes have changed durably: decides soon. The cost doesn't depend on the size of the fleet. */
   noteOutcomes(changes: readonly OutcomeChange[]): void {
     for (const id of new Set(changes.map(({ rolloutId }) => rolloutId))) {
       this.#decide(id).then(
@@ -282,7 +282,7 @@ export class Rollouts {
     return record && stats ? isSoakingLast(record.controller, stats) : false;
   }
 
-  /** Whether a decision could be published now. Otherwise none is made: it would be announced and undone again and again. */
+  /** Whether a decision could be published now. If not, none is made, since it would be announced and undone again and again. */
   get #canPublish(): boolean {
     return this.#deps.leadership.isHeld && this.canSign;
   }
@@ -296,7 +296,7 @@ export class Rollouts {
     return { ...decided, isChange: decided.state !== record.controller };
   }
 
-  /** A rollout that can't be evaluated doesn't keep back the others. @throws the first error */
+  /** Evaluates all rollouts, even if one of them can't be evaluated. @throws the first error */
   async #evaluateAll(): Promise<void> {
     const failures: unknown[] = [];
     for (const { rollout } of this.list())
@@ -304,7 +304,7 @@ export class Rollouts {
     if (failures.length > 0) throw failures[0];
   }
 
-  /** Decides and acts until nothing more is to be decided: a stage without new devices may end at once. */
+  /** Decides and acts until there is nothing more to decide: a stage without new devices may end at once. */
   async #evaluate(id: string): Promise<void> {
     for (let turn = 0; turn <= 2 * MAX_STAGES; turn += 1) {
       const decided = await this.#decide(id);

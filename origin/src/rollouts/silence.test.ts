@@ -8,7 +8,7 @@ import { temporaryDirectory, type TestClock } from '../testing/setup.ts';
 
 const MINUTE_MS = 60_000;
 
-/** Timers of the test's clock, which moves from one timer to the next. */
+/** Timers of the test's clock, which jumps from one timer to the next. */
 class Timers {
   readonly #set: { atMs: number; act: () => void }[] = [];
   clock: TestClock | undefined;
@@ -51,7 +51,7 @@ beforeEach(async () => {
   timers = new Timers();
   harness = await FleetHarness.open(at => ({ ...testDisk(at), after: timers.after }), new Tables(database));
   timers.clock = harness.clock;
-  // The restart sets the minute's timer by this clock.
+  // After the restart, the minute's timer runs by this clock.
   await harness.restart();
   close = async () => {
     await harness.close();
@@ -63,14 +63,14 @@ afterEach(() => close());
 
 const status = (id: unknown) => harness.call('GET', `/api/v1/rollouts/${String(id)}`);
 
-it('is found by time alone, within a minute', async () => {
+it('is noticed by time alone, within a minute', async () => {
   const gateway = await harness.gateway('north');
   const [silent, other] = [await harness.device('north'), await harness.device('north')];
   const { id } = await harness.startRollout({ silentAfterMs: MINUTE_MS, maxFailuresBasisPoints: 0 });
   const rollout = { id: String(id), attempt: 1 };
   for (const device of [silent, other])
     await device.sendReports([await device.next({ state: 'downloading', rollout })], gateway);
-  // Another device is heard through the gateway after the deadline. That alone decides nothing.
+  // Another device is heard through the gateway after the deadline. That alone doesn't lead to a decision.
   harness.clock.nowMs += MINUTE_MS + 1;
   await other.sendReports([await other.next({ state: 'verifying', rollout })], gateway);
   await harness.origin.fleet.intake.idle();

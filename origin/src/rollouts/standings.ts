@@ -3,10 +3,10 @@ import type { CohortStore } from './cohort-store.ts';
 import { figuresOf, soakMsOf } from './controller/state.ts';
 import { isUnderWay, type RolloutRecord } from './record.ts';
 
-/** Ended rollouts that are still told of. */
+/** How many ended rollouts are included. */
 const MAX_ENDED = 20;
 
-/** How a rollout stands, for whoever watches all of them. */
+/** The state of a rollout, for monitoring. */
 export interface Standing {
   id: string;
   product: string;
@@ -18,11 +18,14 @@ export interface Standing {
   stageStartedMs: number;
   /** Until the stage has soaked; undefined while it doesn't soak. */
   soakLeftMs: number | undefined;
-  /** Failed devices, and silent ones, of all in the cohort, that nobody has acknowledged; and beyond which share the rollout stops. */
+  /**
+   * The share of the cohort that has failed or is silent without an operator's acknowledgement, and the share above which the rollout
+   * stops.
+   */
   failureRatio: number;
   silenceRatio: number;
   maxFailureRatio: number;
-  /** Of an ended rollout as of its end; undefined where a crash then, or an earlier version, has left none. */
+  /** For an ended rollout, its figures at the end; undefined if a crash or an earlier version has left none. */
   figures: RolloutFigures | undefined;
 }
 

@@ -18,7 +18,7 @@ import { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
 import type { CohortStore } from '../rollouts/cohort-store.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
-import { openServices } from '../services.ts';
+import { openOriginServices } from '../origin-services.ts';
 import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import type { Room } from '../room.ts';
 import { Tokens } from '../tokens/tokens.ts';
@@ -101,7 +101,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const { acceptedDay, scrubBytesPerS = 0, elapsedMs = now } = options;
   const repository = await Repository.open({ ...data, now, elapsedMs, acceptedDay, log });
   const events = new EventLog(now);
-  const services = await openServices(
+  const services = await openOriginServices(
     {
       ...data,
       repository,

@@ -50,7 +50,7 @@ const AUDIT_INTERVAL_MS = 6 * 3_600_000;
 const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
 /** What the services work on. Adapters of all of it are opened in `serve.ts`; tests put others in their place. */
-export interface ServicesDeps {
+export interface OriginServicesDeps {
   repository: Repository;
   published: RepositoryStore;
   publishedChunks: PublishedChunks;
@@ -76,7 +76,7 @@ export interface ServicesDeps {
   log: Log;
 }
 
-interface ServicesSettings {
+interface OriginServicesSettings {
   /** What is kept of all reports together, about. */
   maxReportBytes: number;
   /** How much of what is published is read back a second; 0: nothing. */
@@ -89,7 +89,7 @@ interface ServicesSettings {
 }
 
 /** The origin's services, connected. None of them runs by itself before `start`. */
-export interface Services {
+export interface OriginServices {
   app: OriginApp;
   fleet: Fleet;
   rollouts: Rollouts;
@@ -108,12 +108,15 @@ export interface Services {
   close(): Promise<void>;
 }
 
-function openPresence({ fleetStore, repository, now }: ServicesDeps): Promise<PresenceBoard> {
+function openPresence({ fleetStore, repository, now }: OriginServicesDeps): Promise<PresenceBoard> {
   const timestampVersion = () => repository.committed?.timestamp.signed.version;
   return PresenceBoard.open({ store: fleetStore, timestampVersion, now });
 }
 
-export async function openServices(deps: ServicesDeps, settings: ServicesSettings): Promise<Services> {
+export async function openOriginServices(
+  deps: OriginServicesDeps,
+  settings: OriginServicesSettings,
+): Promise<OriginServices> {
   const { after } = deps;
   const progress = new ProgressBoard();
   const presence = await openPresence(deps);
@@ -175,8 +178,8 @@ export async function openServices(deps: ServicesDeps, settings: ServicesSetting
 
 /** How request bodies are taken, and who signed them. */
 function requestsOf(
-  deps: ServicesDeps,
-  { pace = BODY_PACE, maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES }: ServicesSettings,
+  deps: OriginServicesDeps,
+  { pace = BODY_PACE, maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES }: OriginServicesSettings,
   verifyById: ReturnType<typeof fastVerifyById>,
 ) {
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
@@ -186,8 +189,8 @@ function requestsOf(
 
 /** Rollouts, and the deltas that are made for them. */
 async function openRollouts(
-  deps: ServicesDeps,
-  { makesDeltas }: ServicesSettings,
+  deps: OriginServicesDeps,
+  { makesDeltas }: OriginServicesSettings,
   progress: ProgressBoard,
 ): Promise<{ rollouts: Rollouts; deltas: Deltas }> {
   const { fleetStore, cohortStore, deltaWork, deltaMaker } = deps;
@@ -201,7 +204,7 @@ async function openRollouts(
   return { rollouts, deltas };
 }
 
-interface FleetParts extends Pick<ServicesSettings, 'maxReportBytes'> {
+interface FleetParts extends Pick<OriginServicesSettings, 'maxReportBytes'> {
   rollouts: Rollouts;
   progress: ProgressBoard;
   presence: PresenceBoard;
@@ -210,7 +213,7 @@ interface FleetParts extends Pick<ServicesSettings, 'maxReportBytes'> {
 
 /** Reports change rollouts, and are judged by them; what devices are called comes from the registry. */
 function fleetOf(
-  { repository, fleetStore: store, events, room, gossipAddresses, now, log }: ServicesDeps,
+  { repository, fleetStore: store, events, room, gossipAddresses, now, log }: OriginServicesDeps,
   { rollouts, progress, presence, verifyById, maxReportBytes }: FleetParts,
 ): Fleet {
   const { registry } = store;
@@ -247,7 +250,7 @@ function fleetOf(
 
 /** What the origin does without being asked. @returns ends it, once what is under way has ended */
 function startJobs(
-  { leadership, events, now, after, log }: ServicesDeps,
+  { leadership, events, now, after, log }: OriginServicesDeps,
   { store, registry, intake, presence }: Fleet,
   { rollouts, deltas, auditCheck }: { rollouts: Rollouts; deltas: Deltas; auditCheck: AuditSelfCheck },
 ): () => Promise<void> {

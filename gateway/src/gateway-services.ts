@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import type { Endings } from '@sitecast/shared/command';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { JoinToken } from '@sitecast/shared/fleet';
@@ -7,10 +6,8 @@ import { Receiver } from '@sitecast/shared/http-signature';
 import type { Identity } from '@sitecast/shared/identity';
 import type { DatabaseState, KeyValueStore } from '@sitecast/shared/key-value';
 import type { Log } from '@sitecast/shared/log';
-import type { TrustedNow } from '@sitecast/shared/swarm';
-import { type FoundTarget, type MetadataStore, rememberingVerifier, TufClient } from '@sitecast/shared/trust';
+import type { MetadataStore } from '@sitecast/shared/trust';
 import { type ChunkServices, openChunkServices } from './chunk-services.ts';
-import { ChunkAllowlist } from './chunks/allowlist.ts';
 import type { FrameFiles } from './chunks/disk-cache.ts';
 import { Revocations, SiteDevices } from './devices/site-devices.ts';
 import type { SiteNode } from './devices/site-node.ts';
@@ -20,21 +17,17 @@ import type { ChunkHandler } from '@sitecast/shared/chunk-http';
 import { chunkHandler } from './http/chunk-handler.ts';
 import { Metrics, type MetricsSource } from './http/metrics.ts';
 import { fleetListener } from './http/fleet-listener.ts';
-import { Follower } from './mirror/follower.ts';
-import { Mirror } from './mirror/mirror.ts';
-import { isOrdered, type MirrorSet } from './mirror/mirror-set.ts';
+import type { Follower } from './mirror/follower.ts';
+import type { MirrorSet } from './mirror/mirror-set.ts';
 import type { MirrorStore } from './mirror/mirror-store.ts';
-import { rebuildIndexes } from './mirror/rebuilt-indexes.ts';
-import { RootHistory } from './mirror/root-history.ts';
 import { Sources } from './mirror/sources.ts';
-import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
-import { TargetFiles } from './mirror/target-files.ts';
-import { announceSets, type FleetNetwork } from './peer-gateways/announcements.ts';
+import type { FleetNetwork } from './peer-gateways/announcements.ts';
 import type { NeighbourUpload } from './peer-gateways/neighbour-upload.ts';
 import { idOf, PeerBook, type PeerBookStorage } from './peer-gateways/peer-book.ts';
 import { type PeerGatewayClient, PeerGateways } from './peer-gateways/peer-gateways.ts';
 import { Troubles } from './troubles.ts';
 import type { GatewaySettings } from './settings.ts';
+import { type MirrorServices, openFollower, openMirrorServices } from './mirror-services.ts';
 import { openSiteServices, type SiteServices } from './site-services.ts';
 import { runTasks, type Task } from './tasks.ts';
 import { SiteUpstreams } from './upstream/site-upstreams.ts';
@@ -87,7 +80,7 @@ export interface Wan {
 type OnRefused = (url: string, error: SitecastError) => void;
 
 /** A gateway that is ready to listen. */
-export interface Services {
+export interface GatewayServices {
   readonly app: GatewayApp;
   readonly handleChunk: ChunkHandler;
   /**
@@ -104,9 +97,9 @@ export interface Services {
  * trusted root yet. Each step gets what the steps before it have opened:
  *
  *     outside      whom this gateway speaks to: upstreams within the WAN's limits, peer gateways, the networks of libp2p
- *     repository   what of the origin's repository lies here, and which chunks it names
+ *     repository   the origin's files that are stored here, and the chunks that they name (mirror-services.ts)
  *     site         devices and the origin, through this gateway: enrolments, reports, leases, presence, the tracker (site-services.ts)
- *     follower     keeps the repository up to date with the upstreams, and tells the site of each new set
+ *     follower     keeps the repository up to date with the upstreams, and tells the site of each new set (mirror-services.ts)
  *     chunks       where chunks come from, and who gets them (chunk-services.ts, chunk-pipeline.ts)
  *     app          the HTTP side of all of them; chunks have a handler of their own
  *     tasks        what works until the gateway stops
@@ -114,18 +107,18 @@ export interface Services {
  * @param signal ends that wait, and what the networks do
  * @throws what keeps the gateway from starting: SITECAST_ROOT_DIFFERS, SITECAST_ROOT_MISSING, SITECAST_FLEET_KEY_MISSING …
  */
-export async function openServices(
+export async function openGatewayServices(
   adapters: Adapters,
   { endings, signal }: { endings: Pick<Endings, 'add'>; signal: AbortSignal },
-): Promise<Services> {
+): Promise<GatewayServices> {
   const { identity, connections, database, now, log } = adapters;
   const outside = await openOutside(adapters, { endings, signal });
   const { metrics, devices, revocations, peerGateways } = outside;
-  const repository = openRepository(adapters, outside);
+  const repository = openMirrorServices({ ...adapters, ...outside });
   const { mirror } = repository;
   const site = await openSiteServices({ ...adapters, ...outside, mirror, site: adapters.settings.site });
   const onSwap = siteFollows(adapters, outside, site);
-  const follower = await followUpstreams(adapters, outside, { repository, onSwap });
+  const follower = await openFollower({ ...adapters, ...outside, ...repository, onSwap });
   const chunks = await openChunkServices({
     ...adapters,
     ...outside,
@@ -191,7 +184,6 @@ async function serveNeighbours(
 }
 
 type Outside = Awaited<ReturnType<typeof openOutside>>;
-type Repository = ReturnType<typeof openRepository>;
 
 /** Whom this gateway speaks to: upstreams, peer gateways, the two networks of libp2p. Trust has begun once it returns. */
 async function openOutside(
@@ -241,33 +233,6 @@ async function openOutside(
   };
 }
 
-/** What of the origin's repository lies here, and which chunks it names. */
-function openRepository({ settings, mirrorStore, log }: Adapters, outside: Outside) {
-  const { sources, upstreams, onRefused, devices } = outside;
-  const mirror = new Mirror();
-  const origin = upstreams.filter(({ isOrigin }) => isOrigin);
-  const targets = new TargetFiles({ store: mirrorStore, sources, origin, log, onRefused });
-  const allowlist = new ChunkAllowlist({
-    local: target => targets.local(target),
-    givesToOthers: settings.fleetUpload !== undefined,
-    log,
-  });
-  const isRun = (product: string, counter: number): boolean => devices.isRun(product, counter);
-  const fetchTarget = async (target: FoundTarget): Promise<Uint8Array> => {
-    if (mirror.current) await rebuildIndexes([target], mirror.current.targets, { files: targets, isRun });
-    const bytes = await targets.get(target);
-    await allowlist.add(target);
-    return bytes;
-  };
-  const fetchForGateway = async (target: FoundTarget): Promise<Uint8Array | undefined> => {
-    if (!mirror.current || !isOrdered(target, mirror.current.rollouts)) return undefined;
-    const bytes = await targets.getForGateway(target);
-    await allowlist.add(target);
-    return bytes;
-  };
-  return { mirror, targets, allowlist, fetchTarget, fetchForGateway, isRun };
-}
-
 /** What the site learns of each set that is served: the revoked ids, and, once assignments can be verified, its devices. */
 function siteFollows(
   { identity, log }: Adapters,
@@ -289,64 +254,10 @@ function siteFollows(
   };
 }
 
-/**
- * Follows the upstreams' repository from the stored set on.
- * @returns what keeps doing so
- */
-async function followUpstreams(
-  { settings, trustStore, mirrorStore, token, now, log }: Adapters,
-  outside: Outside,
-  { repository, onSwap }: { repository: Repository; onSwap: (set: MirrorSet) => void },
-): Promise<Follower> {
-  const { upstreams, sources, onRefused, fleetNetwork } = outside;
-  const { mirror, targets, allowlist } = repository;
-  const switchable = new SwitchableFetcher();
-  // Gossip, the client and the set all verify the same signatures.
-  const verify = rememberingVerifier();
-  const client = await TufClient.open({ store: trustStore, fetcher: switchable, now, verify });
-  const roots = new RootHistory({
-    mirror,
-    store: mirrorStore,
-    isRightFirst: bytes => !token || createHash('sha256').update(bytes).digest('hex') === token.rootSha256,
-  });
-  const announce = fleetNetwork && announceSets(fleetNetwork, log);
-  const synchroniser = new Synchroniser({
-    client,
-    switchable,
-    sources,
-    mirror,
-    store: mirrorStore,
-    targets,
-    roots,
-    verify,
-    log,
-    onRefused,
-    beforeSwap: set => allowlist.follow(set),
-    isRun: repository.isRun,
-    afterSwap: (set, { isStored }) => {
-      onSwap(set);
-      // Others know what this gateway had before its start.
-      if (!isStored) announce?.(set);
-    },
-  });
-  const follower = new Follower({ synchroniser, upstreams, now, log, pollMs: settings.poll });
-  await synchroniser.load();
-  fleetNetwork?.listen({
-    trusted: () => trustedBytes(client),
-    verify,
-    onNewer: news => follower.wake(news),
-  });
-  return follower;
-}
-
-function trustedBytes({ trusted: { root, timestamp, snapshot } }: TufClient): TrustedNow {
-  return { root: root.bytes, timestamp: timestamp?.bytes, snapshot: snapshot?.bytes };
-}
-
 function metricsSource(
   { settings, database, freeBytes, connections, now }: Adapters,
   { siteGateways, siteNode, fleetNetwork, devices, troubles }: Outside,
-  parts: { repository: Repository; site: SiteServices; chunks: ChunkServices; follower: Follower },
+  parts: { repository: MirrorServices; site: SiteServices; chunks: ChunkServices; follower: Follower },
 ): MetricsSource {
   const { mirror, allowlist } = parts.repository;
   const { site, chunks, follower } = parts;
