@@ -37,7 +37,7 @@ interface ChunkPipelineDeps {
   wanLimits: Pick<WanLimits, 'demandOpen' | 'fetchesAtOnce'>;
   /** An upstream gave wrong bytes. */
   onRefused: (url: string, error: SitecastError) => void;
-  /** A chunk came over the WAN. */
+  /** Called when a chunk came over the WAN. */
   onReceived: (lengthBytes: number) => void;
 }
 
@@ -45,42 +45,42 @@ interface ChunkPipelineDeps {
 export interface ChunkCounts {
   memoryHits: number;
   diskHits: number;
-  /** Given by the peer gateway whose turn it was. */
+  /** Sent by the peer gateway that is the chunk's owner. */
   peerFetched: number;
-  /** A peer gateway held it already. */
+  /** A peer gateway already had it. */
   peerHeld: number;
-  /** A device of the site held it. */
+  /** A device of the site had it. */
   siteDevices: number;
   wanFetches: number;
-  /** Fetched over the WAN in the place of a peer gateway that is away or did not give it: it may be a second copy. */
+  /** Fetched over the WAN instead of a peer gateway that is away or didn't send it. It may be a second copy. */
   takeovers: number;
-  /** Fetched for a peer gateway out of turn: the two do not agree on the owner. It may be a second copy. */
+  /** Fetched for a peer gateway although this one isn't the owner: the two disagree about the owner. It may be a second copy. */
   disagreements: number;
 }
 
-/** What the gateway's parts ask for chunks. Each store answers only for chunks that a mirrored index names. */
+/** The chunk stores of the gateway. Each one answers only for chunks that a mirrored index names. */
 export interface ChunkPipeline {
   isAllowed(id: ChunkId): boolean;
-  /** The frame, without a turn of the event loop, if it lies in memory, or in a file that was verified within a minute. */
+  /** The frame, without a turn of the event loop, if it is in memory, or in a file that was verified within a minute. */
   atOnce(id: ChunkId, hex: string): Buffer | undefined;
-  /** What lies here; nothing is fetched. */
+  /** Chunks that are stored here; nothing is fetched. */
   readonly here: ChunkStore;
-  /** From wherever a chunk can be had. */
+  /** Chunks from every source. */
   readonly forDevices: QueuedChunkStore;
   /** The same for gateways of the site; undefined where there is no origin to fetch from. */
   readonly forGateways: QueuedChunkStore | undefined;
-  /** For gateways of other sites: what is at this site, or at the origin. */
+  /** For gateways of other sites: chunks that are at this site, or at the origin. */
   readonly forNeighbours: QueuedChunkStore;
   /** Whether chunks wait for their turn to be fetched. */
   isBusy(): boolean;
-  /** Chunks that were not fetched because other requesters had asked for fewer, since the start. */
+  /** How many chunks were not fetched since the start because other requesters had asked for fewer. */
   givenUp(): number;
   counts(): ChunkCounts;
 }
 
 /**
- * The way of a chunk through the gateway, as stores that wrap stores. A chunk is verified where it comes in, and where it comes from the
- * disk into memory: nothing lies in memory that this process hasn't verified.
+ * The way of a chunk through the gateway, as stores that wrap stores. A chunk is verified when it comes in, and when it is read from the
+ * disk into memory: memory holds only chunks that this process has verified.
  *
  *     for devices:   memory → disk → turns → its owner among the site's gateways
  *                                              └ this gateway: peer gateways that hold it → devices → WAN (upstreams in order)
@@ -88,7 +88,7 @@ export interface ChunkPipeline {
  *     neighbours:    memory → disk → turns → peer gateways that hold it → devices → the origin
  *     over libp2p:   memory → disk
  *
- * Devices send chunks as they lie in their slots. What this gateway keeps, and sends on, is compressed.
+ * Devices send chunks in the form in which their slots hold them. This gateway compresses what it stores and sends on.
  *
  * While no upstream answers, the WAN begins with the gateways of other sites (`neighbours`).
  */
@@ -99,7 +99,7 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
   const { here, atOnce } = ofThisGateway(memory, disk, counts);
   const { anyUpstream, origin, originAlone } = overWan(deps, memory, counts);
 
-  // What the site holds already comes before the WAN.
+  // Chunks at the site are used before the WAN.
   const heldAtSite = [
     counted(heldByPeerGateways(peerGateways), () => (counts.peerHeld += 1)),
     ...(deviceChunks ? [counted(deviceChunks, () => (counts.siteDevices += 1))] : []),
@@ -116,7 +116,7 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
     own: firstHolding([...heldAtSite, outOfTurn(anyUpstream, 'takeovers', () => peerGateways.knownIds)]),
     onGiven: () => (counts.peerFetched += 1),
   });
-  // From the origin alone, so that nothing is forwarded twice.
+  // Only from the origin, so that nothing is forwarded twice.
   const sourceForGateways =
     origin &&
     firstHolding([
@@ -132,9 +132,9 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
       atOnce: wanLimits.fetchesAtOnce(MAX_UPSTREAM_FETCHES),
     });
   const forDevices = inTurns(sourceForDevices);
-  // A queue of their own: what two gateways fetch for each other must not wait for what they have asked each other for.
+  // A queue of its own: what two gateways fetch for each other must not wait for what they have requested from each other.
   const forGateways = sourceForGateways && inTurns(sourceForGateways);
-  // Of the origin alone: what a neighbour asks for is asked of no other neighbour.
+  // Only from the origin: a neighbour's request is never passed on to another neighbour.
   const forNeighbours = inTurns(firstHolding([...heldAtSite, ...(originAlone ? [originAlone] : [])]));
 
   return {
@@ -150,7 +150,7 @@ export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
   };
 }
 
-/** What lies here, as a store, and what of it needs no turn of the event loop. */
+/** The chunks that are stored here as a store, and those of them that need no turn of the event loop. */
 function ofThisGateway(
   memory: MemoryStore,
   disk: DiskCache,
@@ -178,8 +178,8 @@ function ofThisGateway(
 }
 
 /**
- * What comes over the WAN while that is allowed, verified: each chunk once at a time, whoever asks. It lies in memory before its fetch
- * ends, for those that ask next.
+ * Chunks from the WAN while that is allowed, verified: each is fetched once at a time, however many ask. It is in memory before its fetch
+ * ends, for the next requests.
  */
 function overWan(
   { upstreams, neighbours, isCutOff, wanLimits, onRefused, onReceived }: ChunkPipelineDeps,
@@ -195,10 +195,10 @@ function overWan(
   const stores = upstreams.map(({ chunks }) => fetching(chunks));
   const origin = stores[upstreams.findIndex(({ isOrigin }) => isOrigin)];
   const open = (store: ChunkStore): ChunkStore => whileOpen(store, () => wanLimits.demandOpen());
-  // An upstream that gave wrong bytes rests, else each of its lies would cross the WAN before the right chunk does.
+  // An upstream that sent wrong bytes isn't asked for a while: otherwise each wrong chunk would cross the WAN before the right one.
   const anyUpstream = failover(stores, { wrongBytes: 'rest' });
   const beyond = neighbours && fetching(neighbours);
-  /** Each upstream would be waited for, chunk by chunk: while none answers, neighbours come first. */
+  /** Waiting for each upstream, chunk by chunk, would take too long: while none answers, neighbours come first. */
   const orNeighbours = (store: ChunkStore): ChunkStore =>
     beyond === undefined ? store : firstWhile(isCutOff, failover([beyond, store]), store);
   return {
@@ -208,7 +208,7 @@ function overWan(
   };
 }
 
-/** One store while it is so, else the other. */
+/** The first store while the condition is true, else the other. */
 function firstWhile(isSo: () => boolean, one: ChunkStore, other: ChunkStore): ChunkStore {
   const now = (): ChunkStore => (isSo() ? one : other);
   return {

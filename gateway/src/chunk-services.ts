@@ -26,9 +26,9 @@ import { Prefetch } from './wan/prefetch.ts';
 import { SiteWays } from './wan/site-ways.ts';
 import type { WanLimits } from './wan/wan-limits.ts';
 
-/** How often the order of uses in the chunk cache is written down. */
+/** How often the order of uses in the chunk cache is saved. */
 const FLUSH_EVERY_MS = 10_000;
-/** All gateways of other sites together get as much as so many of them may have. */
+/** All gateways of other sites together get this many times what one may have. */
 const UPLOADS = 4;
 
 interface ChunkServicesDeps {
@@ -40,7 +40,7 @@ interface ChunkServicesDeps {
   records: (name: string) => KeyValueStore;
   mirror: Mirror;
   targets: TargetFiles;
-  /** Fetches a mirrored file; where it is an index, its chunks may be asked for from then on. */
+  /** Fetches a mirrored file. If it is an index, its chunks may be requested from then on. */
   fetchTarget: (target: FoundTarget) => Promise<Uint8Array>;
   allowlist: ChunkAllowlist;
   upstreams: readonly Upstream[];
@@ -61,7 +61,7 @@ interface ChunkServicesDeps {
 
 export type ChunkServices = Awaited<ReturnType<typeof openChunkServices>>;
 
-/** The chunk pipeline, the stores that it reads, what fills it ahead, and the devices that it serves over libp2p. */
+/** The chunk pipeline, the stores that it reads, the prefetch, and the upload to devices over libp2p. */
 export async function openChunkServices(deps: ChunkServicesDeps) {
   const { settings, allowlist, metrics, siteNode, now, log } = deps;
   const disk = await DiskCache.open({
@@ -143,7 +143,7 @@ function openDeviceChunks(
   });
 }
 
-/** What this gateway shows of itself: its assignment, as the origin signed it. */
+/** The credential that this gateway shows: its assignment, as the origin signed it. */
 async function credentialOf({
   ownId,
   site,
@@ -203,7 +203,7 @@ function indexTargetOf(targets: Iterable<FoundTarget>, sha256: string): FoundTar
   return undefined;
 }
 
-/** Devices get over libp2p what lies here. Nothing is fetched for them: over libp2p no device makes this gateway use its WAN. */
+/** Serves stored chunks to devices over libp2p. Nothing is fetched for them, so no device can make this gateway use its WAN that way. */
 async function serveDevices(
   { ownId, mirror, site, metrics }: ChunkServicesDeps,
   siteNode: SiteNode,

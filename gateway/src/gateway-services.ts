@@ -48,9 +48,9 @@ export interface Adapters {
   database: DatabaseState;
   /** A part of the database, by name. */
   records: (name: string) => KeyValueStore;
-  /** On the data directory's file system. */
+  /** Free bytes of the data directory's file system. */
   freeBytes: () => Promise<number>;
-  /** Of its HTTP side. */
+  /** Connections of its HTTP side. */
   connections: Pick<SharedConnections, 'hosts' | 'dropped'>;
   openUpstreams: (wan: Wan) => readonly Upstream[];
   openPeerGatewayClient: (onRefused: OnRefused) => PeerGatewayClient;
@@ -61,11 +61,11 @@ export interface Adapters {
     book: PeerBook,
     about: Wan & { troubles: Troubles },
   ) => Promise<FleetNetwork | undefined>;
-  /** Trust has begun: the origin is remembered. */
+  /** Called when there is a trusted root. The origin is then remembered. */
   onTrusted: () => Promise<void>;
-  /** Called with the name that people gave to this gateway, again whenever its assignment is read. */
+  /** Called with this gateway's display name, again whenever its assignment is read. */
   onName: (name: string | undefined) => void;
-  /** How many times longer than usual it waits for devices. */
+  /** By how much to lengthen its waits for devices. */
   patience: number;
   now: () => number;
   log: Log;
@@ -88,23 +88,23 @@ export interface GatewayServices {
    * @param urls of the gateway's own HTTP side, for the other gateways of the site
    */
   run(urls: readonly string[], signal: AbortSignal): Promise<void>;
-  /** Writes down what may be lost, but better is not. */
+  /** Saves what may be lost, but should not be. */
   flush(): Promise<void>;
 }
 
 /**
- * Connects a gateway's parts with each other: takes up what the data directory holds, and waits for the origin only where there is no
- * trusted root yet. Each step gets what the steps before it have opened:
+ * Connects a gateway's parts: reads the data directory, and waits for the origin only if there is no trusted root yet. Each step gets what
+ * the steps before it have opened:
  *
- *     outside      whom this gateway speaks to: upstreams within the WAN's limits, peer gateways, the networks of libp2p
+ * outside      the other machines: upstreams within the WAN's limits, peer gateways, the networks of libp2p
  *     repository   the origin's files that are stored here, and the chunks that they name (mirror-services.ts)
  *     site         devices and the origin, through this gateway: enrolments, reports, leases, presence, the tracker (site-services.ts)
  *     follower     keeps the repository up to date with the upstreams, and tells the site of each new set (mirror-services.ts)
  *     chunks       where chunks come from, and who gets them (chunk-services.ts, chunk-pipeline.ts)
  *     app          the HTTP side of all of them; chunks have a handler of their own
- *     tasks        what works until the gateway stops
+ * tasks        work until the gateway stops
  *
- * @param signal ends that wait, and what the networks do
+ * @param signal ends the wait for the origin, and the work of the networks
  * @throws what keeps the gateway from starting: SITECAST_ROOT_DIFFERS, SITECAST_ROOT_MISSING, SITECAST_FLEET_KEY_MISSING …
  */
 export async function openGatewayServices(
@@ -150,7 +150,7 @@ export async function openGatewayServices(
   const onAnswer = (status: number, sentBytes: number): void => metrics.chunkAnswered(status, sentBytes);
   const handleChunk = chunkHandler({ chunks: chunks.pipeline, onAnswer, log });
   metrics.watch(metricsSource(adapters, outside, { repository, site, chunks, follower }));
-  // Their names are part of the log.
+  // The names are part of the log.
   const tasksWith = (urls: readonly string[]): Record<string, Task> => ({
     follow: stop => follower.run(stop),
     enrol: stop => site.own.run(stop),
@@ -169,7 +169,7 @@ export async function openGatewayServices(
   };
 }
 
-/** Gives neighbours of the fleet's network what they may have. */
+/** Serves neighbours of the fleet's network. */
 async function serveNeighbours(
   app: GatewayApp,
   { settings, now, log }: Adapters,
@@ -185,7 +185,7 @@ async function serveNeighbours(
 
 type Outside = Awaited<ReturnType<typeof openOutside>>;
 
-/** Whom this gateway speaks to: upstreams, peer gateways, the two networks of libp2p. Trust has begun once it returns. */
+/** Opens the ways to other machines: upstreams, peer gateways, the two networks of libp2p. There is a trusted root when it resolves. */
 async function openOutside(
   adapters: Adapters,
   { endings, signal }: { endings: Pick<Endings, 'add'>; signal: AbortSignal },
@@ -233,7 +233,7 @@ async function openOutside(
   };
 }
 
-/** What the site learns of each set that is served: the revoked ids, and, once assignments can be verified, its devices. */
+/** Passes each served set on to the site's services: the revoked ids, and, when assignments can be verified, its devices. */
 function siteFollows(
   { identity, log }: Adapters,
   { revocations, siteNode }: Outside,

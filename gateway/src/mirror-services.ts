@@ -106,7 +106,7 @@ export async function openFollower(deps: FollowerDeps): Promise<Follower> {
     isRun,
     afterSwap: (set, { isStored }) => {
       onSwap(set);
-      // Others know what this gateway had before its start.
+      // Others have the set that this gateway stored before its start.
       if (!isStored) announce?.(set);
     },
   });

@@ -20,7 +20,7 @@ import type { Troubles } from '../troubles.ts';
 const DIAL_EVERY_MS = 30_000;
 const MAX_KEPT_NEIGHBOURS = 64;
 
-// Of the module that is loaded only where a gateway joins the network.
+// Type of the module that is loaded only if a gateway joins the network.
 type Judge = typeof judgeAnnouncements;
 interface StreamConnections {
   connectionsToPeer: (node: FleetNode, id: string) => Connections;
@@ -103,7 +103,7 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
   };
 }
 
-/** A unit file of a site that is set up step by step must not keep the gateway from starting. */
+/** Only a warning: the unit file of a site that is set up step by step must not keep the gateway from starting. */
 function warnOfIdle({ gossipAnnounce, fleetKeyFile, fleetUpload }: Partial<GatewaySettings>, log: Log): void {
   const given = {
     '--gossip-announce': gossipAnnounce,
@@ -116,7 +116,7 @@ function warnOfIdle({ gossipAnnounce, fleetKeyFile, fleetUpload }: Partial<Gatew
   log.warn({ hint }, `without effect: ${idle.join(', ')}: this gateway isn't in the fleet's network`);
 }
 
-/** Judges what others announce, and tells of what is news. */
+/** Judges announcements of others, and reports those that bring something newer. */
 function announcementHandler(
   { trusted, verify, onNewer }: Parameters<FleetNetwork['listen']>[0],
   { judge, now, log }: Pick<FleetNetworkOptions, 'now' | 'log'> & { judge: Judge },
@@ -170,7 +170,7 @@ function nameKnown(node: FleetNode, named: readonly string[], book: PeerBook): v
   nameAll();
 }
 
-/** Until the signal comes: dials at once when a new gateway is known, and every DIAL_EVERY_MS. */
+/** Dials until the signal comes: at once when a new gateway is known, and every DIAL_EVERY_MS. */
 async function keepDialled(
   node: FleetNode,
   named: readonly string[],
@@ -179,7 +179,7 @@ async function keepDialled(
   const turn = pLimit(1);
   const round = (): Promise<void> => turn(() => dialAll(node, named, { book, troubles, log, signal }));
   const dialSoon = (): void => {
-    // A round that waits for its turn will see the gateways that came meanwhile.
+    // A round that waits for its turn will see gateways that were added meanwhile.
     if (turn.pendingCount === 0)
       round().catch((error: unknown) => log.error({ err: error }, 'dialling failed'));
   };

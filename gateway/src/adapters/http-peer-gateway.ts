@@ -6,7 +6,7 @@ import { ASKER_HEADER } from '../http/context.ts';
 import type { PeerGatewayClient } from '../peer-gateways/peer-gateways.ts';
 import { HELD_ONLY, MAY_FETCH } from './http-upstream.ts';
 
-/** On a LAN. A peer gateway is asked often whether it is alive, and in vain while it is gone. */
+/** The bound on a LAN. A peer gateway is often asked whether it lives, in vain while it is gone. */
 const ASK_TIMEOUT_MS = 1500;
 export const MAX_IDENTITY_ANSWER_BYTES = 4096;
 
@@ -36,7 +36,7 @@ export function httpPeerGateways(options: HttpPeerGatewayOptions): PeerGatewayCl
           return gatewayIdentitySchema.parse(JSON.parse(body.toString('utf8')));
         });
       } catch {
-        // Nothing answers, something else does, or too slowly: either way there is no gateway to share the work with.
+        // No gateway answers at this URL in time, so there is none to share the work with.
         return undefined;
       }
     },

@@ -12,13 +12,13 @@ import {
   type UpstreamAnswer,
 } from '../upstream/upstream.ts';
 
-/** Says that a request comes from a gateway: another one passes it on to no third; a chunk it may fetch from the origin. */
+/** Tells that a request comes from a gateway. Another gateway doesn't pass it on to a third one, but may fetch a chunk from the origin. */
 export const MAY_FETCH = { 'sitecast-forwarded': '1' };
-/** The same for a chunk that's given only if it's there. */
+/** The same for a chunk that should only be sent if it is stored there. */
 export const HELD_ONLY = { 'sitecast-forwarded': '2' };
 /** The longest timestamp. */
 const MAX_TIMESTAMP_BYTES = 16 * 1024;
-/** Headers of an answer that the gateway gets whose request was passed on. */
+/** Headers of an answer that are returned to the gateway whose request was passed on. */
 const RETURNED = ['content-type', 'date', 'retry-after'];
 const ANSWER_TIMEOUT_MS = 15_000;
 /** How much longer than asked for a long poll may take. */
@@ -36,20 +36,20 @@ export interface HttpUpstreamOptions {
   signal: AbortSignal;
   /** Called with what came over the WAN. */
   onBytes: (kind: 'metadata' | 'targets' | 'site', lengthBytes: number) => void;
-  /** Called with those of them that nothing paces: metadata and answers. */
+  /** Called with bytes that nothing paces: those of metadata and answers. */
   onPassed?: (lengthBytes: number) => void;
-  /** Called with what goes out over it of this gateway's own. */
+  /** Called with sent bytes of this gateway's own requests. */
   onSent?: (lengthBytes: number) => void;
-  /** Called with what goes out that others have signed. */
+  /** Called with sent bytes of requests that others have signed. */
   onForwarded?: (lengthBytes: number) => void;
-  /** A whole file of metadata or targets may take that long. */
+  /** The bound for one whole file of metadata or targets, in ms. */
   timeoutMs?: number;
   idleTimeoutMs?: number;
-  /** For target files in place of those above, where their pieces are paced. */
+  /** The bounds for target files instead of those above, if their parts are paced. */
   pacedFiles?: {
     timeoutMs: number;
     idleTimeoutMs: number;
-    /** Awaited after each piece, before the next is read: slows the sender down. @param sumBytes of the file so far */
+    /** Awaited after each part, before the next is read, which slows the sender down. @param sumBytes of the file so far */
     pace: (lengthBytes: number, sumBytes: number, signal?: AbortSignal) => Promise<void>;
   };
 }
@@ -72,7 +72,7 @@ export class HttpUpstream implements Upstream {
     this.chunks = options.chunks;
     this.#client = new SiteClient(this.url, {
       identity,
-      // Requests go to the origin, whoever passes them on.
+      // Requests are signed for the origin, whoever passes them on.
       receiver: ORIGIN_RECEIVER,
       now,
       connections,

@@ -10,10 +10,10 @@ import { SitecastError } from '@sitecast/shared/errors';
 import type { GatewaySettings } from '../settings.ts';
 import type { Troubles } from '../troubles.ts';
 
-/** Next to that of an agent on the same machine, which takes the port before. */
+/** The port above that of an agent on the same machine. */
 const USUAL_PORT = 7404;
 const MAX_CONNECTIONS = 128;
-/** Streams served at one time: each holds two chunks in memory, and a quarter of a MiB. */
+/** How many streams are served at a time: each holds two chunks in memory, and a quarter of a MiB. */
 const MAX_SERVED_STREAMS = 32;
 
 type Swarm = typeof swarmRoom;
@@ -118,7 +118,7 @@ class Libp2pSiteNode implements SiteNode {
     this.#server = new this.#swarm.ChunkServer({
       ...ports,
       node: this.#node,
-      // It stays empty: a requester does not learn what lies here, and uses HTTP for what no device has.
+      // It stays empty: requesters don't learn which chunks are stored here, and use HTTP for chunks that no device has.
       haveMap: new this.#swarm.HaveMap(),
       maxStreams: MAX_SERVED_STREAMS,
       onServed: (_, lengthBytes) => onServed(lengthBytes),
@@ -179,7 +179,7 @@ class Libp2pSiteNode implements SiteNode {
     await this.#node.close();
   }
 
-  /** Ends the connection once no image needs it. */
+  /** Ends the connection when no image needs it any more. */
   async #release(peer: string): Promise<void> {
     const uses = (this.#uses.get(peer) ?? 1) - 1;
     if (uses > 0) {

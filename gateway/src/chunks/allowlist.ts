@@ -15,11 +15,11 @@ import { type MirrorSet, orderedIndexes, pinnedIndexes } from '../mirror/mirror-
 const MAX_ALLOWED_CHUNKS = 2_000_000;
 
 interface ChunkAllowlistDeps {
-  /** A mirrored file; undefined where it is not here. */
+  /** A mirrored file; undefined if it isn't stored here. */
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   log: Log;
   maxChunks?: number;
-  /** Whether `isOrdered` is asked: its ids take memory of their own. Default: no. */
+  /** Whether `isOrdered` is needed: its ids take additional memory. Default: no. */
   givesToOthers?: boolean;
 }
 
@@ -33,7 +33,7 @@ interface ChosenChunks {
   names: string;
 }
 
-/** The chunks that signed indexes in the mirror name. Nothing else is fetched or served. */
+/** The chunks that signed indexes in the mirror name. No other chunk is fetched or served. */
 export class ChunkAllowlist {
   readonly #deps: ChunkAllowlistDeps;
   readonly #maxChunks: number;
@@ -62,12 +62,12 @@ export class ChunkAllowlist {
     return this.#pinned.ids.has(id);
   }
 
-  /** Whether a listed rollout orders a release that has it. False where gateways of other sites are given nothing. */
+  /** Whether a listed rollout orders a release that has it. Always false if gateways of other sites are not served. */
   isOrdered(id: ChunkId): boolean {
     return this.#ordered.ids.has(id);
   }
 
-  /** A store that asks another one for these chunks alone. */
+  /** A store that passes on only requests for these chunks. */
   guard(store: ChunkStore): ChunkStore {
     return {
       name: store.name,
@@ -123,7 +123,7 @@ export class ChunkAllowlist {
     const ids = new ChunkIdSet();
     let isWhole = true;
     for (const target of targets) isWhole = (await this.#addIds(target, ids)) && isWhole;
-    // A newer set is followed meanwhile: what that needs counts.
+    // A newer set is followed meanwhile, and its needs count.
     if (set !== this.#set) return;
     chosen.ids = ids;
     chosen.names = isWhole ? names : '';

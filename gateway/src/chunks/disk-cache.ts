@@ -15,22 +15,25 @@ import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/
 import pLimit from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
 
-/** Files that this process has verified a short while ago, and that have not changed since. Others are verified when they are read. */
+/** How many files are remembered as recently verified and unchanged since. Others are verified when they are read. */
 const MAX_VERIFIED = 200_000;
-/** A disk may spoil bytes without a trace in the file's times: devices that ask again a minute later are to get the right ones. */
+/**
+ * A disk may damage bytes without a change of the file's times. After this time a chunk is verified again, so devices that ask again get
+ * the right bytes.
+ */
 const BELIEVED_MS = 60_000;
-/** How long nothing is cached after the disk was full, or rollouts needed all that is cached. */
+/** How long nothing is cached after the disk was full, or when rollouts needed everything that is cached. */
 const FULL_PAUSE_MS = 10_000;
 /** Eviction frees this share of the cache more than is needed, so that it does not run for every chunk. */
 const HEADROOM = 0.01;
 /** Uses are written in batches; beyond the bound they are not noted. */
 const MAX_PENDING_USES = 4096;
 const USES_PER_WRITE = 256;
-/** A use is written down once in this time: the order of eviction is as exact as that. */
+/** A use is saved at most once in this time, which is the precision of the order of eviction. */
 const NOTED_FOR_MS = 60_000;
 const MAX_NOTED = 32_768;
 
-/** A frame as the disk gave it, and what tells that its file is still the same. */
+/** A frame as read from the disk, and a stamp that shows whether its file is unchanged. */
 export interface StoredFrame {
   frame: Buffer;
   /** Inode, length and time of change. */
@@ -46,7 +49,7 @@ export interface FrameFiles {
   /** @returns the file's stamp; undefined where there was a file, which stays as it is */
   write(id: ChunkId, frame: Uint8Array): Promise<string | undefined>;
   remove(id: ChunkId): Promise<void>;
-  /** All files with their lengths. A file that vanishes meanwhile is passed over. */
+  /** All files with their lengths. A file that disappears meanwhile is skipped. */
   list(): AsyncIterable<{ id: ChunkId; lengthBytes: number }>;
   /** Free bytes of the file system, for this user. */
   freeBytes(): Promise<number>;
@@ -57,7 +60,7 @@ interface DiskCacheDeps {
   records: KeyValueStore;
   isPinned: (id: ChunkId) => boolean;
   maxBytes: number;
-  /** Space on the file system that the cache leaves free. */
+  /** Free space that the cache leaves on the file system. */
   reserveBytes: number;
   now: () => number;
   log: Log;
@@ -89,7 +92,7 @@ export class DiskCache implements ChunkStore {
   readonly #scratch = Buffer.allocUnsafeSlow(MAX_CHUNK_BYTES);
   readonly #turn = pLimit(1);
   #uses = new Map<string, number>();
-  /** Chunks whose last use was written down a short while ago. */
+  /** Chunks whose last use was saved recently. */
   readonly #noted = new Set<string>();
   #notedSinceMs = 0;
   #usedBytes = 0;
@@ -116,7 +119,7 @@ export class DiskCache implements ChunkStore {
   get count(): number {
     return this.#count;
   }
-  /** True while nothing is cached, for want of space. */
+  /** True while nothing is cached because there is no space. */
   get isFull(): boolean {
     return this.#deps.now() < this.#fullUntilMs;
   }
@@ -145,9 +148,9 @@ export class DiskCache implements ChunkStore {
   }
 
   /**
-   * The frame, without a turn of the event loop, where this process has verified its file within a minute and that hasn't changed since:
-   * it is in the page cache as a rule, and waiting for the thread pool would cost several times as much as reading it. It isn't verified
-   * anew, so it is to be sent, not kept.
+   * The frame, without a turn of the event loop, if this process has verified its file within a minute and the file is unchanged: it
+   * usually is in the page cache, and waiting for the thread pool would cost several times as much as reading it. It isn't verified again,
+   * so it may be sent, but not kept.
    */
   frame(id: ChunkId, hex: string): Buffer | undefined {
     const verified = this.#verified.get(hex);
@@ -196,7 +199,7 @@ export class DiskCache implements ChunkStore {
     });
   }
 
-  /** Writes down which chunks were used, for the order of eviction: a chunk that many ask for at most once a minute. */
+  /** Saves which chunks were used, for the order of eviction: a frequently used chunk at most once a minute. */
   async flush(): Promise<void> {
     const uses = [...this.#uses];
     this.#uses = new Map();
@@ -211,7 +214,7 @@ export class DiskCache implements ChunkStore {
     }
   }
 
-  /** Makes records for files that have none. To be called once, after the start. */
+  /** Adds records for files that have none. To be called once, after the start. */
   async adopt(signal: AbortSignal): Promise<number> {
     let adopted = 0;
     for await (const { id, lengthBytes } of this.#deps.files.list()) {

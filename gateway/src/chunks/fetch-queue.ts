@@ -9,12 +9,12 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { FairQueue } from '@sitecast/shared/bounded';
 import type { MemoryStore } from './memory-store.ts';
 
-/** Chunks that are fetched at one time, of one queue. */
+/** How many chunks one queue fetches at a time. */
 export const MAX_UPSTREAM_FETCHES = 16;
-/** Chunks that wait for their turn. Where there are more, the requester that has the most loses one. */
+/** How many chunks may wait for their turn. If there are more, the requester that has the most loses one. */
 const MAX_QUEUED_FETCHES = 2048;
 const FETCH_TIMEOUT_MS = 120_000;
-/** The requester of what this gateway fetches ahead. */
+/** The requester of chunks that this gateway fetches ahead. */
 const ITSELF = 'this gateway';
 
 /** A request that waits in the turn of its requester. */
@@ -23,7 +23,7 @@ export interface QueuedRequest extends ChunkRequest {
   readonly requester?: string;
 }
 
-/** A store that hands the requester on to a queue. */
+/** A store that passes the requester on to a queue. */
 export interface QueuedChunkStore extends ChunkStore {
   get(id: ChunkId, request?: QueuedRequest): Promise<Chunk>;
 }
@@ -42,14 +42,14 @@ interface Pending {
   resolve: (chunk: Chunk) => void;
   reject: (error: unknown) => void;
   isBegun: boolean;
-  /** In whose turns it waits. */
+  /** The requesters in whose turns it waits. */
   requesters: Set<string>;
 }
 
 /**
- * Fetches chunks from a source, each once however many requesters ask, and keeps them in memory and on the disk. A chunk waits in the turn
- * of each requester and comes in the first of them, so no chunk waits behind another requester's long list. A fetch goes on
- * though its requesters leave.
+ * Fetches chunks from a source, each once however many requesters ask, and keeps them in memory and on the disk. A chunk waits in the turns
+ * of all its requesters and is fetched in the first of these, so no chunk waits behind another requester's long list. A fetch goes on even
+ * if its requesters leave.
  */
 export class FetchQueue implements QueuedChunkStore {
   readonly #deps: FetchQueueDeps;
@@ -70,7 +70,7 @@ export class FetchQueue implements QueuedChunkStore {
     return this.#queue.waiting;
   }
 
-  /** Chunks that were not fetched because other requesters had asked for fewer, since the start. */
+  /** How many chunks were not fetched since the start because other requesters had asked for fewer. */
   get givenUp(): number {
     return this.#queue.givenUp;
   }
@@ -79,7 +79,7 @@ export class FetchQueue implements QueuedChunkStore {
     return this.#deps.source.has(id, request);
   }
 
-  /** @throws what the source throws; SITECAST_BUSY (unreachable) where the request gave its place up */
+  /** @throws errors of the source; SITECAST_BUSY (unreachable) if the request lost its place */
   async get(id: ChunkId, { signal, requester = ITSELF }: QueuedRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();
     const hex = chunkIdToHex(id);
@@ -104,10 +104,10 @@ export class FetchQueue implements QueuedChunkStore {
     return pending.chunk;
   }
 
-  /** Requesters do not wait for the disk. The next fetch does: otherwise frames would pile up before a slow disk. */
+  /** Requesters don't wait for the disk, but the next fetch does: otherwise frames would pile up before a slow disk. */
   async #fetch(id: ChunkId, onFetched: (chunk: Chunk) => void): Promise<void> {
     const { source, memory, disk } = this.#deps;
-    // It may have come for another requester while this one waited for its turn.
+    // It may have been fetched for another requester while this one waited for its turn.
     const known = memory.frame(chunkIdToHex(id));
     if (known) {
       onFetched(Chunk.fromFrame(id, known));

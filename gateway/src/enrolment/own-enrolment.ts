@@ -11,7 +11,7 @@ import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 const MIN_BACKOFF_MS = 1000;
 const MAX_BACKOFF_MS = 60_000;
-/** How often the gateway asks while it waits for an operator. */
+/** How often the gateway asks while an operator must accept it. */
 const PENDING_MS = 3000;
 /** How often the gateway asks for its own assignment. */
 const REFRESH_MS = 5 * 60_000;
@@ -28,7 +28,7 @@ interface OwnEnrolmentDeps {
   /** Whether the signers of assignments are known. */
   isReady: () => boolean;
   onSite: (site: string) => void;
-  /** Called with the name that people gave to this gateway; undefined: it has none. */
+  /** Called with this gateway's display name; undefined: it has none. */
   onName?: ((name: string | undefined) => void) | undefined;
   log: Log;
 }
@@ -126,7 +126,7 @@ export class OwnEnrolment {
     return waitMs;
   }
 
-  // One nonce for all attempts: a token for several newcomers counts them as one.
+  // One nonce for all attempts, so that they count as one use of the token.
   async #nonce(): Promise<string> {
     const { records } = this.#deps;
     const stored = await records.get(NONCE_KEY);

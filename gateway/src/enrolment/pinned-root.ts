@@ -7,13 +7,13 @@ import type { Log } from '@sitecast/shared/log';
 import { withinTime } from '@sitecast/shared/upstream';
 import type { Source, Sources } from '../mirror/sources.ts';
 
-// Who answers: upstreams, and members of the fleet's network. The worst one hangs, drips, or gives another root: it holds up one round for
-// as long as stands here, and a neighbour rests then. The hash in the join token decides.
+// Who answers: upstreams, and members of the fleet's network. The worst one hangs, sends very slowly, or sends another root: it delays one
+// round by the times below, and a neighbour then isn't asked for a while. The hash in the join token decides.
 
-/** How often it asks for the first root, milliseconds, while nobody gives it. */
+/** How long to wait between two rounds, in ms, while no source has the first root. */
 const MIN_BACKOFF_MS = 250;
 const MAX_BACKOFF_MS = 30_000;
-/** The time that upstreams have for the first root, and neighbours after them. A root is some KiB. */
+/** How long upstreams may take for the first root, and neighbours after them. A root has a few KiB. */
 const UPSTREAMS_WITHIN_MS = 60_000;
 const NEIGHBOURS_WITHIN_MS = 20_000;
 
@@ -22,7 +22,7 @@ interface PinnedRootDeps {
   /** The bytes of --root FILE. */
   rootFile: Uint8Array | undefined;
   token: JoinToken | undefined;
-  /** Whoever may give the first root. */
+  /** The possible sources of the first root. */
   sources: Pick<Sources, 'forFirstRoot' | 'failed'>;
   nowMs: number;
   log: Log;
@@ -60,7 +60,7 @@ async function isBegun({ store, nowMs }: PinnedRootDeps): Promise<boolean> {
   }
 }
 
-/** Asks all upstreams at once, then some neighbours at once, until one gives the root that the token names. */
+/** Asks all upstreams at once, then some neighbours at once, until one sends the root that the token names. */
 async function fetchFirstRoot(deps: PinnedRootDeps, { rootSha256 }: JoinToken): Promise<Uint8Array> {
   const { sources, log, signal, neighboursWithinMs = NEIGHBOURS_WITHIN_MS } = deps;
   const backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
@@ -83,7 +83,7 @@ async function fetchFirstRoot(deps: PinnedRootDeps, { rootSha256 }: JoinToken): 
   }
 }
 
-/** @returns the first right answer, undefined where there is none. It ends the other requests */
+/** @returns the first right answer, undefined where there is none. The other requests are ended */
 async function firstRight(
   group: readonly Source[],
   { sources, log, signal }: PinnedRootDeps,
@@ -96,7 +96,7 @@ async function firstRight(
       return await fetchRoot(source, rootSha256, stop);
     } catch (error) {
       if (stop.aborted || !(error instanceof SitecastError)) throw error;
-      // One that has no root yet gets it before long.
+      // A gateway that has no root yet will have one soon.
       if (error.kind !== 'notFound') {
         sources.failed(source, error);
         logFailure(log, { source, error, waitMs });

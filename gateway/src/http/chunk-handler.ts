@@ -58,7 +58,7 @@ export function chunkHandler<R extends Requester>({
   });
 }
 
-/** A gateway gets what the origin has, or just what lies here, so that nothing is forwarded twice. */
+/** For gateways: chunks from the origin or only stored ones, so that nothing is forwarded twice. */
 function storeFor({ headers }: IncomingMessage, chunks: ChunkHandlerDeps['chunks']): QueuedChunkStore {
   const forwarded = headers[FORWARDED_HEADER];
   if (forwarded === undefined) return chunks.forDevices;
@@ -76,7 +76,7 @@ function notFound(hex: string): SitecastError {
   );
 }
 
-// A chunk that an index names but no upstream gives is missing for the moment. A 404 would say that it does not exist.
+// A chunk that an index names but no upstream sends is unavailable at the moment. A 404 would say that it does not exist.
 function upstreamFailure(error: unknown): unknown {
   if (!(error instanceof SitecastError) || error.code === 'SITECAST_BUSY') return error;
   if (error.code === 'SITECAST_NO_SPACE' || error.code === 'SITECAST_QUIET_HOURS') return error;
@@ -96,7 +96,7 @@ function upstreamFailure(error: unknown): unknown {
   );
 }
 
-/** Why no gateway of another site gives it; undefined where none was asked. */
+/** Why no gateway of another site sends it; undefined where none was asked. */
 function neighboursErrorIn(error: unknown): SitecastError | undefined {
   if (error instanceof AggregateError) {
     for (const one of error.errors) {

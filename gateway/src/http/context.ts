@@ -9,9 +9,12 @@ export interface GatewayEnv {
   Variables: { sender: string; charge: (signatures: number) => void };
 }
 
-/** Another site's gateway asks, over the fleet's network: nothing but what rollouts need is fetched for it, and what it gets takes turns. */
+/**
+ * Marks a request of another site's gateway over the fleet's network: only what rollouts need is fetched for it, and what it gets takes
+ * turns.
+ */
 export interface NeighbourTurns {
-  /** Awaited before so many bytes are sent. Undefined where nothing bounds them. */
+  /** Awaited before this many bytes are sent. Undefined: there is no bound. */
   turn: ((lengthBytes: number, signal: AbortSignal) => Promise<void>) | undefined;
 }
 
@@ -19,7 +22,7 @@ export interface NeighbourTurns {
 export const FORWARDED_HEADER = 'sitecast-forwarded';
 /** Its value where a chunk may be fetched from the origin. With any other, only what lies here is given. */
 export const MAY_FETCH_VALUE = '1';
-/** Its value where nothing is fetched. */
+/** Its value if nothing may be fetched. */
 export const HELD_ONLY_VALUE = '2';
-/** The header with the id of a gateway that asks who answers here. The id is not believed, but looked for. */
+/** The header with the id of a gateway that asks for this gateway's id. The claimed id isn't trusted, but looked up. */
 export const ASKER_HEADER = 'sitecast-gateway';

@@ -11,7 +11,7 @@ const WAIT_S = 55;
 const LEAST_WAIT_MS = 5000;
 const MIN_BACKOFF_MS = 500;
 const MAX_BACKOFF_MS = 60_000;
-/** Rounds without a new set that follow each other faster than this are slowed down: an upstream may always claim a change. */
+/** If rounds without a new set follow each other faster than this, they are slowed down: an upstream could always claim a change. */
 const HASTE_MS = 1000;
 /** The second round follows the first at once, to get an ETag. */
 const FREE_ROUNDS = 2;
@@ -45,18 +45,18 @@ export class Follower {
   #rounds = 0;
   /** Failed rounds in a row. */
   #failures = 0;
-  /** The newest that has been announced since the last round began. */
+  /** The newest announcement since the last round began. */
   #news: News | undefined;
-  /** The upstream whose changes are waited for; undefined while none answers. */
+  /** The upstream that is followed; undefined while none answers. */
   #upstream: Pick<Upstream, 'url' | 'waitForChange'> | undefined;
   /** When the last claim of a newer root was followed. */
   #claimedMs = Number.NEGATIVE_INFINITY;
   #interrupt: AbortController | undefined;
   /** The round that is under way, and the version that it was begun for. */
   #underWay: { readonly version: number; readonly newer: AbortController } | undefined;
-  /** Whether the last attempt at the upstreams has shown that none can be followed. Neighbours may be followed meanwhile. */
+  /** Whether the last round has shown that no upstream can be followed. Neighbours may be followed meanwhile. */
   isCutOff = false;
-  /** When a round last ended well, milliseconds since 1970; undefined before the first. */
+  /** When the last round succeeded, in ms since 1970; undefined before the first. */
   lastContactMs: number | undefined;
 
   constructor(deps: FollowerDeps) {
@@ -64,20 +64,20 @@ export class Follower {
   }
 
   /**
-   * Another gateway has announced something newer: it ends the wait, attempts at upstreams that did not answer lately, and a round that waits
-   * for the target files of an older version.
+   * Called when another gateway has announced something newer. It ends the wait, attempts at upstreams that have not answered lately, and a
+   * round that waits for target files of an older version.
    */
   wake(news: News): void {
     if (!isNewer(news, this.#news)) return;
     if (news.version === undefined) {
-      // Nothing proves it: any member can send it, as often as it wants.
+      // A claim isn't proved: any member can send it, as often as it wants.
       if (this.#deps.now() - this.#claimedMs < CLAIM_EVERY_MS) return;
       this.#claimedMs = this.#deps.now();
     }
     this.#news = news;
     this.#interrupt?.abort(new Error('there is news'));
     const underWay = this.#underWay;
-    // Only versions count that are rightly signed: so many interruptions there are as publications.
+    // Only versions with valid signatures count, so there are as many interruptions as publications.
     if (underWay && (news.version ?? 0) > underWay.version) underWay.newer.abort(new Error('there is news'));
   }
 
@@ -167,7 +167,7 @@ export class Follower {
     }
   }
 
-  /** @param act its signal comes when `wake` is called, too */
+  /** @param act gets a signal that is also aborted by `wake` */
   async #interruptible<T>(signal: AbortSignal, act: (either: AbortSignal) => Promise<T>): Promise<T> {
     const interrupt = new AbortController();
     const stop = (): void => interrupt.abort(signal.reason);
@@ -205,7 +205,7 @@ export class Follower {
   }
 }
 
-/** What is verified goes before the mere claim that there is a newer root. */
+/** Verified news counts more than a mere claim that there is a newer root. */
 function isNewer(news: News, than: News | undefined): boolean {
   if (than === undefined) return true;
   return news.version !== undefined && (than.version === undefined || news.version > than.version);

@@ -15,9 +15,9 @@ import {
   type VerifySignature,
 } from '@sitecast/shared/trust';
 
-/** Bound of the indexes that are fetched before a device asks for them, together. */
+/** Bound of the indexes, in total, that are fetched before a device asks for them. */
 const MAX_EAGER_INDEX_BYTES = 256 * 1024 * 1024;
-/** Bound of the recipes and patch indexes that are kept on the disk for rollouts under way, together. */
+/** Bound of the recipes and patch indexes, in total, that are kept on the disk for rollouts under way. */
 const MAX_KEPT_DELTA_BYTES = 64 * 1024 * 1024;
 
 const ROLLOUTS_TARGET = /^rollouts\/(.{1,64})\.json$/;
@@ -51,7 +51,7 @@ function parseOrUndefined(bytes: Uint8Array): RolloutsFile | undefined {
   try {
     return parseRollouts(bytes);
   } catch (error) {
-    // A later format: it is served as it is, and the files that it names are fetched when a device asks.
+    // A later format: it is served unchanged, and the files that it names are fetched when a device asks.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }
@@ -76,7 +76,7 @@ export function rolloutNeeds(targets: Targets, rollouts: ReadonlyMap<string, Rol
   return [...needs.values()];
 }
 
-/** Recipes and patch indexes of the deltas that lead to releases of rollouts under way: they are kept, once they are here. */
+/** Recipes and patch indexes of deltas to the releases of rollouts under way. They are kept when they have been fetched. */
 export function deltaFiles(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
   const wanted = releasesUnderWay(rollouts);
   let leftBytes = MAX_KEPT_DELTA_BYTES;
@@ -98,8 +98,8 @@ export function pinnedIndexes(targets: Targets, rollouts: ReadonlyMap<string, Ro
 }
 
 /**
- * The indexes of all releases that listed rollouts order, and those of the patches that lead there: also of completed ones, which devices
- * follow that come late, and which may be the stepping stone to a newer release.
+ * The indexes of all releases that listed rollouts order, with those of patches to them. This includes completed rollouts, which latecomers
+ * follow, and which may offer the stepping stone to a newer release.
  */
 export function orderedIndexes(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
   return indexesOf(targets, releasesOrdered(rollouts));
@@ -122,7 +122,7 @@ export function isOrdered({ name }: FoundTarget, rollouts: ReadonlyMap<string, R
   return 'counter' in parsed && counters?.has(parsed.counter) === true;
 }
 
-/** By name, the target that counts: the top-level targets go before what a delegated role lists under the same name. */
+/** By name, the target that counts: the top-level targets override a delegated role's target of the same name. */
 export function inForce(targets: Targets): Map<string, FoundTarget> {
   const byName = new Map<string, FoundTarget>();
   for (const target of targets.values()) if (!byName.has(target.name)) byName.set(target.name, target);
@@ -133,7 +133,7 @@ export function inForce(targets: Targets): Map<string, FoundTarget> {
 const releasesUnderWay = (rollouts: ReadonlyMap<string, RolloutsFile>) =>
   releasesIn(rollouts, ({ state }) => state !== 'completed');
 
-/** By product, the counters of the releases that a device may be led to. */
+/** By product, the counters of the releases that a device may be ordered to install. */
 const releasesOrdered = (rollouts: ReadonlyMap<string, RolloutsFile>) => releasesIn(rollouts, () => true);
 
 function releasesIn(
@@ -156,7 +156,7 @@ function releasesOf({ state, release, rollbackTo }: Rollout): { counter: number 
 const MAX_DELEGATED_ROLES = 8;
 const ROLE_NAME = /^[a-z][a-z0-9-]{0,31}$/;
 
-/** Metadata that belongs together, as it came, by role: timestamp, snapshot, targets, and the delegated ones. */
+/** Metadata files of one state, as received, by role: timestamp, snapshot, targets, and the delegated roles. */
 export type SetFiles = ReadonlyMap<string, Uint8Array>;
 
 /** One state of the repository, verified as a whole; it never changes. */
@@ -193,8 +193,8 @@ export function mirroredRoles({
 }
 
 /**
- * Verifies by a trusted root that files are signed, whole, and belong together. It does not ask whether they have expired since the
- * timestamp was issued: a site that is cut off goes on being served, and each device judges for itself.
+ * Verifies with a trusted root that files are signed, complete, and belong together. Expiry since the timestamp was issued isn't checked: a
+ * site that is cut off is still served, and each device judges for itself.
  * @param verify checks one signature
  * @throws the codes of docs/ERRORS.md under "Trust"; SITECAST_MIRROR_UNUSABLE (untrusted)
  */
@@ -203,7 +203,7 @@ export function verifySet(
   files: SetFiles,
   verify?: VerifySignature,
 ): Omit<MirrorSet, 'rollouts'> {
-  // At time 0 only the timestamp's `issued` counts.
+  // With time 0, only the timestamp's `issued` counts.
   const set = new TrustedSet(root, 0, verify);
   if (set.root.signed.consistent_snapshot !== true)
     throw unusable('the repository has no consistent snapshots');
@@ -226,7 +226,7 @@ export function verifySet(
   add('snapshot', set.snapshot);
   add('targets', set.targets);
   const delegations = set.targets?.signed.delegations;
-  // The top-level targets go before what a delegated role lists under the same name.
+  // The top-level targets override a delegated role's target of the same name.
   const delegated = mirroredRoles(set).map(role => {
     const signers = delegatedSigners(delegations, role);
     if (!signers) throw unusable(`nobody signs for ${role}`);

@@ -6,15 +6,15 @@ import type { FoundTarget } from '@sitecast/shared/trust';
 import { inForce } from './mirror-set.ts';
 import type { TargetFiles } from './target-files.ts';
 
-// Sender: the holder of the key of `deltas`, or whoever answers for an upstream. The worst that they can do: list a recipe that gives
-// another index. Its hash is compared, and the index is fetched as without deltas; the recipe was shorter than the index.
+// Sender: the holder of the key of `deltas`, or a machine that answers as an upstream. The worst: it lists a recipe that gives another
+// index. The hash is compared, and the index is then fetched, as it would be without deltas; the recipe was shorter than the index.
 
 /**
- * Rebuilds chunk indexes that aren't here from recipes: devices of the site fetch these anyway, and they give the target's index as a
- * difference to the base's. What can't be rebuilt is left to be fetched.
- * @param wanted targets of any kind; others than indexes are passed over
+ * Rebuilds missing chunk indexes from recipes: devices of the site fetch the recipes anyway, and these give the target's index as a
+ * difference to the base's. Indexes that can't be rebuilt are left to be fetched.
+ * @param wanted targets of any kind; only indexes count
  * @param targets all that the set lists
- * @param isRun whether a device of this site is known to run a release: its recipe goes before others
+ * @param isRun whether a device of this site is known to run a release: its recipe is preferred
  */
 export async function rebuildIndexes(
   wanted: readonly FoundTarget[],
@@ -40,7 +40,7 @@ export async function rebuildIndexes(
       const recipe = decodeRecipe(await files.get(first.recipe, signal));
       await files.adopt(target, targetIndexOf(recipe, first.base, target.file.length).encode());
     } catch (error) {
-      // The recipe can't be had, or gives no such index.
+      // The recipe can't be fetched, or doesn't give this index.
       if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
     }
   }
@@ -53,7 +53,7 @@ interface Base {
   worth: number;
 }
 
-/** Recipes that lead to the index from one that is here, and are shorter than the index itself. */
+/** Recipes from an index that is stored here to this one, if they are shorter than the index itself. */
 async function localBases(
   byName: ReadonlyMap<string, FoundTarget>,
   {

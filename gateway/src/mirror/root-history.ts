@@ -21,9 +21,9 @@ interface RootHistoryDeps {
 }
 
 /**
- * The older roots, which devices follow up from the one that they were given. Down from the trusted root, each is kept only if the next is
- * signed by its keys, too. (A forged one further down could only stop the device that asks for it: that device knows its first root, or
- * its hash.)
+ * The older roots, with which devices update from the root that they were installed with. From the trusted root downwards, each older root
+ * is kept only if the next one is signed by its keys, too. (A forged one further down could only stop the device that asks for it, as the
+ * device knows its first root, or its hash.)
  */
 export class RootHistory {
   readonly #deps: RootHistoryDeps;

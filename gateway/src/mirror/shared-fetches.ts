@@ -1,4 +1,4 @@
-/** How long a fetch goes on that nobody waits for any more: the next round may need the same file. */
+/** How long a fetch goes on without a waiting caller: the next round may need the same file. */
 const LINGER_MS = 60_000;
 
 interface Fetch {
@@ -8,7 +8,7 @@ interface Fetch {
   timer: NodeJS.Timeout | undefined;
 }
 
-/** Fetches that several wait for: each is made once. A round that is interrupted doesn't lose what is half here. */
+/** Fetches that several callers wait for: each is made once. If a round is interrupted, a partial download goes on. */
 export class SharedFetches {
   readonly #underWay = new Map<string, Fetch>();
   readonly #lingerMs: number;
@@ -18,7 +18,7 @@ export class SharedFetches {
   }
 
   /**
-   * @param make is called unless a fetch for this key is under way; its signal comes when nobody has waited for a while
+   * @param make is called unless a fetch for this key is under way; its signal is aborted when no one has waited for a while
    * @param signal ends the wait
    * @throws what `make` throws; the signal's reason
    */
@@ -45,7 +45,7 @@ export class SharedFetches {
       clearTimeout(fetch.timer);
       if (this.#underWay.get(key) === fetch) this.#underWay.delete(key);
     });
-    // Nobody may be waiting when it fails.
+    // Possibly no one waits when it fails.
     made.catch(() => undefined);
     const fetch: Fetch = { made, stop, waiting: 0, timer: undefined };
     this.#underWay.set(key, fetch);
@@ -54,7 +54,7 @@ export class SharedFetches {
 
   #endLater(key: string, fetch: Fetch): void {
     fetch.timer = setTimeout(() => {
-      // Whoever comes now begins anew.
+      // A new caller starts a new fetch.
       this.#underWay.delete(key);
       fetch.stop.abort(new Error('nobody waits for it'));
     }, this.#lingerMs);

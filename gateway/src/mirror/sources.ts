@@ -11,15 +11,15 @@ import {
   withinTime,
 } from '@sitecast/shared/upstream';
 
-/** The time that a neighbour has for all metadata of one round; at most some 10 MiB, most often a few hundred KiB, over thin lines. */
+/** How long a neighbour may take for all metadata of a round: at most some 10 MiB, usually a few hundred KiB, over thin links. */
 const METADATA_WITHIN_MS = 2 * 60_000;
-/** The time that a neighbour has for a target file: that for a short one, and more by its length. */
+/** How long a neighbour may take for a short target file. A longer one gets more time. */
 const FILE_WITHIN_MS = 30_000;
 const LEAST_FILE_BYTES_PER_MS = 1;
 
 /**
- * Once so much time is over without an answer, the next source is asked for a target file as well; and where an upstream answers, that one for
- * metadata that a neighbour has announced.
+ * After this long without an answer, the next source of a target file is asked as well; and an upstream that answers is asked for metadata
+ * that a neighbour has announced.
  */
 export const NEXT_AFTER_MS = 10_000;
 
@@ -43,12 +43,12 @@ export interface FleetNeighbours<N extends Source = Source> {
   source(id: string): N;
 }
 
-// Sender: any member of the fleet's network, under as many ids as it has certificates. The worst: it announces what is rightly signed first,
-// and drips each file. So target files come from an upstream where one answers, and nobody is waited for alone.
+// Sender: any member of the fleet's network, under as many ids as it has certificates. The worst: it is the first to announce a valid set,
+// and sends each file very slowly. So target files are fetched from an upstream if one answers, and no neighbour is waited for alone.
 
 /**
- * Where files come from, in the order in which it is tried. Neighbours are asked for metadata where one of them has announced something newer;
- * for all files where no upstream answers.
+ * Where files come from, and in which order. Neighbours are asked for metadata if one of them has announced something newer, and for all
+ * files if no upstream answers.
  */
 export class Sources {
   readonly #upstreams: readonly Source[];
@@ -63,7 +63,7 @@ export class Sources {
     this.#neighbours = neighbours;
   }
 
-  /** The sources of one round, one after the other; the next is tried where one has failed. */
+  /** The sources of one round; the next one is tried when one has failed. */
   async *forRound(news: News | undefined, signal: AbortSignal): AsyncGenerator<Source> {
     if (news !== undefined) {
       const hasUpstream = this.#upstreams.some(({ url }) => !this.#silent.has(url));
@@ -74,14 +74,14 @@ export class Sources {
     yield* inTime(await this.#newest(signal));
   }
 
-  /** For the first root: all upstreams; and three neighbours, drawn by chance from those that don't rest. */
+  /** The sources of the first root: all upstreams, and three neighbours, chosen at random from those that haven't failed lately. */
   forFirstRoot(): { upstreams: readonly Source[]; neighbours: readonly Source[] } {
     return { upstreams: this.#upstreams, neighbours: this.#drawn().slice(0, MAX_ASKED) };
   }
 
   /**
-   * For a file of a set that is known: upstreams that answer, the source that the set comes from, three neighbours that are drawn by
-   * chance, the other upstreams. An upstream that the set comes from is the first.
+   * The sources for a file of a known set: upstreams that answer, the source that the set came from, three random neighbours, the other
+   * upstreams. If the set came from an upstream, that one is the first.
    */
   inOrder(): Source[] {
     const first = this.#usableFirst();
@@ -106,18 +106,21 @@ export class Sources {
     return this.#upstreams.some(({ url }) => url === source?.url);
   }
 
-  /** From now on the set comes from this one. */
+  /** Called when the set comes from this source from now on. */
   follow(source: Source): void {
     this.#followed = source;
     this.answered(source);
   }
 
-  /** Notes that a source has given what was asked for, or has said that it hasn't got it. */
+  /** Called when a source has sent a file, or has answered that it lacks it. */
   answered({ url }: Source): void {
     this.#silent.delete(url);
   }
 
-  /** Notes why a source gave nothing: a neighbour that is out of reach, or gives what is wrong, rests. An upstream comes after neighbours. */
+  /**
+   * Called when a source has sent nothing. A neighbour that can't be reached or sends wrong bytes isn't asked for a while. An upstream is
+   * asked after neighbours.
+   */
   failed(source: Source, error: SitecastError): void {
     if (this.#isUpstream(source) && !isBehind(error)) this.#silent.add(source.url);
     this.#newestSources.failed(source, error);
@@ -127,13 +130,13 @@ export class Sources {
     const others = this.#usable().filter(id => id !== news.from);
     const from = this.#source(news.from);
     const inlined = [...news.files.keys()].some(name => name !== TIMESTAMP);
-    // Where nobody else can have it, one that rests is asked, too.
+    // If no other source can have it, one that failed lately is asked, too.
     if (!this.#newestSources.isResting(from) || inlined || others.length === 0)
       yield withFiles(from, news.files);
     for (const id of others.slice(0, MAX_ASKED - 1)) yield withFiles(this.#source(id), news.files);
   }
 
-  /** Neighbours that answered, of three drawn by chance, those first that claim the newest timestamp. */
+  /** Neighbours that answered, of three random ones; those that claim the newest timestamp come first. */
   async #newest(signal: AbortSignal): Promise<Source[]> {
     return (await this.#newestSources.ask(this.#drawn(), signal)).map(({ source }) => source);
   }
@@ -153,7 +156,7 @@ export class Sources {
   }
 }
 
-/** A drip of bytes ends, too. */
+/** The bound also ends a very slow transfer. */
 function filesInTime(neighbours: readonly Source[]): Source[] {
   const limitMsOf = (lengthBytes: number): number =>
     FILE_WITHIN_MS + Math.ceil(lengthBytes / LEAST_FILE_BYTES_PER_MS);

@@ -26,7 +26,7 @@ import type { News, Source, Sources } from './sources.ts';
 import type { TargetFiles } from './target-files.ts';
 
 const MAX_LOGGED_NAME_LENGTH = 200;
-/** The time that the target files of a round have in any case, so that a repository that changes often is followed, too. */
+/** How long the target files of a round may take in any case, so that a repository that changes often can be followed, too. */
 const FILES_AT_LEAST_MS = 10_000;
 
 interface SynchroniserDeps {
@@ -98,8 +98,8 @@ export class Synchroniser {
 
   /**
    * Asks the sources in turn until one of them gives a whole set.
-   * @param news what has been announced: those who have it are asked first
-   * @param interrupt comes when something newer still has been announced: target files aren't waited for any longer
+   * @param news what was announced: those who have it are asked first
+   * @param interrupt is aborted when something even newer was announced: target files aren't waited for any longer
    * @returns the source, and whether another set is served now
    * @throws the last source's error; the reason of either signal
    */
@@ -132,7 +132,7 @@ export class Synchroniser {
     const fetcher = source.metadata;
     switchable.current = fetcher;
     await client.refresh({ signal });
-    // What the set needs comes from there first.
+    // The set's files are fetched from this source first.
     sources.follow(source);
     const root = client.trusted.root;
     if (!this.#hasAllRoots || !mirror.hasRoot(root.signed.version))
@@ -147,7 +147,7 @@ export class Synchroniser {
       files.set(role, (await client.loadDelegated(role, { signal })).bytes);
     const set = verifySet(root.bytes, files, verify);
     const stop = interrupt ? AbortSignal.any([signal, notBefore(filesAtLeastMs, interrupt)]) : signal;
-    // Everything that devices need is here before the first device hears of the set.
+    // All files that devices need are stored here before the first device learns of the set.
     await targets.ensure(firstNeeds(set.targets), stop);
     const rollouts = await readRollouts(set.targets, target => targets.local(target));
     const needed = rolloutNeeds(set.targets, rollouts);
@@ -180,7 +180,7 @@ export class Synchroniser {
     const set = { ...verified, rollouts };
     const needed = [...firstNeeds(set.targets), ...rolloutNeeds(set.targets, rollouts)];
     const isComplete = await this.#areHere(needed);
-    // Devices ask for chunks as soon as they have the index: the allowlist has them first.
+    // Devices request chunks as soon as they have the index, so the allowlist must have them before.
     await beforeSwap(set);
     mirror.swap(set, isComplete);
     afterSwap(set, about);
@@ -194,7 +194,7 @@ export class Synchroniser {
     );
   }
 
-  /** Each omission is logged once, not with each set that has it again. */
+  /** Logs each omission once, not with each set that has it again. */
   #noteOmitted(omitted: readonly Omitted[]): void {
     const { log } = this.#deps;
     for (const { role, count, first } of omitted) {
@@ -235,7 +235,7 @@ export class Synchroniser {
   }
 }
 
-/** A signal that comes with another one, and no earlier than after a time. */
+/** A signal that is aborted with another one, but not before a minimum time. */
 function notBefore(leastMs: number, signal: AbortSignal): AbortSignal {
   const both = new AbortController();
   const time = AbortSignal.timeout(leastMs);

@@ -12,12 +12,15 @@ import { NEXT_AFTER_MS, type Source, type Sources } from './sources.ts';
 const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
 /** The longest target file that is mirrored, a chunk index. */
 export const MAX_TARGET_BYTES = 64 * 1024 * 1024;
-/** Bound of the files on the disk that devices asked for and no rollout needs. */
+/** Bound of the files on disk that devices requested and no rollout needs. */
 const MAX_ON_DEMAND_BYTES = 256 * 1024 * 1024;
 const MAX_FETCHES = 4;
-/** Beyond `NEXT_AFTER_MS`, the time that a file has before the next source is asked as well: so many bytes are 1 ms. A slow line isn't halved at once. */
+/**
+ * In addition to `NEXT_AFTER_MS`, how long a file may take before the next source is asked as well: 1 ms for this many bytes. So a slow
+ * link isn't divided at once.
+ */
 const EXPECTED_BYTES_PER_MS = 16;
-/** How long a file that no upstream gave is not asked for again: twice as long each time, for one may be listed that nobody has. */
+/** How long a file that no upstream has sent is not requested again. The time doubles, because a listed file may not exist anywhere. */
 const MIN_RETRY_MS = 5000;
 const MAX_RETRY_MS = 10 * 60_000;
 const MAX_REMEMBERED_FAILURES = 10_000;
@@ -29,7 +32,7 @@ interface TargetFilesDeps {
   origin: readonly Source[];
   log: Log;
   onRefused: (url: string, error: SitecastError) => void;
-  /** The next source is asked as well where a file of so many bytes isn't here by then. */
+  /** After how long the next source is asked as well for a file of this length. */
   nextAfterMs?: (lengthBytes: number) => number;
 }
 
@@ -55,7 +58,7 @@ export class TargetFiles {
     this.#deps = deps;
   }
 
-  /** The file from memory or disk; undefined where it is not here. A damaged one is deleted. */
+  /** The file from memory or disk; undefined if it isn't there. A damaged one is deleted. */
   async local(target: FoundTarget): Promise<Uint8Array | undefined> {
     const path = pathOf(target);
     const found = this.#memory.get(path);
@@ -64,7 +67,7 @@ export class TargetFiles {
   }
 
   /**
-   * The file from here or from the first source that has it. It is fetched once, however many requests ask for it.
+   * The file from here, or from the first source that has it. It is fetched once, however many requests ask for it.
    * @throws SITECAST_TARGET_UNAVAILABLE (unreachable), SITECAST_NO_SPACE; the signal's reason
    */
   async get(target: FoundTarget, signal?: AbortSignal): Promise<Uint8Array> {
@@ -72,8 +75,8 @@ export class TargetFiles {
   }
 
   /**
-   * The same for another gateway that asks: from the origin alone, and not from what is being fetched already, which may be what that gateway is
-   * asked for. So no request goes in a circle.
+   * The same for another gateway: only from the origin, without joining a fetch that is under way, which may be a request to that same
+   * gateway. So no request goes in a circle.
    */
   async getForGateway(target: FoundTarget): Promise<Uint8Array> {
     const { origin } = this.#deps;
@@ -81,12 +84,12 @@ export class TargetFiles {
   }
 
   /**
-   * Fetches those of the files that are not here yet.
-   * @param signal ends the wait. What is under way goes on for a while
-   * @throws as `get`, for the first that fails
+   * Fetches those of the files that are missing.
+   * @param signal ends the wait. Running fetches go on for a while
+   * @throws like `get`, for the first that fails
    */
   async ensure(targets: readonly FoundTarget[], signal?: AbortSignal): Promise<void> {
-    // A turn of its own: what an interrupted round has left under way holds up nothing.
+    // A limit of its own, so that fetches of an interrupted round don't delay this one.
     const turn = pLimit(MAX_FETCHES);
     await Promise.all(
       targets.map(target => {
@@ -154,7 +157,7 @@ export class TargetFiles {
     return bytes;
   }
 
-  /** Whoever calls has a backoff of its own. */
+  /** Callers have a backoff of their own. */
   #askAgain(path: string): void {
     const failure = this.#failed.get(path);
     if (failure) this.#failed.set(path, { ...failure, untilMs: 0 });

@@ -7,17 +7,17 @@ import pLimit from 'p-limit';
 import { z } from 'zod';
 import { type Amount, exceeds, type Queued, type Round, type Waiting, ReportTurns } from './report-turns.ts';
 
-/** What may wait of one device. An agent writes about ten reports an update. */
+/** The bound on waiting reports of one device. An agent writes about ten reports per update. */
 export const MAX_DEVICE = { reports: 2000, bytes: 2 * 1024 * 1024 };
-/** What may wait of all devices together. */
+/** The bound on waiting reports of all devices together. */
 const MAX_ALL = { reports: 200_000, bytes: 256 * 1024 * 1024 };
-/** What may wait of all senders without a known assignment together: any machine on the LAN can be many of them. */
+/** The bound on waiting reports of all senders without a known assignment together: any machine on the LAN can be many of them. */
 export const MAX_STRANGERS = { reports: 2000, bytes: 4 * 1024 * 1024 };
-/** Reports that the origin refused, kept for people to look at. */
+/** How many reports that the origin refused are kept for operators to look at. */
 export const MAX_DEAD_LETTERS = 1000;
-/** Of those, how many of its own a device gets in one answer. */
+/** How many of these an answer tells a device about. */
 export const MAX_TOLD_LETTERS = 100;
-/** Reports that have just left: one that a device sends again need not cross the WAN again. */
+/** How many reports that were just sent are remembered: if a device sends one again, it needn't cross the WAN again. */
 const MAX_REMEMBERED = 20_000;
 const REMEMBERED_FOR_MS = 10 * 60_000;
 
@@ -87,8 +87,8 @@ export class ReportQueue {
   }
 
   /**
-   * A damaged database may have only one of a report's two records. With the second alone, the report would count as waiting and never be
-   * sent. With the first alone, it would never leave.
+   * Repairs the records after damage, which may leave only one of a report's two records. With only the second, the report would count as
+   * waiting and never be sent. With only the first, it would never leave.
    */
   async #putRight(): Promise<void> {
     const changes: Change[] = [];
@@ -106,7 +106,7 @@ export class ReportQueue {
     if (changes.length > 0) await this.#records.commit(changes);
   }
 
-  /** Calls when there is something to send. */
+  /** Calls the listener when there is something to send. */
   onAdded(listener: () => void): void {
     this.#listeners.push(listener);
   }
@@ -164,7 +164,7 @@ export class ReportQueue {
     return over;
   }
 
-  /** The new reports that so many bytes suffice for, and those over them, in order. */
+  /** Divides the new reports into those that fit the budget and those that don't, in order. */
   async #sort<T extends QueuedReport>(entries: readonly T[], mostBytes: number) {
     const fresh = new Map<string, QueuedReport>();
     const over: T[] = [];
@@ -203,7 +203,7 @@ export class ReportQueue {
         const key = arrivalKey('r', waiting.arrival);
         const { data: entry } = entrySchema.safeParse(await this.#records.get(key));
         if (entry) found.push({ ...entry, key, waiting });
-        // Gone by now, or damaged: it leaves the queue.
+        // It has been sent meanwhile, or is damaged: it leaves the queue.
         else this.#queues.remove(waiting);
       }
       if (found.length > 0) return found;
@@ -211,7 +211,7 @@ export class ReportQueue {
     return [];
   }
 
-  /** The origin has every report of this chain up to `seq`. @returns how many were waiting */
+  /** Called when the origin has every report of this chain up to `seq`. @returns how many were waiting */
   async acknowledge({ id, epoch, seq }: { id: string; epoch: string; seq: number }): Promise<number> {
     return this.#turn(async () => {
       // Later reports of the chain have left, but a device that sends them again says that the origin has lost them.
@@ -229,12 +229,12 @@ export class ReportQueue {
     });
   }
 
-  /** The origin refuses this report for good: it is put aside. */
+  /** Called when the origin refuses this report for good: it is moved to the refused ones. */
   async reject({ key }: { key: string }, code: string): Promise<void> {
     await this.#turn(async () => {
       const entry = entrySchema.safeParse(await this.#records.get(key));
       if (!entry.success) return;
-      // Refused reports of unknown senders would push out those that matter.
+      // Refused reports of unknown senders aren't kept, as they would displace those that matter.
       if (!entry.data.isKnown) {
         await this.#take([key]);
         return;
@@ -275,7 +275,7 @@ export class ReportQueue {
   }
 
   /**
-   * No device is refused for what others have waiting.
+   * Makes room for new reports. No device is refused because of what others have waiting.
    * @returns the reports that make room
    * @throws SITECAST_OUTBOX_FULL
    */

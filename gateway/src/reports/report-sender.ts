@@ -16,27 +16,27 @@ import type { WanLimits } from '../wan/wan-limits.ts';
 import type { ReportQueue, WaitingReport } from './report-queue.ts';
 import type { Round } from './report-turns.ts';
 
-/** Bytes of reports in one request, where no rate says less: on a thin line the next request waits for its end. */
+/** How many bytes of reports a request may have if no rate sets a lower bound: on a thin link the next request waits for its end. */
 const MAX_BATCH_BYTES = 256 * 1024;
-/** The bound falls to so much where larger requests get no answer: the line may be too slow for them. */
+/** The bound falls to this if larger requests get no answer: the link may be too slow for them. */
 const LEAST_BATCH_BYTES = 8 * 1024;
 const MIN_BACKOFF_MS = 1000;
 const MAX_BACKOFF_MS = 5 * 60_000;
-/** After reports come in, it waits so long for more, to send them in one request. */
+/** How long it waits for more reports after some came in, to send them in one request. */
 const GATHER_MS = 200;
-/** How soon reports that the origin has neither acknowledged nor refused are sent again. */
+/** How soon reports that the origin has neither acknowledged nor refused are sent again, in ms. */
 const MIN_AGAIN_MS = 10_000;
 const MAX_AGAIN_MS = 10 * 60_000;
 /** How long a device's reports are held back where the origin does not say, seconds. */
 const DEFAULT_HOLD_S = 60;
 
-/** Statuses that blame the reports, not the gateway or the moment. */
+/** Statuses whose cause is the reports, not the gateway or the moment. */
 const BLAMES_REPORTS = new Set([400, 413, 422]);
 /** The origin was reached and failed: a report may be the cause. */
 const FAILED = 500;
-/** After so many reports were refused one by one and none was taken, the reports are no longer believed to be the cause. */
+/** After this many reports were refused one by one without any accepted one, the reports no longer count as the cause. */
 const MAX_REFUSED_ALONE = 8;
-/** An origin that takes reports now has refused others within so long before for what they are. */
+/** If the origin accepts reports now, others that it has refused within this time before count as refused because of their content. */
 const SHORTLY_MS = 60_000;
 
 interface RefusedAlone extends Pick<WaitingReport, 'key' | 'id' | 'epoch' | 'seq'> {
@@ -57,10 +57,10 @@ interface ReportSenderDeps {
 }
 
 /**
- * Sends reports on in batches, one of each device in turn. A report leaves the queue when the origin has acknowledged or refused it. Where
- * a batch is refused, its halves are sent, until the refused report is alone. It is passed over, so that the others go on, and put aside
- * only once the origin takes others. (A proxy, for example, may refuse everything: then all reports stay.) A device that has used up its
- * budget at the origin is left out until it may send again.
+ * Sends reports in batches, one of each device in turn. A report leaves the queue when the origin has acknowledged or refused it. If a
+ * batch is refused, its halves are sent, until the refused report is alone. That report is skipped, so that the others go on, and moved
+ * away only when the origin accepts others. (A proxy, for example, may refuse everything: then all reports stay.) A device that has used up
+ * its budget at the origin is left out until it may send again.
  */
 export class ReportSender {
   readonly #deps: ReportSenderDeps;
@@ -68,11 +68,11 @@ export class ReportSender {
   readonly #again = new Backoff(MIN_AGAIN_MS, MAX_AGAIN_MS);
   /** Devices that have used up their budget at the origin, and until when, milliseconds on a clock that never goes back. */
   readonly #heldUntilMs = new Map<string, number>();
-  /** Reports of the last batch that the origin takes later, by key. */
+  /** Reports of the last batch that the origin will accept later, by key. */
   readonly #putOff = new Set<string>();
   /** Reports that were refused alone since the round began, by key. */
   readonly #refused = new Map<string, RefusedAlone>();
-  /** How many of them since a report was taken. */
+  /** How many of them since a report was accepted. */
   #refusedInARow = 0;
   /** Bytes of reports that a request may have now. */
   #maxBytes = MAX_BATCH_BYTES;
@@ -98,7 +98,7 @@ export class ReportSender {
       const batch = await this.#nextOf(round);
       if (batch.length === 0) {
         if (await this.#rest(signal)) {
-          // All that is left was sent once: it is time to send it again.
+          // Everything left has been sent once, and is now sent again.
           round = queue.round();
           this.#refused.clear();
         }
@@ -138,7 +138,7 @@ export class ReportSender {
     return isOver;
   }
 
-  /** @returns false where the rest is to be sent again after a while */
+  /** @returns false where the rest should be sent again after a while */
   async #sendAll(batch: readonly WaitingReport[]): Promise<boolean> {
     try {
       return await this.#send(batch);
@@ -196,14 +196,17 @@ export class ReportSender {
     }
   }
 
-  /** @returns false where the reports are no longer likely to be the cause */
+  /** @returns false where the reports are probably not the cause */
   #passOver(refused: RefusedAlone): boolean {
     this.#refused.set(refused.key, refused);
     this.#refusedInARow += 1;
     return this.#refusedInARow < MAX_REFUSED_ALONE;
   }
 
-  /** The origin takes reports: those that it has just refused for what they are are put aside. Others are tried again. */
+  /**
+   * Called when the origin accepts reports: those that it has just refused because of their content are moved away. Others are tried
+   * again.
+   */
   async #putAside(): Promise<void> {
     this.#refusedInARow = 0;
     const sinceMs = performance.now() - SHORTLY_MS;
@@ -277,7 +280,7 @@ export class ReportSender {
   }
 }
 
-/** The report that a refusal is about: by its place in the request, or by its name where an origin does not say the place. */
+/** The report that a refusal is about: by its place in the request, or by its name if the origin doesn't give the place. */
 function meantBy(
   { index, id, epoch, seq }: RejectedReport,
   batch: readonly WaitingReport[],

@@ -55,8 +55,8 @@ class Queue implements Amount {
 }
 
 /**
- * The waiting reports, each device's in a queue of its own: they decide the order in which reports are sent on, and which make room. In
- * memory; the records last.
+ * The waiting reports, with a queue for each device: they decide the order of sending, and which reports make room. In memory only; the
+ * records are durable.
  */
 export class ReportTurns {
   readonly #queues = new Map<string, Queue>();
@@ -94,7 +94,7 @@ export class ReportTurns {
     }
   }
 
-  /** @returns the oldest reports of unknown senders that make room where more come than they may have together */
+  /** @returns the oldest reports of unknown senders that must make room so that those don't exceed their bound */
   excessOfStrangers(more: Amount, max: Amount): Waiting[] {
     const { items, reports, bytes } = this.#queues.get(STRANGERS) ?? new Queue();
     const left = { reports: reports + more.reports, bytes: bytes + more.bytes };
@@ -109,9 +109,9 @@ export class ReportTurns {
   }
 
   /**
-   * Room for a known device where all together have as much waiting as they may: the device that has the most loses its newest reports. (It
+   * Room for a known device when all devices together have reached the bound: the device that has the most loses its newest reports. (It
    * still has them, and the origin gets the older ones first.)
-   * @returns the reports that make room; undefined where no device has more than this one would have
+   * @returns the reports that make room; undefined if no device has more than this one would have
    */
   roomFor(id: string, more: Amount, max: Amount): Waiting[] | undefined {
     const left = { reports: this.#total.reports + more.reports, bytes: this.#total.bytes + more.bytes };
@@ -144,7 +144,7 @@ export class ReportTurns {
     return new Round(this.#queues);
   }
 
-  /** A sender has become known: its reports move to a queue of its own, in order. */
+  /** Called when a sender has become known: its reports move to a queue of its own, in order. */
   #claim(id: string): void {
     const strangers = this.#queues.get(STRANGERS);
     if (!strangers || this.#queues.has(id)) return;
@@ -162,7 +162,7 @@ export class ReportTurns {
   }
 }
 
-/** A round through all queues. Reports that come while it lasts are part of it. */
+/** A round through all queues. Reports that come during the round are part of it. */
 export class Round {
   readonly #queues: Map<string, Queue>;
   /** By queue: its newest report that had its turn. */
@@ -173,7 +173,7 @@ export class Round {
     this.#queues = queues;
   }
 
-  /** The next reports, at least one where one is left. `pass` says that they had their turn. */
+  /** The next reports, at least one if any is left. `pass` marks them as sent in this round. */
   next(
     { maxReports, maxBytes }: { maxReports: number; maxBytes: number },
     isHeld: (id: string) => boolean = () => false,

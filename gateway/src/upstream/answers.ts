@@ -10,10 +10,10 @@ import { MAX_REPORT_WAIT_S } from '@sitecast/shared/fleet';
 import { cutText } from '@sitecast/shared/text';
 import { z } from 'zod';
 
-// An upstream may be an origin of another version, another gateway, or a proxy. So its answers are read by the schemas that the servers
-// use, and less strictly. What the origin has signed is opened, and checked, by whoever needs it.
+// An upstream may be an origin of another version, another gateway, or a proxy. So its answers are read with the servers' schemas, but less
+// strictly. What the origin has signed is verified where it is used.
 
-/** Of a text that an upstream gave. */
+/** How many characters of an upstream's text are used. */
 const MAX_TOLD_CHARS = 500;
 const MAX_CODE_CHARS = 64;
 
@@ -26,7 +26,7 @@ export const acknowledgementReader = received(
   acknowledgementAnswerSchema.extend({ acknowledgement: signed }),
 );
 
-/** To reports. Anything else comes from no origin. */
+/** The answer to reports. An answer of another form doesn't come from an origin. */
 export const reportsAnswerReader = z.object({
   acknowledgements: z.array(signed).max(MAX_REPORTS_PER_REQUEST).default([]),
   rejected: z.array(z.unknown()).max(MAX_REPORTS_PER_REQUEST).default([]),
@@ -46,7 +46,7 @@ const problemTextReader = received(
   problemSchema.pick({ detail: true, hint: true }).extend({ detail: shortText, hint: shortText }),
 );
 
-/** What an upstream says that is wrong, for the log: of an error, or of whatever came instead. */
+/** The error in an upstream's answer, for the log; also if it isn't an error of ours. */
 export function problemIn(json: unknown): { detail?: string | undefined; hint?: string | undefined } {
   return problemTextReader.parse(json);
 }

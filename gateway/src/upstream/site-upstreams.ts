@@ -3,10 +3,11 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { shuffled } from '@sitecast/shared/upstream';
 import type { ForwardedAnswer, ForwardedRequest, Upstream, UpstreamAnswer } from './upstream.ts';
 
-// Neighbours are any machines with the fleet's key, a stolen gateway among them. The worst one says "no" to everything, or nothing for as long as it
-// may. It isn't waited for twice within its rest, and which ones are tried is drawn: so no few of them keep a site's requests from the others.
+// Neighbours are any machines with the fleet's key, including a stolen gateway. The worst one answers "no" to everything, or doesn't answer
+// in time. It isn't tried again for a while, and neighbours are chosen at random: so a few of them can't keep a site's requests from the
+// others.
 
-/** How long an upstream that can't be reached, or a neighbour that has no answer that counts, comes after the others. */
+/** How long an upstream that can't be reached, or a neighbour without a usable answer, is tried after the others. */
 const REST_MS = 60_000;
 const MAX_RESTING = 1000;
 /** Neighbours that are tried for one request. */
@@ -15,7 +16,7 @@ const MAX_NEIGHBOURS = 3;
 /** Where requests of the site API go. */
 export type SiteServer = Pick<Upstream, 'url' | 'ask' | 'forward'>;
 
-/** The upstreams, in their order, for requests of the site API, then neighbours: the first that can answer does. */
+/** Sends requests of the site API to the upstreams, in their order, and then to neighbours, until one can answer. */
 export class SiteUpstreams {
   readonly #upstreams: readonly SiteServer[];
   readonly #neighbours: () => readonly SiteServer[];
@@ -28,8 +29,8 @@ export class SiteUpstreams {
   }
 
   /**
-   * @returns the first answer that isn't "not me" (a status of 500 or more)
-   * @throws SITECAST_UPSTREAM_UNREACHABLE where none has one; `data.hasFailed`: one of them was reached, and failed at this (500)
+   * @returns the first answer with a status below 500
+   * @throws SITECAST_UPSTREAM_UNREACHABLE where there is none; `data.hasFailed`: one of them was reached, and failed at this request (500)
    */
   ask(path: string, body?: unknown): Promise<UpstreamAnswer> {
     return this.#first(async (server, isNeighbour) => {
@@ -52,7 +53,7 @@ export class SiteUpstreams {
       const isNeighbour = !this.#upstreams.includes(server);
       try {
         const answer = await ask(server, isNeighbour);
-        // Any holder of the fleet's key can say "no" in the origin's name: of neighbours only a "yes" counts, whose content is signed.
+        // Any holder of the fleet's key can say "no" in the origin's name: of neighbours, only success counts, whose content is signed.
         if (answer.status < (isNeighbour ? 300 : 500)) {
           this.#resting.delete(server.url);
           return answer;
@@ -78,7 +79,7 @@ export class SiteUpstreams {
     );
   }
 
-  /** Those that rest come last, the longest first: they may be the only ones. */
+  /** Those that failed lately come last, beginning with the longest ago: they may be the only ones. */
   #inOrder(): SiteServer[] {
     const neighbours = shuffled(this.#neighbours());
     if (neighbours.length === 0) return [...this.#upstreams];
@@ -92,7 +93,7 @@ export class SiteUpstreams {
   }
 }
 
-/** Reports that a neighbour says are refused stay in the outbox: the origin doesn't sign that. */
+/** Reports that a neighbour says are refused stay in the queue, since the origin hasn't signed that. */
 function withoutVerdicts({ status, json }: UpstreamAnswer): UpstreamAnswer {
   if (typeof json !== 'object' || json === null) return { status, json };
   return { status, json: { ...json, rejected: [] } };

@@ -8,10 +8,10 @@ export interface UpstreamAnswer {
   json: unknown;
 }
 
-/** One place that a gateway gets everything from: the origin, or another gateway. Nothing it says is trusted. */
+/** A server that a gateway gets everything from: the origin, or another gateway. Nothing it sends is trusted unverified. */
 export interface Upstream {
   readonly url: string;
-  /** Else it's another gateway, as far as the settings say. */
+  /** Otherwise it is another gateway, according to the settings. */
   readonly isOrigin: boolean;
   /** Below /metadata/. */
   readonly metadata: MetadataFetcher;
@@ -20,8 +20,8 @@ export interface Upstream {
   /** Below /chunks/. */
   readonly chunks: ChunkStore;
   /**
-   * Asks for the timestamp, and lets the upstream wait with its answer until there's another one than `etag`.
-   * @returns the ETag of what is there now, and whether it's another; undefined where the upstream gives none
+   * Requests the timestamp; the upstream may delay its answer until the timestamp differs from `etag`.
+   * @returns the current ETag, and whether it differs; undefined where the upstream gives none
    * @throws SITECAST_UPSTREAM_UNREACHABLE
    */
   waitForChange(
@@ -54,7 +54,7 @@ export interface ForwardedAnswer {
   readonly body: Uint8Array;
 }
 
-/** Those of the headers that are there. */
+/** Picks those of the headers that exist. */
 export function pickHeaders(
   names: readonly string[],
   valueOf: (name: string) => string | undefined,

@@ -2,29 +2,29 @@ import type { Log } from '@sitecast/shared/log';
 import type { FoundTarget } from '@sitecast/shared/trust';
 
 // Sender: the holder of the online key of `deltas`, who can list another recipe for each pair of releases every hour. The worst: each
-// names as many bytes of patches as a device would take, and no two name the same ones. Devices have bounds of their own for what they ask for.
+// recipe names as many bytes of patches as a device would accept, and no two name the same. Devices have bounds of their own.
 
-/** Recipes that are fetched ahead: from one release to another, and of all that lead to one release. */
+/** How many recipes are fetched ahead: from one release to another, and to one release in all. */
 const MAX_RECIPES_A_PAIR = 4;
 const MAX_RECIPES_A_RELEASE = 32;
-/** Plans by deltas to one release that are fetched ahead. */
+/** How many plans with deltas to one release are fetched ahead. */
 const MAX_PLANS_A_RELEASE = 64;
 
-/** The image that deltas lead to. */
+/** The target image of deltas. */
 export interface DeltaImage {
   /** Its index by name and hash. */
   readonly key: string;
   readonly product: string;
   /** Counter of its release. */
   readonly to: number;
-  /** What all of its chunks cost: the honest alternative. */
+  /** What all of its chunks would cost: the alternative to deltas. */
   readonly costBytes: () => number;
 }
 
 interface Noted {
   costBytes: number;
   spentBytes: number;
-  /** What counts already. */
+  /** Keys of files and plans that were admitted already. */
   admitted: Set<string>;
   /** By hash, the release that the recipe leads from. */
   recipes: Map<string, number>;
@@ -33,8 +33,8 @@ interface Noted {
 }
 
 /**
- * What this gateway may fetch ahead for deltas: for each image at most as many bytes as its chunks cost. What was admitted once counts
- * once. It is kept in memory: a new process begins anew, with what the one before has cached.
+ * What this gateway may fetch ahead for deltas: for each image at most as many bytes as its chunks cost. What was admitted once doesn't
+ * count again. Kept in memory only: a new process starts again, with the cache of the one before.
  */
 export class DeltaAllowance {
   readonly #log: Log;
@@ -44,7 +44,7 @@ export class DeltaAllowance {
     this.#log = log;
   }
 
-  /** Whether a recipe from a release to the image may be fetched; it counts from then on. */
+  /** Whether a recipe from a release to the image may be fetched. If so, it counts. */
   admitRecipe(image: DeltaImage, from: number, { file }: FoundTarget): boolean {
     const noted = this.#of(image);
     const hash = file.hashes.sha256 ?? '';
@@ -58,12 +58,12 @@ export class DeltaAllowance {
     return true;
   }
 
-  /** Whether an index of patches may be fetched; it counts from then on. */
+  /** Whether an index of patches may be fetched. If so, it counts. */
   admitPatchIndex(image: DeltaImage, { file }: FoundTarget): boolean {
     return this.#admit(image, `index ${file.hashes.sha256 ?? ''}`, file.length);
   }
 
-  /** Whether the patches of a plan may be fetched; they count from then on. @param plan what tells it apart */
+  /** Whether the patches of a plan may be fetched. If so, they count. @param plan its key */
   admitPatches(image: DeltaImage, plan: string, costBytes: number): boolean {
     const noted = this.#of(image);
     const isNew = !noted.admitted.has(`plan ${plan}`);

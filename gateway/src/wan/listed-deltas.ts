@@ -8,10 +8,10 @@ import type { DeltaAllowance, DeltaImage } from './delta-allowance.ts';
 import type { HeldDelta } from './update-plan.ts';
 import type { Base } from './wanted-updates.ts';
 
-/** How devices come to a release. */
+/** How devices update to a release. */
 export interface UpdateWay {
   listed: ListedDelta | undefined;
-  /** Encoders of the recipe that they have; undefined: by chunks. */
+  /** The recipe's encoders that they have; undefined: they use chunks. */
   usable: string[] | undefined;
 }
 
@@ -23,7 +23,7 @@ export interface ListedDelta {
   patchIndex: FoundTarget;
 }
 
-/** More of the deltas to an image isn't fetched ahead. */
+/** Stands for: no more of the deltas to an image may be fetched ahead. */
 export const BEYOND = 'beyond';
 
 interface ListedDeltasDeps {
@@ -34,7 +34,7 @@ interface ListedDeltasDeps {
   allowance: DeltaAllowance;
 }
 
-/** The files of deltas as the devices of this site can use them. Those that aren't here are fetched, as far as the allowance goes. */
+/** The files of deltas that devices of this site can use. Missing ones are fetched, within the allowance. */
 export class ListedDeltas {
   readonly #deps: ListedDeltasDeps;
   /** The encoders that recipes name, by their hashes; undefined where one can't be read. */
@@ -69,11 +69,14 @@ export class ListedDeltas {
       );
     }
     const named = this.#encoders.get(hash)?.filter(name => isUnheard || ability.encoders.includes(name));
-    // By their names alone: another order is no other plan.
+    // Sorted by name: another order is the same plan.
     return { listed, usable: named && [...new Set(named)].sort() };
   }
 
-  /** @returns undefined where a file can't be had, or is of a later format: devices of a later version fetch the patches when they ask */
+  /**
+   * @returns undefined where a file can't be fetched, or is of a later format: devices of a later version then fetch the patches when they
+   * need them
+   */
   async held(listed: ListedDelta, image: DeltaImage): Promise<HeldDelta | typeof BEYOND | undefined> {
     const bytes = await this.#recipe(listed, image);
     const indexBytes = await this.#file(listed.patchIndex, MAX_PATCH_INDEX_BYTES, () =>
@@ -84,7 +87,7 @@ export class ListedDeltas {
     return bytes && patchIndex && unlessUnreadable(() => ({ recipe: decodeRecipe(bytes), patchIndex }));
   }
 
-  /** Of a release; it is fetched where it isn't here. @returns undefined where it can't be had or read */
+  /** A release's index; fetched if it is missing. @returns undefined where it can't be fetched or read */
   async indexOf(release: FoundTarget): Promise<ChunkIndex | undefined> {
     const bytes = await this.#file(release, Number.POSITIVE_INFINITY, () => true);
     return bytes === BEYOND ? undefined : bytes && unlessUnreadable(() => ChunkIndex.decode(bytes));
@@ -100,7 +103,7 @@ export class ListedDeltas {
     return this.#file(recipe, MAX_RECIPE_BYTES, () => this.#deps.allowance.admitRecipe(image, from, recipe));
   }
 
-  /** @param maxBytes no device takes a longer one. @returns undefined where it can't be had */
+  /** @param maxBytes devices accept no longer file. @returns undefined where it can't be fetched */
   async #file(
     target: FoundTarget,
     maxBytes: number,
@@ -136,7 +139,7 @@ export function unlessUnreadable<T>(read: () => T): T | undefined {
   }
 }
 
-/** What tells a listed file apart. */
+/** The key of a listed file. */
 export function hashOf({ name, file }: FoundTarget): string {
   return `${name} ${file.hashes.sha256}`;
 }

@@ -13,15 +13,15 @@ import { costOf, joined, planUpdate, type UpdatePlan } from './update-plan.ts';
 import { type Base, type SiteUpdates, type Wanted, wantedUpdates } from './wanted-updates.ts';
 import type { SiteWays } from './site-ways.ts';
 
-/** At most this share of the cache is fetched ahead, counted in plain bytes. */
+/** At most this share of the cache is fetched ahead, in plain bytes. */
 const MAX_SHARE_OF_CACHE = 0.5;
-/** Chunks fetched ahead at one time. Chunks that devices ask for go first. */
+/** How many chunks are fetched ahead at a time. Chunks that devices request come first. */
 const AT_ONCE = 4;
 /** How often it checks whether devices wait. */
 const DEVICES_FIRST_MS = 5;
-/** How often it checks what is wanted: devices come, quiet hours end. */
+/** How often it checks what is needed: devices come, quiet hours end. */
 const LOOK_EVERY_MS = 2000;
-/** Where no source gives so many chunks of a release, the rest of it waits for another round. */
+/** After this many chunks of a release that no source has, the rest of it waits for another round. */
 const MAX_UNHAD = 16;
 const MIN_BACKOFF_MS = 5000;
 const MAX_BACKOFF_MS = 10 * 60_000;
@@ -32,21 +32,21 @@ interface PrefetchDeps extends SiteUpdates {
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   /** Fetches a mirrored file that isn't here. */
   fetch: (target: FoundTarget) => Promise<Uint8Array>;
-  /** By which way devices go. */
+  /** Tells whether devices use deltas or chunks. */
   siteWays: Pick<SiteWays, 'wayOf'>;
   cache: { has(id: ChunkId): Promise<boolean>; readonly isFull: boolean };
   /** Whether a mirrored index names a chunk: no other is fetched. */
   isAllowed: (id: ChunkId) => boolean;
-  /** Fetches what it gives, and keeps it. */
+  /** Fetches a chunk and caches it. */
   chunks: Pick<ChunkStore, 'get'>;
-  /** Whether chunks that devices ask for wait for their turn. */
+  /** Whether chunks requested by devices wait for their turn. */
   isBusy: () => boolean;
   mayPrefetch: () => boolean;
-  /** Whether the WAN has a rate: then each byte counts. */
+  /** Whether the WAN has a rate, so that each byte counts. */
   isPaced: () => boolean;
   /**
-   * Whether devices of the site may soon say that they hold an image: then its chunks come from them.
-   * @param image SHA-256 of its chunk index, in hex; @param count its chunks
+   * Whether devices of the site may soon announce that they hold an image: then its chunks come from them.
+   * @param image SHA-256 of its chunk index, in hex; @param count how many chunks it has
    */
   isTooEarly: (image: string, count: number) => boolean;
   cacheBytes: number;
@@ -56,17 +56,17 @@ interface PrefetchDeps extends SiteUpdates {
 
 type Targets = ReadonlyMap<string, FoundTarget>;
 
-/** They go by chunks, whatever deltas there are or will be. */
+/** They use chunks, whatever deltas there are or will be. */
 const BY_CHUNKS: UpdateWay = { listed: undefined, usable: undefined };
 
 /**
- * Fetches before the first device asks what the devices of this site will need for active rollouts: the patches of deltas from the
- * releases that they run, and chunks that neither these nor a patch give.
+ * Fetches what the devices of this site will need for active rollouts before the first device asks: patches of deltas from the releases
+ * that they run, and the other chunks.
  */
 export class Prefetch {
   readonly #deps: PrefetchDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
-  /** Bytes of what was fetched, by index, running release and how its devices use the delta. */
+  /** Fetched bytes, by index, running release and use of the delta. */
   readonly #done = new Map<string, number>();
   readonly #allowance: DeltaAllowance;
   readonly #deltas: ListedDeltas;
@@ -115,12 +115,12 @@ export class Prefetch {
       const { plans, doneBytes } = await this.#plansFor(wanted, { target, index, byName });
       const plan = joined([...plans.values()]);
       leftBytes -= doneBytes + plan.bytes;
-      // The newest comes first; what does not fit waits for a device to ask.
+      // The newest comes first. What doesn't fit is fetched when a device asks.
       if (leftBytes < 0) break;
       if (plans.size === 0 || this.#mustWait(wanted.rollout.id, target, index)) continue;
       const found = await this.#fetchAll(this.#lacking(plan), signal);
       if (!found.isWhole) return;
-      // A chunk that no source has holds up neither the others nor the next release.
+      // A chunk that no source has delays neither the others nor the next release.
       failure ??= found.failure;
       if (!found.failure) this.#noteDone(plans, wanted);
     }
@@ -143,9 +143,9 @@ export class Prefetch {
   }
 
   /**
-   * What the devices of this site will fetch, by the releases that they run and what they can do. While a delta that devices could use is
-   * still being made, what these need isn't fetched where each byte counts, or where that would be the whole image.
-   * @returns what isn't fetched yet, by what tells it apart; and bytes of what is
+   * What the devices of this site will fetch, by the releases that they run and their delta abilities. While a usable delta is still being
+   * made, nothing is fetched for its devices if each byte counts, or if it would be the whole image.
+   * @returns the plans to fetch, by key; and the bytes of those that were fetched
    */
   async #plansFor(
     { rollout, product, counter: to, bases }: Wanted,
@@ -172,19 +172,19 @@ export class Prefetch {
         byName,
         ...way,
       });
-      // What is beyond the bounds isn't planned again and again.
+      // A plan beyond the bounds isn't made again in each round.
       if (plan === BEYOND) this.#done.set(key, 0);
       else if (plan) plans.set(key, plan);
     }
     return { plans, doneBytes };
   }
 
-  /** Whether these devices are to use no delta, for the sake of the site's WAN. */
+  /** Whether these devices should use chunks for the sake of the site's WAN. */
   async #isByChunks({ from }: Base, { product, to }: { product: string; to: number }): Promise<boolean> {
     return from !== undefined && (await this.#deps.siteWays.wayOf({ product, from, to })) === 'chunks';
   }
 
-  /** @returns undefined where it is to wait for the delta */
+  /** @returns undefined where the plan must wait for the delta */
   async #planOf(
     index: ChunkIndex,
     { from, ability }: Base,
@@ -200,7 +200,7 @@ export class Prefetch {
     const base = target && (await this.#deltas.indexOf(target));
     const delta = listed && usable && (await this.#deltas.held(listed, image));
     if (delta === BEYOND) return BEYOND;
-    // Of a device that hasn't been heard since the start it isn't known whether a delta for it is being made.
+    // For a device that hasn't been heard since the start, it isn't known whether a delta is being made.
     const wouldBeWhole = from !== undefined && !base;
     const isAwaiting = isPending && !delta && mayUseDeltas(ability);
     if (isAwaiting && (this.#deps.isPaced() || wouldBeWhole)) return undefined;
@@ -222,7 +222,7 @@ export class Prefetch {
     return this.#older?.has(rollout) === true && this.#deps.isTooEarly(sha256, index.count);
   }
 
-  /** @returns whether every chunk was asked for; the first error about a chunk */
+  /** @returns whether every chunk was requested, and the first error about a chunk */
   async #fetchAll(
     lacking: AsyncGenerator<ChunkId, void>,
     signal: AbortSignal,
@@ -276,7 +276,7 @@ function idsOf({ rollouts }: MirrorSet): Set<string> {
   return new Set([...rollouts.values()].flatMap(file => file.rollouts.map(({ id }) => id)));
 }
 
-/** The error is about this chunk alone: others may come all the same. */
+/** Whether the error is about this chunk only, so that others may succeed. */
 function isAboutChunk(error: unknown): error is SitecastError {
   return error instanceof SitecastError && (error.kind === 'notFound' || error.kind === 'untrusted');
 }

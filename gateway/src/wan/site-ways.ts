@@ -17,18 +17,21 @@ import { inForce, type MirrorSet } from '../mirror/mirror-set.ts';
 import { hashOf, unlessUnreadable } from './listed-deltas.ts';
 import { type Base, type SiteUpdates, type Wanted, wantedUpdates } from './wanted-updates.ts';
 
-// Who asks: any host of the LAN. The worst: it makes this gateway fetch the recipes that devices of its site need, each once. What it is told
-// is no secret, and a device that is told a lie by another gateway fetches chunks that are verified, as it does without deltas. Who holds
-// the key of `deltas` can list others each hour: fetching them for this is bounded. However many ask, and whoever, all devices of the site
-// are gone through once in a second.
+// Who asks: any host of the LAN. The worst: it makes this gateway fetch the recipes that devices of its site need, each once. The answer is
+// no secret, and a device that gets a wrong one from another gateway fetches verified chunks, as it does without deltas. The holder of the
+// key of `deltas` can list other recipes each hour, but the fetches for this purpose are bounded. However many ask, the devices of the site
+// are gone through only once a second.
 
-/** Recipes that are fetched to decide about one image take at most this share of its bytes; or that many, which is little anyway. */
+/**
+ * To decide about one image, recipes with at most this share of its bytes are fetched; or at least MIN_RECIPES_BYTES, which is little
+ * anyway.
+ */
 const MAX_SHARE_OF_IMAGE = 0.01;
 const MIN_RECIPES_BYTES = 64 * 1024;
-/** What the devices of the site run is looked at again after so long at the earliest. */
+/** How long the list of what devices run is reused. */
 const LOOK_AGAIN_MS = 1000;
 
-/** How devices are to come to a release, for the sake of the site's WAN. */
+/** Which way devices should use to a release, for the sake of the site's WAN. */
 export type SiteWay = 'deltas' | 'chunks';
 
 interface SiteWaysDeps extends SiteUpdates {
@@ -37,7 +40,7 @@ interface SiteWaysDeps extends SiteUpdates {
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   /** Fetches a mirrored file that isn't here. */
   fetch: (target: FoundTarget) => Promise<Uint8Array>;
-  /** What lies there costs the WAN nothing any more. */
+  /** Cached chunks cost the WAN nothing. */
   cache: { has(id: ChunkId): Promise<boolean> };
   /** Milliseconds on a clock that never goes back. Default: that of the process. */
   now?: () => number;
@@ -47,37 +50,37 @@ interface SiteWaysDeps extends SiteUpdates {
 interface DeltaBase {
   recipe: FoundTarget;
   patchIndex: FoundTarget;
-  /** The index of the release that it leads from. */
+  /** The index of the base release. */
   release: FoundTarget;
-  /** That these devices have. */
+  /** Encoders that these devices have. */
   encoders: readonly string[];
 }
 
-/** What the devices of the site run, at one time. */
+/** What the devices of the site run at one time. */
 interface Look {
   readonly wanted: readonly Wanted[];
-  /** What was asked about since, by the index of the release that the deltas lead to. */
+  /** Answers since then, by the index of the target release. */
   readonly bases: Map<string, ReadonlyMap<string, DeltaBase>>;
 }
 
-/** What the devices of one release take for an update, over the WAN. */
+/** What the devices of one release fetch over the WAN for an update. */
 interface BaseCosts {
   /** What tells its recipe apart. */
   key: string;
-  /** Patches, and the files that lead to them: they serve these devices alone. */
+  /** Bytes of patches and their files, which only these devices use. */
   deltaBytes: number;
-  /** By the number of a chunk of the target: 1 where it is fetched beside the patches. Chunks serve all devices. */
+  /** By chunk number of the target: 1 if it is fetched in addition to patches. Chunks serve all devices. */
   rest: Uint8Array;
   /** The same without patches. */
   lacking: Uint8Array;
-  /** Bytes of the frames of what is lacking, and of its plain chunks. */
+  /** Bytes of the missing chunks' frames, and of the chunks. */
   frameBytes: number;
   plainBytes: number;
 }
 
 /**
- * Decides whether the devices of this site use deltas to a release: patches serve the devices of one release alone, chunks serve all. So
- * where devices run many releases, the chunks may cost the WAN less than all patches together. What was decided for a delta stays: its
+ * Decides whether the devices of this site use deltas to a release. Patches serve only devices of one release, while chunks serve all: if
+ * devices run many releases, the chunks may cost the WAN less than all patches together. A decision about a delta stays, because its
  * devices may have begun.
  */
 export class SiteWays {
@@ -85,11 +88,11 @@ export class SiteWays {
   readonly #decided = new Map<string, SiteWay>();
   readonly #inTurn = pLimit(1);
   readonly #looks: LruCache<MirrorSet, Look>;
-  /** By recipe, what is being found out: those who ask meanwhile get the same, so no more wait than recipes are listed. */
+  /** By recipe, decisions that are being made. All who ask meanwhile get the same one, so there are no more waits than listed recipes. */
   readonly #pending = new Map<string, Promise<SiteWay>>();
   /** Bytes of recipes that were fetched, by the images that they lead to. */
   readonly #fetchedBytes = new Map<string, number>();
-  /** Of the set that was asked about last. */
+  /** The set of the latest question. */
   #set: MirrorSet | undefined;
   #byName: ReadonlyMap<string, FoundTarget> = new Map();
 
@@ -98,7 +101,7 @@ export class SiteWays {
     this.#looks = lruCache({ max: 1, ttl: LOOK_AGAIN_MS, now: deps.now });
   }
 
-  /** By which way devices are to go that run `from`. `deltas` where nothing is known against it. */
+  /** Which way devices that run `from` should use. `deltas` unless there is a reason against it. */
   async wayOf(name: DeltaName): Promise<SiteWay> {
     const { key, known } = this.#listed(name) ?? {};
     if (key === undefined) return 'deltas';
@@ -130,7 +133,7 @@ export class SiteWays {
     const { set, key, known } = listed;
     if (known) return known;
     const bases = this.#bases(set, name);
-    // One delta alone is nothing to decide about: it is only made where it pays.
+    // A single delta needs no decision: it is only made if it pays.
     if (bases.size < 2 || !bases.has(key)) return 'deltas';
     const way = await this.#cheaperWay(name, [...bases.values()]);
     this.#decided.set(key, way);
@@ -154,7 +157,7 @@ export class SiteWays {
     return look;
   }
 
-  /** Of the releases that devices of the site have reported: those from which there is a delta that they leave alone if told so. By recipes. */
+  /** The deltas from releases that devices of the site have reported, if these devices follow this gateway's advice. By recipes. */
   #bases(set: MirrorSet, to: Pick<DeltaName, 'product' | 'to'>): ReadonlyMap<string, DeltaBase> {
     const { wanted, bases } = this.#look(set);
     const name = indexTarget(to.product, to.to);
@@ -175,7 +178,7 @@ export class SiteWays {
         const delta = this.#deltaOf(base, { product, to });
         if (!delta) continue;
         found.set(hashOf(delta.recipe), delta);
-        // Where one takes the delta in any case, the others do as well: its bytes come once.
+        // If one device uses the delta in any case, the others use it, too: its bytes come once.
         if (!base.takesSiteWay) taken.add(hashOf(delta.recipe));
       }
     }
@@ -183,7 +186,10 @@ export class SiteWays {
     return found;
   }
 
-  /** @returns undefined where there is none that they can use. A device that hasn't been heard may be away for long: nothing is fetched for its sake */
+  /**
+   * @returns undefined where there is no delta that they can use. For a device that hasn't been heard nothing is fetched, as it may be
+   * away for long
+   */
   #deltaOf(
     { from, ability }: Base,
     { product, to }: Pick<DeltaName, 'product' | 'to'>,
@@ -199,7 +205,7 @@ export class SiteWays {
     return { recipe, patchIndex, release, encoders: ability.encoders };
   }
 
-  /** `deltas` where a file can't be had, or is of a later format. */
+  /** `deltas` where a file can't be fetched, or is of a later format. */
   async #cheaperWay({ product, to }: DeltaName, bases: readonly DeltaBase[]): Promise<SiteWay> {
     const image = this.#byName.get(indexTarget(product, to));
     const target = await this.#index(image);
@@ -217,7 +223,7 @@ export class SiteWays {
     return cheaperWay(target, all, { decided: this.#decided, isHere: await this.#cached(target, all) });
   }
 
-  /** By the number of a chunk that any of them lacks: 1 where it is cached. */
+  /** By chunk number: 1 if any of them lacks it and it is cached. */
   async #cached(target: ChunkIndex, all: readonly BaseCosts[]): Promise<Uint8Array> {
     const isHere = new Uint8Array(target.count);
     for (const { lacking } of all) mark(isHere, lacking);
@@ -290,7 +296,7 @@ function costsOf({
     deltaBytes += window.patchLength;
     rest.fill(0, window.firstChunk, window.firstChunk + window.chunkCount);
   }
-  // A recipe that claims more than frames can have would make chunks seem dear.
+  // A recipe that claims more than frames can have would make chunks look expensive.
   const longestBytes = plainBytes + target.count * FRAME_OVERHEAD_BYTES;
   return {
     key: hashOf(listed),
@@ -302,7 +308,7 @@ function costsOf({
   };
 }
 
-/** Of the releases that nothing is decided for: what their deltas take, against what chunks for all of them take. */
+/** Compares, for the releases without a decision, the bytes of their deltas with the bytes of chunks for all of them. */
 function cheaperWay(
   target: ChunkIndex,
   all: readonly BaseCosts[],

@@ -16,24 +16,24 @@ export interface HeldDelta {
   patchIndex: ChunkIndex;
 }
 
-/** The chunks that devices of one running release fetch for an update, by their own plans or about so. */
+/** The chunks that devices of one running release fetch for an update, at least approximately. */
 export interface UpdatePlan {
   ids: ChunkIdSet;
-  /** Of the plain chunks. */
+  /** Bytes of the chunks' plain content. */
   bytes: number;
-  /** What the chunks of patches among them cost: as `costOf`. */
+  /** The cost of the chunks of patches among them: see `costOf`. */
   patchCostBytes: number;
 }
 
-/** What the chunks of a plan cost the WAN at the most, bytes: as many tiny chunks cost more than they hold. */
+/** The most that the chunks of a plan cost the WAN, in bytes: many tiny chunks cost more than they hold. */
 export function costOf({ ids, bytes }: Pick<UpdatePlan, 'ids' | 'bytes'>): number {
   return bytes + ids.size * FRAME_OVERHEAD_BYTES;
 }
 
 /**
- * What devices that run `base` fetch of an image: what their own slot lacks, by patches where there is a delta. Devices plan alone: one
+ * What devices that run `base` fetch of an image: what their own slot lacks, with patches if there is a delta. Each device plans alone: one
  * whose slot was altered fetches more, when it asks for it.
- * @param canApply which windows they can apply; all unless given
+ * @param canApply which windows they can apply; default: all
  */
 export function planUpdate(
   target: ChunkIndex,
@@ -64,14 +64,14 @@ export function joined(plans: readonly UpdatePlan[]): Pick<UpdatePlan, 'ids' | '
   return { ids, bytes: plans.reduce((sum, { bytes }) => sum + bytes, 0) };
 }
 
-/** The chunks that the patches of these windows lie in. @param windows in the order of their patches */
+/** Adds the chunks of these windows' patches. @param windows in the order of their patches */
 function addPatches(plan: UpdatePlan, index: ChunkIndex, windows: readonly PlacedWindow[]): void {
   let at = 0;
   for (const { patchOffset, patchLength } of windows) {
     while (at < index.count && index.endOf(at) <= patchOffset) at += 1;
     for (; at < index.count && index.startOf(at) < patchOffset + patchLength; at += 1)
       add(plan, index.idAt(at), index.lengthOf(at));
-    // The next patch may lie in the same chunk.
+    // The next patch may be in the same chunk.
     at = Math.max(0, at - 1);
   }
 }
@@ -82,7 +82,7 @@ function add(plan: UpdatePlan, id: Uint8Array, lengthBytes: number): void {
   plan.bytes += lengthBytes;
 }
 
-/** As devices do: none where the chunks that the patches lie in aren't worth it, or the patches themselves aren't. */
+/** Like devices: no windows if the chunks of the patches aren't worth it, or the patches themselves aren't. */
 function worthIt(
   windows: readonly PlacedWindow[],
   target: ChunkIndex,
@@ -98,7 +98,7 @@ function lengthOf({ firstChunk, chunkCount }: PlacedWindow, target: ChunkIndex):
   return target.endOf(firstChunk + chunkCount - 1) - target.startOf(firstChunk);
 }
 
-/** None where they don't fit: devices refuse them as well. */
+/** None if the windows don't fit the indexes: devices refuse them as well. */
 function placedWindows(recipe: Recipe, base: ChunkIndex, target: ChunkIndex): PlacedWindow[] {
   try {
     return windowsOf(recipe, base, target);
