@@ -123,11 +123,7 @@ export async function openOriginServices(
   const { rollouts, deltas } = await openRollouts(deps, settings, progress);
   const verifyById = fastVerifyById();
   const fleet = fleetOf(deps, { rollouts, progress, presence, verifyById, ...settings });
-  const scrubber = new Scrubber({
-    ...deps,
-    bytesPerS: settings.scrubBytesPerS,
-    republishRollouts: product => rollouts.republish(product),
-  });
+  const scrubber = scrubberOf(deps, settings, rollouts);
   const auditCheck = new AuditSelfCheck(deps);
   const readiness = new Readiness(deps);
   const waiters = new TimestampWaiters(deps.repository, after);
@@ -174,6 +170,14 @@ export async function openOriginServices(
       await deps.fleetStore.saveSeen();
     },
   };
+}
+
+function scrubberOf(
+  deps: OriginServicesDeps,
+  { scrubBytesPerS: bytesPerS }: OriginServicesSettings,
+  rollouts: Rollouts,
+): Scrubber {
+  return new Scrubber({ ...deps, bytesPerS, republishRollouts: product => rollouts.republish(product) });
 }
 
 /** How request bodies are taken, and who signed them. */
