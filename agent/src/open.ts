@@ -24,12 +24,12 @@ import { type DurableFiles, durableFiles } from './state/durable-files.ts';
 import { openOwnIdentity } from './state/own-identity.ts';
 import { KnownGateways } from './upstream/known-gateways.ts';
 
-/** Characters of the payload command's output that are logged. */
+/** How many characters of the payload command's output are logged. */
 const MAX_TOLD_CHARS = 300;
-/** Milliseconds that closing connections to peers may take. */
+/** How long closing connections to peers may take, in ms. */
 const CLOSE_PEERS_MS = 5000;
 
-/** An agent that this process has opened, and has to close. */
+/** An agent that this process has opened, and must close. */
 export interface OwnedAgent extends OpenAgent {
   close(): Promise<void>;
 }
@@ -37,14 +37,14 @@ export interface OwnedAgent extends OpenAgent {
 export interface OpenContext {
   /** Whether it exchanges chunks with other devices. */
   hasPeers: boolean;
-  /** Fires when this process is asked to end. */
+  /** Aborted when this process is asked to end. */
   stop: AbortSignal;
   daemonLog: DaemonLog;
 }
 
 /**
  * Opens the agent of a data directory on this machine: takes the locks, and opens each adapter. `composition.ts` connects the rest.
- * @throws whatever keeps it from opening: SITECAST_SLOT_OVERLAP, SITECAST_DATA_IN_USE, SITECAST_GATEWAY_UNREACHABLE, ENOSPC …
+ * @throws why it can't be opened: SITECAST_SLOT_OVERLAP, SITECAST_DATA_IN_USE, SITECAST_GATEWAY_UNREACHABLE, ENOSPC …
  */
 export async function openOwnedAgent(settings: RunSettings, context: OpenContext): Promise<OwnedAgent> {
   await checkSlots(settings);
@@ -111,7 +111,7 @@ async function openLocked(
   return { ...opened, close: () => closeAll(opened, locks, log) };
 }
 
-/** Another agent may have the slots. Then this one goes on, and waits where it would write. A slot that comes later is claimed then. */
+/** Another agent may own the slots. Then this one runs, and waits where it would write. A slot that appears later is claimed then. */
 async function claimSlots({ slots }: RunSettings, { slotLocks }: Locks, log: Log): Promise<void> {
   try {
     await slotLocks.take(await findSlots([resolve(slots.A), resolve(slots.B)]));
@@ -142,7 +142,7 @@ function bootControl(
   });
 }
 
-/** Runs the owner's command after a "boot" of the file boot control. A failure is only logged: the health check judges the slot. */
+/** Runs the owner's command after a "boot" with the boot control `file`. A failure is only logged: the health check judges the slot. */
 async function startPayload(
   { payloadCommand, hookTimeoutMs, slots }: RunSettings,
   booted: SlotName,
@@ -164,7 +164,7 @@ async function startPayload(
   }
 }
 
-/** libp2p is loaded only here, so it never is where there are no peers. */
+/** libp2p is loaded only here, so never without peers. */
 function peersOf(identity: Identity, log: Log): AgentPorts['startPeers'] {
   return async (settings, ports) => {
     const { SiteSwarm } = await import('./adapters/site-swarm.ts');
@@ -172,20 +172,20 @@ function peersOf(identity: Identity, log: Log): AgentPorts['startPeers'] {
   };
 }
 
-/** For tests alone: the process ends at a failpoint. */
+/** Only for tests: the process ends at a failpoint. */
 function testFailpoint(): Failpoint | undefined {
   const where = process.env.SITECAST_TEST_KILL_AT;
   return where === undefined ? undefined : killAt(where, () => process.kill(process.pid, 'SIGKILL'));
 }
 
-/** Each step is tried, even where one before it has failed. */
+/** Tries each step, even if one before it has failed. */
 async function closeAll(
   { boot, status, outbox, exchange }: OpenAgent,
   locks: Locks,
   log: Log,
 ): Promise<void> {
   const endings = [
-    // First, because this note tells a stop from a power cut.
+    // First, because this note distinguishes a stop from a power cut.
     () => boot.stop(),
     () => status.flush(),
     () => outbox.close(),
@@ -201,7 +201,7 @@ async function closeAll(
   }
 }
 
-/** Waits for the work, but no longer than that. */
+/** Waits for the work, but not longer than this. */
 async function within(ms: number, work: Promise<void>): Promise<void> {
   const over = new AbortController();
   const isLate = sleep(ms, over.signal, { ref: true });

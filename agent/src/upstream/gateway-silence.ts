@@ -2,25 +2,26 @@ import { isSystemError } from '@sitecast/shared/errors';
 import type { StateFile } from '../state/state-file.ts';
 import type { Gateways } from './gateways.ts';
 
-/** Milliseconds that one pause between two tries counts at most: the machine may have slept, or been busy with something else. */
+/** The most that one pause between two tries counts, in ms: the machine may have been suspended, or busy. */
 const MAX_STEP_MS = 10 * 60_000;
-/** So often it is written down how long the silence has lasted. */
+/** How often the duration of the silence is saved. */
 const WRITE_EVERY_MS = 30 * 60_000;
-/** Of what was written down before a start, so much doesn't count: it has to be watched again. */
+/** How much of the saved duration doesn't count after a start: it must be observed again. */
 const UNPROVED_MS = 30 * 60_000;
 
 interface GatewaySilenceOptions {
   gateways: Pick<Gateways, 'answers'>;
   stateFile: Pick<StateFile, 'current' | 'change'>;
-  /** Milliseconds: what is longer than that is no use to anybody. */
+  /** In ms. A longer silence has no further effect. */
   maxMs: number;
   /** Milliseconds on a clock that never goes back. */
   monotonicMs?: () => number;
 }
 
 /**
- * For how long no gateway has answered while this device tried. Only time counts that it has watched: not the time that it was off, for a gateway
- * may have answered others meanwhile. It goes on over a reboot where it was, less half an hour: a power cut may have lost that a gateway had answered.
+ * How long no gateway has answered although this device tried. Only time that the device has observed counts: not the time when it was off,
+ * because a gateway may have answered others meanwhile. After a reboot it continues with half an hour less, since a power cut may have lost
+ * that a gateway had answered.
  */
 export class GatewaySilence {
   readonly #options: GatewaySilenceOptions;
@@ -38,12 +39,12 @@ export class GatewaySilence {
     this.#answers = gateways.answers;
   }
 
-  /** Milliseconds; 0 as soon as one has answered. */
+  /** In ms; 0 as soon as one has answered. */
   get forMs(): number {
     return this.#options.gateways.answers === this.#answers ? this.#silentMs : 0;
   }
 
-  /** After each time that all gateways were asked, whatever came of it. */
+  /** Called each time when all gateways were asked, whatever the result. */
   async note(): Promise<void> {
     const { gateways, maxMs } = this.#options;
     const nowMs = this.#monotonicMs();
@@ -64,7 +65,7 @@ export class GatewaySilence {
     try {
       await stateFile.change({ silentMs: this.#silentMs });
     } catch (error) {
-      // A full disk, say. It is tried again; what is in memory counts.
+      // For example a full disk. It is tried again; the value in memory counts.
       if (!isSystemError(error)) throw error;
     }
   }
