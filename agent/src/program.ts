@@ -11,7 +11,7 @@ import {
   runSettings,
 } from './settings.ts';
 import type { CheckResult, CycleResult, Status } from './state/status.ts';
-import { statusText, waysLines } from './status-text.ts';
+import { statusText, waitText, waysLines } from './status-text.ts';
 
 /** The commands, done by a running daemon or else by this process. */
 export interface AgentCommands {
@@ -227,8 +227,8 @@ function checkLines({ rest, booted, available, plan }: CheckResult): string[] {
 
 const plainLines = (lines: readonly string[]): string => lines.map(line => `${plainLine(line)}\n`).join('');
 
-function restText({ state, waitingFor, reason }: CycleResult): string {
-  const what = waitingFor === undefined ? state : `${state} (for ${waitingFor})`;
+function restText({ reason, ...result }: CycleResult): string {
+  const what = waitText(result);
   return reason ? `${what}: ${reason.message} (${reason.code})` : what;
 }
 

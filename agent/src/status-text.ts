@@ -72,8 +72,16 @@ function slotLines({ slots, booted }: Status, name: SlotName): string[][] {
   return problem ? [...lines, ['', problem.message]] : [...lines, ...foreign];
 }
 
-function stateLine({ state, waitingFor, message }: Status): string {
-  const what = waitingFor === undefined ? state : `${state} (for ${waitingFor})`;
+/** What `waitingFor` says to programs, in people's words where these differ. */
+const WAITS = new Map([['approval', 'a higher bound on bytes']]);
+
+/** `waiting (for space)` */
+export function waitText({ state, waitingFor }: Pick<Status, 'state' | 'waitingFor'>): string {
+  return waitingFor === undefined ? state : `${state} (for ${WAITS.get(waitingFor) ?? waitingFor})`;
+}
+
+function stateLine({ message, ...status }: Status): string {
+  const what = waitText(status);
   return message === undefined ? what : `${what}: ${message}`;
 }
 

@@ -133,6 +133,17 @@ it("does not start without the fleet's key, and needs none where gossip is off",
   await harness.gateway(origin);
 });
 
+it('says that it passes its own address over among those of its peers', async () => {
+  const origin = await harness.silentOrigin(image);
+  const first = await harness.gateway(origin);
+  await first.close();
+  const own = `/ip4/127.0.0.1/tcp/7402/p2p/${first.id}`;
+  const again = await harness.gateway(origin, { ...first.settings, gossipPeer: [own], fleetKeyFile });
+  expect(again.log.lines.map(({ message }) => message)).toContain(
+    '--gossip-peer names this gateway itself, which is passed over',
+  );
+});
+
 const hasLan = Object.values(networkInterfaces()).some(found => found?.some(({ internal }) => !internal));
 
 it.skipIf(!hasLan)(

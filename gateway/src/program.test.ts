@@ -41,6 +41,11 @@ it.each([
   ['a rate in bytes', ['serve', '--data', 'd', '--wan-rate', '10MB'], '10Mbit'],
   ['quiet hours that are none', ['serve', '--data', 'd', '--quiet-hours', 'always'], 'Mon-Fri 08:00-18:00'],
   ['a place for peers that is none', ['serve', '--data', 'd', '--peer-listen', 'here'], '0.0.0.0:7403'],
+  [
+    'an address over UDP',
+    ['serve', '--data', 'd', '--gossip-listen', '/ip4/0.0.0.0/udp/7402/quic-v1'],
+    'expected a TCP address',
+  ],
   ['no data directory', ['serve'], '--data'],
 ])('refuses %s with exit code 2, and says what it expects', async (_what, args, message) => {
   const { exitCode, text } = await run(...args);

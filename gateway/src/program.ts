@@ -96,7 +96,7 @@ function fleetOptions(serve: SettingsCommand): SettingsCommand {
   return serve
     .option(
       '--gossip-listen <address...>',
-      "join the fleet's network and listen there, such as /ip4/0.0.0.0/tcp/7402 (default: not joined)",
+      "join the fleet's network and listen there, such as /ip4/0.0.0.0/tcp/7402 (default: nowhere; it is joined with --gossip-peer alone, too)",
       parseNetworkAddresses,
     )
     .option(
@@ -119,7 +119,7 @@ function fleetOptions(serve: SettingsCommand): SettingsCommand {
     )
     .option(
       '--fleet-upload <size>',
-      'chunks for gateways of other sites that cannot reach the origin: at most so much a day for each, and four times that for all (default: none)',
+      'chunks for gateways of other sites that cannot reach the origin: at most so much a day for each, at least 32MiB, and four times that for all (default: none)',
       parseFleetUpload,
     )
     .option(

@@ -59,11 +59,21 @@ it('announces the published state at its start, and each publication from then o
   ]);
 });
 
+it('says that a key has no effect where the network is not joined', async () => {
+  origin = await spawnOrigin(join(directory.path, 'data'), gossip().slice(2));
+  expect(origin.log()).toMatch(/without effect: --fleet-key-file/);
+});
+
 it("does not start without the fleet's key, or with one that others may read", async () => {
   const data = join(directory.path, 'data');
   await expect(spawnOrigin(data, gossip().slice(0, 2))).rejects.toThrow('SITECAST_FLEET_KEY_MISSING');
   const open = join(directory.path, 'open.key');
   writeFileSync(open, '0'.repeat(64), { mode: 0o644 });
+  const wrong = join(directory.path, 'wrong.key');
+  writeFileSync(wrong, 'no key', { mode: 0o600 });
+  await expect(spawnOrigin(data, [...gossip().slice(0, 3), wrong])).rejects.toThrow(
+    `${wrong} is no fleet's key`,
+  );
   const args = [...gossip().slice(0, 3), open];
   await expect(spawnOrigin(data, args)).rejects.toThrow('SITECAST_KEY_PERMISSIONS');
 });

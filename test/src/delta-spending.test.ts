@@ -85,7 +85,7 @@ it('is no more than --max-bytes, all starts together; and the device says so whe
 
   // Too little from the beginning: nothing is fetched but signed files, and an operator sees what it waits for.
   const little = ['--max-bytes=300000'];
-  const waiting = /waiting \(for approval\): .*--max-bytes .*\(SITECAST_PLAN_TOO_LARGE\)\n$/;
+  const waiting = /waiting \(for a higher bound on bytes\): .*--max-bytes .*\(SITECAST_PLAN_TOO_LARGE\)\n$/;
   expect(await update(undefined, ...little)).toMatchObject({
     exitCode: 0,
     stdout: expect.stringMatching(waiting),

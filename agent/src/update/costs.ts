@@ -58,25 +58,21 @@ export async function checkedCosts(
 async function costsOf(
   { deltas, frameSizes, spending }: CostDependencies,
   { index, indexSha256, delta }: Pick<Release, 'index' | 'indexSha256' | 'delta'>,
-  { plan, windows, hasFrameBytes }: Pick<FillPlan, 'plan' | 'windows' | 'hasFrameBytes'>,
+  { plan, hasFrameBytes }: Pick<FillPlan, 'plan' | 'hasFrameBytes'>,
   { isAsking, signal }: { isAsking: boolean; signal: AbortSignal },
 ): Promise<Costs> {
   const { patches, fetched } = plan.bytes;
   const files = delta && plan.windows.length > 0 ? await deltas.patchIndexBytes(delta, signal) : 0;
   const chunks: number[] = [];
   for (let at = 0; at < index.count; at += 1) if (plan.wayOf(at) === 'fetch') chunks.push(at);
-  // The chunks of patches are no longer than all patches of the recipe, and at most as long as chunks of images.
-  const patchBytes = patches === 0 ? 0 : windows.reduce((sum, { patchLength }) => sum + patchLength, 0);
-  const longestBytes = chunks.reduce(
-    (longest, at) => Math.max(longest, index.lengthOf(at)),
-    Math.min(patchBytes, index.sizes.maxBytes),
-  );
-  // A chunk is fetched only if its longest possible frame still fits the bound.
-  const common = (frames: number) => ({
+  const longestBytes = chunks.reduce((longest, at) => Math.max(longest, index.lengthOf(at)), 0);
+  // A chunk is fetched only if its longest possible frame still fits the bound. The chunks of patches are compressed already: their frames
+  // are no shorter than that, and are counted as a whole; so are chunks whose frames nothing tells.
+  const common = (frames: number, isWhole = fetched === 0) => ({
     patches,
     files,
     frames,
-    marginBytes: Math.ceil(MARGIN * (patches + frames)) + longestFrameBytes(longestBytes),
+    marginBytes: Math.ceil(MARGIN * (patches + frames)) + (isWhole ? 0 : longestFrameBytes(longestBytes)),
   });
   if (hasFrameBytes || fetched === 0) {
     const { frames } = plan.bytes;
@@ -87,7 +83,7 @@ async function costsOf(
   const estimate =
     isAsking && !isAllowed ? await frameSizes.estimate({ index, indexSha256 }, chunks, signal) : undefined;
   if (!estimate)
-    return { ...common(frames), framesBy: 'plain', leastFrames: MIN_FRAME_BYTES * chunks.length };
+    return { ...common(frames, true), framesBy: 'plain', leastFrames: MIN_FRAME_BYTES * chunks.length };
   const { bytes, leastBytes } = estimate;
   return { ...common(bytes), framesBy: 'sample', leastFrames: leastBytes };
 }

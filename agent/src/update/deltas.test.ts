@@ -357,6 +357,25 @@ describe('what a release may cost', () => {
     expect(Number(named) * 1024).toBeLessThan(2 * spentBytes + 1024);
   });
 
+  it('is suggested as little more than patches take, where nothing else is fetched', async () => {
+    const image = Buffer.from(image1);
+    randomBytes(CHUNK_BYTES).copy(image, 4 * CHUNK_BYTES);
+    target = harness.fleet.addRelease({ counter: 2, image, chunkBytes: CHUNK_BYTES });
+    harness.fleet.addRollout(2);
+    await harness.fleet.publishAll();
+    await republish({ firsts: [4], chunkCount: 1 });
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: CHUNK_BYTES } });
+    const { reason } = await harness.device.cycle();
+    const [, named = 0] = /--max-bytes (\d+)KiB or more$/.exec(reason?.message ?? '') ?? [];
+    await harness.device.close();
+    await harness.device.open({ settings: { maxBytes: Number(named) * 1024 } });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    const { spentBytes = 0 } = harness.reports.at(-1)?.transfer ?? {};
+    expect(spentBytes).toBeGreaterThan(CHUNK_BYTES);
+    expect(Number(named) * 1024).toBeLessThan(1.15 * spentBytes + 1024);
+  });
+
   it('is never exceeded, whatever fails and however often the agent starts; a plan that is too large is shown, not carried out', async () => {
     await order({ spoil: wrong });
     const maxBytes = 220_000;

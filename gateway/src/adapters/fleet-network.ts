@@ -54,6 +54,8 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
     warnOfIdle(settings, log);
     return undefined;
   }
+  if (gossipPeer.some(address => idOf(address) === identity.id))
+    log.info({}, '--gossip-peer names this gateway itself, which is passed over');
   const fleetKey = await requireFleetKey(fleetKeyFile);
   const swarm = await import('@sitecast/shared/swarm');
   const { announcementOf, createFleetNode, judge, peerOf, serveHttpStreams } = swarm;

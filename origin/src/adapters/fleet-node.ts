@@ -45,7 +45,7 @@ export interface OriginFleetNode {
  */
 export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNode | undefined> {
   const { gossip, directory, repository, now, after, log } = deps;
-  if (gossip.listen.length === 0) return undefined;
+  if (gossip.listen.length === 0) return warnOfIdle(gossip, log);
   const fleetKey = await requireFleetKey(gossip.fleetKeyFile);
   const { announcementOf, createFleetNode, judge, serveHttpStreams } = await import('@sitecast/shared/swarm');
   const identity = await Identity.open(join(directory, 'fleet'), { warn: message => log.warn({}, message) });
@@ -104,6 +104,18 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
       await node.close();
     },
   };
+}
+
+/** A unit file that is set up step by step must not keep the origin from starting. */
+function warnOfIdle({ announce, fleetKeyFile }: GossipSettings, log: Log): undefined {
+  const idle = [
+    ...(announce.length > 0 ? ['--gossip-announce'] : []),
+    ...(fleetKeyFile === undefined ? [] : ['--fleet-key-file']),
+  ];
+  if (idle.length === 0) return undefined;
+  const hint = 'Join it with --gossip-listen.';
+  log.warn({ hint }, `without effect: ${idle.join(', ')}: this origin isn't in the fleet's network`);
+  return undefined;
 }
 
 /** Any machine that reaches the port can cause it: the log holds repeats back. */

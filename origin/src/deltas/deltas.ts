@@ -23,9 +23,9 @@ import {
 } from './job.ts';
 import { JobList } from './job-list.ts';
 import { type MakeDeps, makeOne } from './make-one.ts';
-import { encodersFor } from './running.ts';
+import { encodersFor, type IsMeant } from './running.ts';
 import { SignedDeltas } from './signed.ts';
-import { deltasTo, isNeeded, wantedDeltas, whyUseless } from './wanted.ts';
+import { deltasTo, isNeeded, ledBy, rolloutsTo, wantedDeltas, whyUseless } from './wanted.ts';
 
 interface DeltasDeps extends MakeDeps {
   work: DeltaWork;
@@ -95,7 +95,22 @@ export class Deltas {
     const { committed } = repository;
     if (!makesForRollouts || !committed || !this.#jobs.hasRoom(1)) return false;
     const listing = readListing(committed.targets.signed);
-    return deltasTo(product, to, listing, registry).some(delta => this.#isToBegin(delta, sinceMs));
+    // A rollout that is about to start isn't listed yet.
+    const rollouts = rolloutsTo(product, to, this.#deps.rollouts.list());
+    const isMeant = rollouts.length > 0 ? ledBy(rollouts) : () => true;
+    return deltasTo(product, to, { listing, registry, isMeant }).some(delta =>
+      this.#isToBegin(delta, sinceMs),
+    );
+  }
+
+  /**
+   * The deltas to a release that devices may need: from older releases, and from newer ones where a rollout under way leads back from them.
+   */
+  usefulTo(product: string, to: number, listing: Listing): DeltaName[] {
+    const { registry, rollouts } = this.#deps;
+    const isLed = ledBy(rolloutsTo(product, to, rollouts.list()));
+    const isMeant: IsMeant = (device, counter) => counter < to || isLed(device, counter);
+    return deltasTo(product, to, { listing, registry, isMeant });
   }
 
   /** Whether a delta that has been needed since then isn't begun yet. */

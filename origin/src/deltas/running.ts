@@ -1,5 +1,6 @@
 import { RECIPE_FORMAT } from '@sitecast/shared/delta';
 import { DELTA_INVENTORY, type DeltaAbility, readDeltaAbility, usesRecipes } from '@sitecast/shared/fleet';
+import type { Member } from '../fleet/member.ts';
 import type { Registry } from '../fleet/registry.ts';
 
 /**
@@ -29,13 +30,23 @@ export interface RunningRelease {
   groups: ReadonlyMap<string, DeviceGroup>;
 }
 
-/** The releases that devices of a product run by their latest reports, most devices first. Devices that report no release are left out. */
-export function runningReleases(product: string, registry: Registry): RunningRelease[] {
+/** Whether a device counts. @param counter of the release that it runs */
+export type IsMeant = (device: Member, counter: number) => boolean;
+
+/**
+ * The releases that devices of a product run by their latest reports, most devices first. Devices that report no release are left out.
+ * @param isMeant default: all devices of the product
+ */
+export function runningReleases(
+  product: string,
+  registry: Registry,
+  isMeant: IsMeant = () => true,
+): RunningRelease[] {
   const found = new Map<number, RunningRelease & { groups: Map<string, DeviceGroup> }>();
   for (const member of registry.members()) {
-    if (member.kind !== 'device' || member.product !== product || member.revokedAt !== undefined) continue;
+    if (!isInUse(member, product)) continue;
     const { booted, deltas = '' } = registry.status(member.id)?.last ?? {};
-    if (!booted?.release) continue;
+    if (!booted?.release || !isMeant(member, booted.release.counter)) continue;
     const { counter, version } = booted.release;
     const release = found.get(counter) ?? { counter, version, devices: 0, users: 0, groups: new Map() };
     const group = release.groups.get(deltas) ?? {
@@ -53,6 +64,9 @@ export function runningReleases(product: string, registry: Registry): RunningRel
   }
   return [...found.values()].sort((one, other) => other.devices - one.devices || other.counter - one.counter);
 }
+
+const isInUse = (member: Member, product: string): boolean =>
+  member.kind === 'device' && member.product === product && member.revokedAt === undefined;
 
 /** Whether a device uses the recipes that the origin makes and signs; with `isTopLevel`, those that operators have signed. */
 export function usesDeltas(ability: DeltaAbility | undefined, isTopLevel = false): ability is DeltaAbility {

@@ -251,3 +251,31 @@ it('answers with an error, not an empty list, for a product without releases', a
     hint: expect.stringContaining('Is camera meant?'),
   });
 });
+
+async function running(counter: number, site: string): Promise<void> {
+  const device = await harness.device(site);
+  const release = { counter, version: `${counter}.0.0` };
+  const inventory = { product: 'camera', deltas: 'recipe-1' };
+  await device.report({ state: 'idle', booted: { slot: 'A', release }, inventory });
+}
+
+it('makes deltas for the devices that a rollout leads, and from a newer release only where a rollout leads back', async () => {
+  await running(1, 'north');
+  // At another site, which the rollout doesn't reach.
+  await running(2, 'south');
+  await harness.startRollout({ counter: 3, match: { sites: ['north'] } });
+  const { deltas } = harness.origin;
+  await deltas.tend();
+  const wanted = () => deltas.list('camera').map(({ from, to }) => `${from} → ${to}`);
+  expect(wanted()).toEqual(['1 → 3']);
+  await running(3, 'south');
+  // Devices that run 2 or 3 don't go back to 1; those that run 3 may be led back to 2, once somebody orders that.
+  const request = (counter: number) =>
+    harness.call('POST', '/api/v1/products/camera/deltas', { to: { counter } });
+  expect(await request(1)).toMatchObject({ httpStatus: 202, deltas: [] });
+  await request(2);
+  expect(wanted()).toEqual(['1 → 3', '1 → 2']);
+  await harness.startRollout({ counter: 2, match: { sites: ['south'] }, allowDowngrade: true });
+  await deltas.tend();
+  expect(wanted()).toEqual(['1 → 3', '1 → 2', '3 → 2']);
+});

@@ -1,10 +1,12 @@
+import { eligibilityOf, type Rollout } from '@sitecast/shared/fleet';
 import type { DeltaName } from '@sitecast/shared/release';
 import { ORIGIN } from '../audit/audit.ts';
+import { assignmentOf } from '../fleet/member.ts';
 import type { Registry } from '../fleet/registry.ts';
 import { deltaKey, type Listing } from '../repository/listing.ts';
 import { isUnderWay, type RolloutRecord } from '../rollouts/record.ts';
 import type { DeltaJob } from './job.ts';
-import { runningReleases } from './running.ts';
+import { type IsMeant, runningReleases } from './running.ts';
 
 /** How many deltas are made for one rollout: from the releases with the most devices that can use deltas. */
 const MAX_DELTAS_A_ROLLOUT = 8;
@@ -24,7 +26,8 @@ export function wantedDeltas(
   const wanted = new Map<string, WantedDelta>();
   for (const { product, rollout } of records) {
     if (!isNeeding(rollout)) continue;
-    for (const delta of deltasTo(product, rollout.release.counter, listing, registry)) {
+    const isMeant = ledBy([rollout]);
+    for (const delta of deltasTo(product, rollout.release.counter, { listing, registry, isMeant })) {
       const sinceMs = Math.max(
         Date.parse(rollout.createdAt),
         wanted.get(deltaKey(delta))?.sinceMs ?? Number.NEGATIVE_INFINITY,
@@ -36,18 +39,41 @@ export function wantedDeltas(
 }
 
 /**
+ * The devices that some of the rollouts lead to their release, at this stage or a later one. Where a rollout leads back to an older
+ * release, that includes devices that run a newer one.
+ */
+export function ledBy(rollouts: readonly Rollout[]): IsMeant {
+  return (device, counter) => {
+    const assignment = assignmentOf(device);
+    return rollouts.some(
+      rollout => eligibilityOf(rollout, { assignment, bootedCounter: counter }) !== 'noMatch',
+    );
+  };
+}
+
+/** The rollouts under way that lead to a release. */
+export const rolloutsTo = (product: string, to: number, records: readonly RolloutRecord[]): Rollout[] =>
+  records
+    .filter(record => record.product === product && record.rollout.release.counter === to)
+    .map(({ rollout }) => rollout)
+    .filter(isNeeding);
+
+/**
  * The most useful deltas to a release. Left out: those from a release that isn't listed, those that no device could use, and those that
  * operators have signed, which clients prefer.
  */
 export function deltasTo(
   product: string,
   to: number,
-  { releases, deltas }: Pick<Listing, 'releases' | 'deltas'>,
-  registry: Registry,
+  {
+    listing: { releases, deltas },
+    registry,
+    isMeant,
+  }: { listing: Pick<Listing, 'releases' | 'deltas'>; registry: Registry; isMeant: IsMeant },
 ): DeltaName[] {
   const listed = releases.get(product);
   if (listed?.has(to) !== true) return [];
-  return runningReleases(product, registry)
+  return runningReleases(product, registry, isMeant)
     .filter(({ counter, users }) => users > 0 && counter !== to && listed.has(counter))
     .filter(({ counter }) => !deltas.has(deltaKey({ product, from: counter, to })))
     .sort((one, other) => other.users - one.users || other.counter - one.counter)

@@ -106,7 +106,7 @@ const releaseSchema = z.union([
 export const deltaRequestSchema = z.strictObject({
   to: releaseSchema,
   from: described(
-    'Without it: the releases that most devices run.',
+    'Without it: the older releases that most devices run, and newer ones from which a rollout leads back.',
     z.array(releaseSchema).min(1).max(MAX_DELTA_BASES).optional(),
   ),
 });

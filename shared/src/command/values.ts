@@ -122,6 +122,10 @@ export function parseNetworkAddress(text: string): { address: string; id: string
   const [, network = '', host = '', port, id] = NETWORK_ADDRESS.exec(text) ?? [];
   const version = { ip4: 4, ip6: 6 }[network] ?? 0;
   const isHost = version === 0 ? /^[A-Za-z0-9.-]+$/.test(host) : isIP(host) === version;
+  if (/\/udp\//.test(text))
+    throw new InvalidArgumentError(
+      'expected a TCP address, such as /ip4/0.0.0.0/tcp/7402: UDP (QUIC) is not spoken',
+    );
   if (!isHost || Number(port) > 65_535)
     throw new InvalidArgumentError(
       'expected a multiaddress such as /ip4/0.0.0.0/tcp/7402 or /dns4/north.example.com/tcp/7402',

@@ -24,12 +24,13 @@ export function fleetKeyToText(key: FleetKey): string {
 
 /**
  * @param text 64 lower-case hexadecimal digits; white space around them doesn't matter
+ * @param path of the file that it is from, for the message
  * @throws SITECAST_FLEET_KEY_INVALID
  */
-export function parseFleetKey(text: string): FleetKey {
+export function parseFleetKey(text: string, path?: string): FleetKey {
   const hex = text.trim();
   if (!HEX_KEY.test(hex))
-    throw new SitecastError('badInput', 'SITECAST_FLEET_KEY_INVALID', "this is no fleet's key", {
+    throw new SitecastError('badInput', 'SITECAST_FLEET_KEY_INVALID', `${path ?? 'this'} is no fleet's key`, {
       hint: 'it has 64 hexadecimal digits; `sitecast keys create fleet` makes one',
     });
   return Buffer.from(hex, 'hex');
@@ -52,7 +53,7 @@ export async function createFleetKeyFile(path: string): Promise<void> {
 
 /** @throws SITECAST_FLEET_KEY_INVALID, SITECAST_KEY_PERMISSIONS where others than its owner may read it, the system's errors */
 async function readFleetKeyFile(path: string): Promise<FleetKey> {
-  return parseFleetKey((await readPrivateFile(path, MAX_FLEET_KEY_FILE_BYTES)).toString('utf8'));
+  return parseFleetKey((await readPrivateFile(path, MAX_FLEET_KEY_FILE_BYTES)).toString('utf8'), path);
 }
 
 /**

@@ -64,7 +64,7 @@ export function releaseDeltasCommand(): SettingsCommand {
       collect,
     )
     .addOption(
-      new Option('--from-running', 'have those made from the releases that most devices run').conflicts(
+      new Option('--from-running', 'have those made from the older releases that most devices run').conflicts(
         'from',
       ),
     )

@@ -93,9 +93,11 @@ async function unsign(
 }
 
 function tell(product: string, version: string, removed: readonly Listed[]): void {
-  print(
-    removed.map(delta => removedText(delta, `the delta from ${fromText(delta)} to ${product} ${version}`)),
+  const lines = removed.map(delta =>
+    removedText(delta, `the delta from ${fromText(delta)} to ${product} ${version}`),
   );
+  // The origin may not have ended its own yet since one of the same name was signed.
+  print([...new Set(lines)]);
   const example = removed.find(({ signed }) => signed !== true);
   if (!example) return;
   note(

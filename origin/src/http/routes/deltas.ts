@@ -10,7 +10,6 @@ import { type DeltaName, nameSchema, versionSchema } from '@sitecast/shared/rele
 import { updateCost } from '../../deltas/costs.ts';
 import { costOf, type DeltaJob, estimatedCostOf } from '../../deltas/job.ts';
 import type { SignedDelta } from '../../deltas/signed.ts';
-import { deltasTo } from '../../deltas/wanted.ts';
 import { readListing } from '../../repository/listing.ts';
 import type { Repository } from '../../repository/repository.ts';
 import { demandProduct, findRelease, versionIn } from '../../rollouts/releases.ts';
@@ -72,7 +71,7 @@ function changing({ tokens, bodies }: AppDeps) {
 }
 
 function requestRoute(app: OriginApp, deps: AppDeps): void {
-  const { deltas, repository, fleet } = deps;
+  const { deltas, repository } = deps;
   app.openapi(
     createRoute({
       path,
@@ -92,7 +91,7 @@ function requestRoute(app: OriginApp, deps: AppDeps): void {
       const wanted: DeltaName[] = (from ?? []).map(counter => ({ product, from: counter, to }));
       const { committed } = repository;
       if (!from && committed)
-        wanted.push(...deltasTo(product, to, readListing(committed.targets.signed), fleet.registry));
+        wanted.push(...deltas.usefulTo(product, to, readListing(committed.targets.signed)));
       const jobs = await deltas.request(wanted, c.get('token').name);
       const signed = (await deltas.signed.list(product)).filter(delta =>
         wanted.some(name => delta.from === name.from && delta.to === to),
