@@ -5,12 +5,15 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import {
   type Change,
-  choicesFor,
+  cutAll,
   type CutDisk,
+  type CutOptions,
+  type CutResult,
   DiskHistory,
   digestOf,
   everything,
   filesIn,
+  marksBefore,
   putDisk,
   recordWrites,
 } from '@sitecast/shared/testing/disk';
@@ -55,25 +58,6 @@ interface Recorded {
   /** Of the device, before the update: envelopes that the origin has. */
   earlier: unknown[];
   taken: NotingOrigin['taken'];
-}
-
-export interface ReplayResult {
-  cuts: number;
-  distinct: number;
-  /** What was wrong after a cut, in words; at most one for each disk. */
-  wrong: string[];
-}
-
-interface ReplayOptions {
-  seed: number;
-  /** Disks of each cut. */
-  choices: number;
-  /** Only each so many-th cut is tried, and the last one. */
-  step?: number;
-  /** As if nothing were ever synced. */
-  ignoresSyncs?: boolean;
-  /** Ends at the first thing that is wrong. */
-  untilWrong?: boolean;
 }
 
 /** Records updates of real agent processes on one kind of machine, and cuts their power at each change of the disk. */
@@ -180,32 +164,19 @@ export class PowerCutReplay {
   }
 
   /** Cuts the power at each change of each record, and looks what becomes of the device. */
-  async cutEverywhere(options: ReplayOptions): Promise<ReplayResult> {
-    const result: ReplayResult = { cuts: 0, distinct: 0, wrong: [] };
+  async cutEverywhere(options: CutOptions): Promise<CutResult> {
+    const all: CutResult = { cuts: 0, distinct: 0, wrong: [] };
     for (const record of this.records) {
-      await this.#cutIn(record, options, result);
-      if (options.untilWrong === true && result.wrong.length > 0) break;
+      const result = await cutAll(record, options, (disk, cut) => {
+        const requests = marksBefore(record.changes, cut).filter(name => name === 'reports').length;
+        return this.#judge(record, disk, requests);
+      });
+      all.cuts += result.cuts;
+      all.distinct += result.distinct;
+      all.wrong.push(...result.wrong.map(what => `${record.name}, ${what}`));
+      if (options.untilWrong === true && all.wrong.length > 0) break;
     }
-    return result;
-  }
-
-  async #cutIn(record: Recorded, options: ReplayOptions, result: ReplayResult): Promise<void> {
-    const { seed, choices, step = 1, ignoresSyncs = false, untilWrong = false } = options;
-    const history = new DiskHistory(record.before, record.changes, { ignoresSyncs });
-    const seen = new Set<string>();
-    for (const cut of cutsOf(history.length, step))
-      for (const choice of choicesFor(cut, { seed, count: choices })) {
-        const disk = history.after(cut, choice);
-        result.cuts += 1;
-        const sent = record.changes.slice(0, cut).filter(isReportsMark).length;
-        const key = `${digestOf(disk)} ${sent}`;
-        if (seen.has(key)) continue;
-        seen.add(key);
-        result.distinct += 1;
-        const wrong = await this.#judge(record, disk, sent);
-        if (wrong !== undefined) result.wrong.push(`${record.name}, after ${cut} changes: ${wrong}`);
-        if (untilWrong && wrong !== undefined) return;
-      }
+    return all;
   }
 
   /** The origin as it was when it had answered so many requests with reports. */
@@ -266,10 +237,3 @@ export class PowerCutReplay {
     return `it doesn't end: ${story.join(' ')}; reported: ${reported.join(' ')}`;
   }
 }
-
-function* cutsOf(length: number, step: number): Generator<number> {
-  for (let cut = 0; cut < length; cut += step) yield cut;
-  yield length;
-}
-
-const isReportsMark = (change: Change): boolean => change.kind === 'mark' && change.name === 'reports';

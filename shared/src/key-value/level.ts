@@ -1,18 +1,25 @@
 import { statfs } from 'node:fs/promises';
 import { ClassicLevel } from 'classic-level';
+import { syncDirectory } from '../durable/index.ts';
 import { hasCode, inUse, noRoomToOpen, openingError, type Owner } from './errors.ts';
 import { openingBytes } from './files-check.ts';
 import type { KeyRange } from './store.ts';
 
 export type Database = ClassicLevel<string, unknown>;
 
-/** @throws SITECAST_DATA_IN_USE, SITECAST_NO_SPACE, SITECAST_STATE_UNREADABLE, SITECAST_STATE_DAMAGED */
+/**
+ * Opens a database, or makes one. When it returns, a power cut leaves a database that can be opened.
+ * @throws SITECAST_DATA_IN_USE, SITECAST_NO_SPACE, SITECAST_STATE_UNREADABLE, SITECAST_STATE_DAMAGED
+ */
 export async function openLevel(path: string, owner: Owner): Promise<Database> {
   const database: Database = new ClassicLevel(path, { valueEncoding: 'json' });
   try {
     await database.open();
+    // LevelDB doesn't: the name of its newest manifest may be lost otherwise, with the log that is written from now on.
+    await syncDirectory(path);
     return database;
   } catch (error) {
+    if (database.status === 'open') await database.close();
     const told = openingError(error, owner);
     if (told.code !== 'SITECAST_NO_SPACE') throw told;
     const room = { path, neededBytes: await openingBytes(path), freeBytes: await freeBytesAt(path) };

@@ -5,6 +5,7 @@ import { damaged, lost, type Owner, readingError } from './errors.ts';
 import { checkTables, checkUnhurried, type DamagedTable, listFiles, sortTables } from './files-check.ts';
 import { LevelStore, type LevelStoreDeps } from './level-store.ts';
 import { type Database, demandUnlocked, iteratorRange, openLevel } from './level.ts';
+import { removeUnborn } from './unborn.ts';
 import { type Noted, Witness } from './witness.ts';
 
 const MAX_CHECKED_FIRST_BYTES = 512 * 1024 * 1024;
@@ -103,9 +104,11 @@ async function accepted(options: OpenOptions, newest: number): Promise<LevelStor
 async function checkFiles({
   path,
   owner,
+  witnessPath,
   maxCheckedFirstBytes = MAX_CHECKED_FIRST_BYTES,
 }: OpenOptions): Promise<string[]> {
   await demandUnlocked(path, owner);
+  if ((await new Witness(witnessPath, () => ({})).read()) === undefined) await removeUnborn(path);
   const files = await listFiles(path);
   // LevelDB would take the directory for a new database, and delete its tables.
   if (!files.hasCurrent && files.tables.length + files.logs.length > 0)
