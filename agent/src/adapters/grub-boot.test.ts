@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -280,6 +280,23 @@ describe('boot control `grub`, where its notes are lost,', () => {
     expect(blockAt(`${path}.confirmed`)).toEqual(new Map([['CONFIRMED', 'B']]));
     expect(blockAt(path)?.get('saved_entry')).toBe(block?.length === 1024 ? '0' : undefined);
   });
+
+  it.each([
+    ['emptied', Buffer.alloc(0)],
+    ['damaged', damaged],
+    ['too long', Buffer.alloc(3000, '#')],
+  ])(
+    'overwrites a file that is there: a rename leaves what `e2fsck -p` does not mend (%s)',
+    async (_how, content) => {
+      await BOOT_MACHINES.grub.create(directory);
+      const path = join(directory, 'grubenv');
+      await writeFile(path, content);
+      const { ino } = await stat(path);
+      await BOOT_MACHINES.grub.open(directory, 'B').start({ slots: ['B'], onTrial: undefined });
+      expect(await stat(path)).toMatchObject({ ino, size: 1024 });
+      expect(evaluateGrub(directory).slot).toBe('B');
+    },
+  );
 
   it('gives a slot on trial one more boot, and keeps the other one confirmed', async () => {
     await BOOT_MACHINES.grub.create(directory);

@@ -1,5 +1,6 @@
-import { open } from 'node:fs/promises';
-import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { open, rename } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { readFileBounded, syncDirectory, withRoom } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { otherSlot, type SlotName } from '../ports.ts';
 import type { BootEnvironment, BootScheme, Variables } from './environment-boot.ts';
@@ -53,8 +54,9 @@ export function formatGrubBlock(variables: Variables, path: string): Buffer {
  * GRUB's environment block, and beside it (`.confirmed`) another one that only the agent writes. The two are never written at the same
  * time, so a power cut damages at most one of them.
  *
- * An existing block is overwritten in place: GRUB doesn't read a file system's journal, so after a rename that is only in the journal it
- * would read (and overwrite) the blocks of the old file.
+ * An existing file, a damaged one too, is overwritten in place: GRUB doesn't read a file system's journal, so after a rename that is only in
+ * the journal it would read (and overwrite) the blocks of the old file. On ext2, a power cut after a rename leaves an inode without a name,
+ * which `e2fsck -p` doesn't mend: the next boot would wait for a person.
  */
 export class GrubEnvironment implements BootEnvironment {
   readonly name: string;
@@ -95,14 +97,39 @@ async function change(path: string, changes: Variables): Promise<void> {
   if ([...changes].every(([name, value]) => variables.get(name) === value)) return;
   for (const [name, value] of changes) variables.set(name, value);
   const block = formatGrubBlock(variables, path);
-  if (typeof found === 'string') await writeFileDurably(path, block);
-  else await overwrite(path, block);
+  try {
+    if (found === 'missing') await create(path, block);
+    else await overwrite(path, block);
+  } catch (error) {
+    // A sector that can't be written any more: a new file has another one.
+    if (found !== 'missing' && isSystemError(error, 'EIO')) return create(path, block);
+    throw withRoom(error, path, BLOCK_BYTES);
+  }
+}
+
+/**
+ * Makes the file aside, and gives it its name once it is whole. It is empty until its directory is on the disk: of an inode without a name
+ * `e2fsck -p` removes only an empty one.
+ */
+async function create(path: string, block: Buffer): Promise<void> {
+  const aside = `${path}.new`;
+  const handle = await open(aside, 'a');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await syncDirectory(dirname(path));
+  await overwrite(aside, block);
+  await rename(aside, path);
+  await syncDirectory(dirname(path));
 }
 
 async function overwrite(path: string, block: Buffer): Promise<void> {
   const handle = await open(path, 'r+');
   try {
     await handle.write(block, 0, block.length, 0);
+    if ((await handle.stat()).size > block.length) await handle.truncate(block.length);
     await handle.sync();
   } finally {
     await handle.close();
