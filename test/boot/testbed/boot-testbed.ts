@@ -100,10 +100,11 @@ export class BootDevice {
     return this.#machine;
   }
 
-  powerOn(): Machine {
+  /** @param writeLog a file in which QEMU notes each write and flush (`blklogwrites`) */
+  powerOn(writeLog?: string): Machine {
     this.#runs += 1;
     const log = this.#hardware.log.replace(/\.log$/, `-${this.#runs}.log`);
-    this.#machine = new Machine({ ...this.#hardware, log });
+    this.#machine = new Machine({ ...this.#hardware, log, ...(writeLog === undefined ? {} : { writeLog }) });
     return this.#machine;
   }
 

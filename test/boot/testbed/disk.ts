@@ -21,6 +21,7 @@ export const SLOT_MIB = 48;
 const DATA_MIB = 32;
 /** Where each partition begins; the first MiB holds GRUB itself. */
 const START_MIB = { boot: 1, A: 1 + BOOT_MIB, B: 1 + BOOT_MIB + SLOT_MIB, data: 1 + BOOT_MIB + 2 * SLOT_MIB };
+const SIZE_MIB = { boot: BOOT_MIB, A: SLOT_MIB, B: SLOT_MIB, data: DATA_MIB };
 const DISK_MIB = START_MIB.data + DATA_MIB;
 /** In `boot.img` these bytes are code; after them come the disk's signature and partition table. */
 const BOOT_CODE_BYTES = 440;
@@ -41,11 +42,23 @@ set B_ROOT="/dev/vda3"
 set ARGS="ro quiet panic=5 console=ttyS0"
 `;
 
+type PartitionName = keyof typeof START_MIB;
+
+/** The bytes of a partition, of all bytes of a disk. */
+export function partitionOf(disk: Buffer, name: PartitionName): Buffer {
+  return disk.subarray(START_MIB[name] * MIB, (START_MIB[name] + SIZE_MIB[name]) * MIB);
+}
+
+/** Whether a byte of a disk belongs to a partition. */
+export function isIn(name: PartitionName, at: number): boolean {
+  return at >= START_MIB[name] * MIB && at < (START_MIB[name] + SIZE_MIB[name]) * MIB;
+}
+
 /**
  * Copies GRUB's state out of a boot partition into a directory.
  * @param image as debugfs names it: PATH, or PATH?offset=BYTES
  */
-function readEnvironments(image: string, to: string): void {
+export function readEnvironments(image: string, to: string): void {
   for (const name of ENVIRONMENTS) {
     rmSync(join(to, name), { force: true });
     run('debugfs', ['-R', `dump /grub/${name} ${join(to, name)}`, image]);
@@ -53,7 +66,7 @@ function readEnvironments(image: string, to: string): void {
 }
 
 /** Mends a boot partition as a boot does. @throws where that takes a person */
-function checkBoot(image: string): void {
+export function checkBoot(image: string): void {
   // 1: something was mended.
   run('sh', ['-c', 'e2fsck -p "$0" || test $? = 1', image]);
 }

@@ -1,12 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { until } from '@sitecast/shared/testing';
 import type { Disk } from './disk.ts';
 
 const MEMORY_MIB = 384;
 /** Of `e2fsck -p`. */
 const NEEDS_A_PERSON = /RUN fsck MANUALLY/;
+/** Sparse: QEMU doesn't let it grow. */
+const WRITE_LOG_BYTES = 2 ** 30;
 const MAX_SHOWN_CHARS = 2000;
 
 export interface MachineOptions {
@@ -15,6 +17,8 @@ export interface MachineOptions {
   runtime: string;
   /** Where the serial console is kept. */
   log: string;
+  /** Where QEMU notes each write and flush of the disk (`blklogwrites`). */
+  writeLog?: string;
 }
 
 /** One run of QEMU: from power-on to the power cut by which it ends. The machine may boot many times in between. */
@@ -27,12 +31,7 @@ export class Machine {
   constructor(options: MachineOptions) {
     this.#options = options;
     const plain = `-accel tcg -m ${MEMORY_MIB} -display none -monitor none -nodefaults -nic user,model=virtio-net-pci`;
-    const disks = [
-      '-drive',
-      `file=${options.disk.path},format=raw,if=none,id=d`,
-      '-device',
-      'virtio-blk-pci,drive=d,bootindex=1',
-    ];
+    const disks = [...drive(options), '-device', 'virtio-blk-pci,drive=d,bootindex=1'];
     const runtime = ['-drive', `file=${options.runtime},format=raw,if=virtio,readonly=on`];
     const ways = ['-serial', `file:${options.log}`];
     const args = [...plain.split(' '), ...disks, ...runtime, ...ways];
@@ -81,4 +80,16 @@ export class Machine {
     this.#child.kill('SIGKILL');
     await ended;
   }
+}
+
+function drive({ disk, writeLog }: MachineOptions): string[] {
+  if (writeLog === undefined) return ['-drive', `file=${disk.path},format=raw,if=none,id=d`];
+  writeFileSync(writeLog, '');
+  truncateSync(writeLog, WRITE_LOG_BYTES);
+  return [
+    `driver=file,filename=${disk.path},node-name=file`,
+    'driver=raw,file=file,node-name=raw',
+    `driver=file,filename=${writeLog},node-name=log-file`,
+    'driver=blklogwrites,file=raw,log=log-file,log-super-update-interval=1,node-name=d',
+  ].flatMap(node => ['-blockdev', node]);
 }
