@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { expect, it } from 'vitest';
 
 const TOP = fileURLToPath(new URL('../../', import.meta.url));
@@ -35,4 +37,21 @@ it.each(['agent', 'gateway', 'origin'])(
 it('the Latin-1 bundle says the same: letters beyond are escaped, not lost', async () => {
   const texts = await Promise.all((await filesOf('agent')).map(file => textOf('agent', file)));
   expect(texts.some(text => text.includes('12D3KooW\\u2026'))).toBe(true);
+});
+
+it.each(['agent', 'gateway', 'origin'])(
+  'the bundle of %s has no import of node:http, which on Node 26 would load undici as well',
+  async name => {
+    for (const file of await filesOf(name))
+      expect(/^import .*["'](?:node:)?http["'];?$/m.exec(await textOf(name, file))?.[0]).toBeUndefined();
+  },
+);
+
+it("an agent loads no undici. (Gateway and origin do: hono's requests and answers are its classes.)", async () => {
+  const told = "process.on('exit', () => process._rawDebug(process.moduleLoadList.join()))";
+  const watch = `data:text/javascript,${encodeURIComponent(told)}`;
+  const stub = join(TOP, 'agent/bin/sitecast-agent.js');
+  const { stderr } = await promisify(execFile)(process.execPath, ['--import', watch, stub, '--help']);
+  expect(stderr).toMatch(/NativeModule http\b/);
+  expect(stderr).not.toContain('undici');
 });
