@@ -56,7 +56,7 @@ const httpAlone = {
     return /^(?:node:)?http$/.test(source) && kind === 'import-statement' ? '\0http-alone' : undefined;
   },
   load(id) {
-    if (id !== '\0http-alone') return;
+    if (id !== '\0http-alone') return undefined;
     const names = Object.keys(http).filter(name => !OF_UNDICI.has(name));
     return [
       "const http = process.getBuiltinModule('node:http');",
