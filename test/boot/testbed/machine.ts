@@ -1,12 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { until } from '@sitecast/shared/testing';
 import type { Disk } from './disk.ts';
+import { Qmp } from './qmp.ts';
 
 const MEMORY_MIB = 384;
 /** Of `e2fsck -p`. */
 const NEEDS_A_PERSON = /RUN fsck MANUALLY/;
+const LOOKS_AT_WRITES = 100;
 /** Sparse: QEMU doesn't let it grow. */
 const WRITE_LOG_BYTES = 2 ** 30;
 const MAX_SHOWN_CHARS = 2000;
@@ -25,18 +27,29 @@ export interface MachineOptions {
 export class Machine {
   readonly #child: ChildProcess;
   readonly #options: MachineOptions;
+  readonly #qmpPath: string;
   readonly #stderr: string[] = [];
+  #qmp: Promise<Qmp> | undefined;
   #seen = 0;
 
   constructor(options: MachineOptions) {
     this.#options = options;
+    this.#qmpPath = `${options.disk.path}.qmp`;
+    rmSync(this.#qmpPath, { force: true });
     const plain = `-accel tcg -m ${MEMORY_MIB} -display none -monitor none -nodefaults -nic user,model=virtio-net-pci`;
     const disks = [...drive(options), '-device', 'virtio-blk-pci,drive=d,bootindex=1'];
     const runtime = ['-drive', `file=${options.runtime},format=raw,if=virtio,readonly=on`];
-    const ways = ['-serial', `file:${options.log}`];
+    const ways = ['-serial', `file:${options.log}`, '-qmp', `unix:${this.#qmpPath},server=on,wait=off`];
     const args = [...plain.split(' '), ...disks, ...runtime, ...ways];
     this.#child = spawn('qemu-system-x86_64', args, { stdio: ['ignore', 'ignore', 'pipe'] });
     this.#child.stderr?.on('data', (bytes: Buffer) => this.#stderr.push(bytes.toString()));
+  }
+
+  /** Writes to the disk since the power was switched on. */
+  async writes(): Promise<number> {
+    if (!existsSync(this.#qmpPath)) return 0;
+    this.#qmp ??= Qmp.open(this.#qmpPath);
+    return (await (await this.#qmp).writes()) ?? 0;
   }
 
   /** What the serial console has shown. */
@@ -55,6 +68,16 @@ export class Machine {
       const found = pattern.exec(this.unread);
       if (found) this.#seen += found.index + found[0].length;
       return found !== null;
+    });
+  }
+
+  /** Waits until so many writes were made since the power was switched on, at most until the console shows that line. */
+  async writesReach(count: number, atMost: RegExp): Promise<void> {
+    await this.until(`${count} writes`, async () => {
+      // Between two looks of a wait a machine makes many writes.
+      for (let looks = 0; looks < LOOKS_AT_WRITES; looks += 1)
+        if ((await this.writes()) >= count) return true;
+      return atMost.test(this.unread);
     });
   }
 
