@@ -87,7 +87,8 @@ export class GatewayReplay {
       return `it doesn't start: ${String(error)}`;
     } finally {
       await harness.closeAll();
-      rmSync(directory, { recursive: true });
+      // Chunks that were being fetched may still be written for a moment.
+      rmSync(directory, { recursive: true, maxRetries: 10 });
     }
   }
 
