@@ -1,4 +1,5 @@
 import { SitecastError } from '../errors.ts';
+import { MAX_FRAME_BLOCKS } from './limits.ts';
 
 const MAGIC = 0xfd2fb528;
 const FIXED_HEADER_BYTES = 5;
@@ -15,8 +16,16 @@ export interface FrameShape {
   readonly windowBytes: number;
   /** Length of the content, where the frame claims one (casync's don't). */
   readonly contentBytes: number | undefined;
-  /** The content itself, where all blocks hold it as it is: views of the frame, in order. */
-  readonly rawBlocks: readonly Uint8Array[] | undefined;
+  /** Where the content lies, if all blocks hold it as it is, and all but the last as much of it as a block may. */
+  readonly rawContent: RawContent | undefined;
+}
+
+/** Raw blocks, one behind the other: a header, then MAX_BLOCK_BYTES of content, fewer in the last. */
+export interface RawContent {
+  /** Offset of the first block's header in the frame. */
+  readonly blocksAt: number;
+  /** Content of all blocks, in bytes. */
+  readonly lengthBytes: number;
 }
 
 /**
@@ -39,12 +48,24 @@ export function readFrameShape(frame: Uint8Array): FrameShape {
     : readWindowBytes(bytes.readUInt8(FIXED_HEADER_BYTES));
 
   const checksumBytes = (descriptor & 0b100) === 0 ? 0 : CHECKSUM_BYTES;
-  const { endAt, rawBlocks } = walkBlocks(bytes, blocksAt);
+  const { endAt, rawBytes } = walkBlocks(bytes, blocksAt);
   const end = endAt + checksumBytes;
   if (end > bytes.length) throw invalid('it is cut off');
   if (end < bytes.length) throw invalid('bytes follow its end');
   // A decoder checks the checksum; whoever takes the blocks as they are wouldn't.
-  return { windowBytes, contentBytes, rawBlocks: checksumBytes === 0 ? rawBlocks : undefined };
+  const isRaw = rawBytes !== undefined && checksumBytes === 0;
+  const rawContent = isRaw ? { blocksAt, lengthBytes: rawBytes } : undefined;
+  return { windowBytes, contentBytes, rawContent };
+}
+
+/** The pieces of a frame's content, in order: views of the frame, one for each raw block. */
+export function* rawPieces(frame: Uint8Array, { blocksAt, lengthBytes }: RawContent): Generator<Uint8Array> {
+  let at = blocksAt;
+  for (let leftBytes = lengthBytes; leftBytes > 0; leftBytes -= MAX_BLOCK_BYTES) {
+    at += BLOCK_HEADER_BYTES;
+    yield frame.subarray(at, at + Math.min(leftBytes, MAX_BLOCK_BYTES));
+    at += MAX_BLOCK_BYTES;
+  }
 }
 
 function readDescriptor(bytes: Buffer): number {
@@ -76,26 +97,28 @@ function readContentBytes(bytes: Buffer, at: number, fieldBytes: number): number
   }
 }
 
-/** Where the last block ends: beyond the bytes' end if the frame is cut off. */
-function walkBlocks(
-  bytes: Buffer,
-  from: number,
-): { endAt: number; rawBlocks: readonly Uint8Array[] | undefined } {
+/**
+ * @returns where the last block ends, beyond the bytes' end if the frame is cut off; and how much content its blocks hold as it is, in bytes,
+ *   if all do, and all but the last are full
+ * @throws SITECAST_FRAME_INVALID also for more than MAX_FRAME_BLOCKS: blocks may be empty, so a frame's length doesn't bound them
+ */
+function walkBlocks(bytes: Buffer, from: number): { endAt: number; rawBytes: number | undefined } {
   let at = from;
-  let rawBlocks: Uint8Array[] | undefined = [];
-  for (;;) {
+  let rawBytes: number | undefined = 0;
+  for (let blocks = 0; blocks < MAX_FRAME_BLOCKS; blocks += 1) {
     if (at + BLOCK_HEADER_BYTES > bytes.length) throw invalid('it is cut off');
     const header = bytes.readUIntLE(at, BLOCK_HEADER_BYTES);
+    const isLast = (header & 1) !== 0;
     const type = (header >>> 1) & 0b11;
     const lengthBytes = header >>> 3;
     if (type === RESERVED_BLOCK) throw invalid('it holds a block of a reserved type');
-    at += BLOCK_HEADER_BYTES;
-    if (type === RAW_BLOCK && lengthBytes <= MAX_BLOCK_BYTES)
-      rawBlocks?.push(bytes.subarray(at, at + lengthBytes));
-    else rawBlocks = undefined;
-    at += type === RLE_BLOCK ? 1 : lengthBytes;
-    if ((header & 1) !== 0) return { endAt: at, rawBlocks };
+    const isRaw =
+      type === RAW_BLOCK && (isLast ? lengthBytes <= MAX_BLOCK_BYTES : lengthBytes === MAX_BLOCK_BYTES);
+    rawBytes = isRaw && rawBytes !== undefined ? rawBytes + lengthBytes : undefined;
+    at += BLOCK_HEADER_BYTES + (type === RLE_BLOCK ? 1 : lengthBytes);
+    if (isLast) return { endAt: at, rawBytes };
   }
+  throw invalid(`it has more than ${MAX_FRAME_BLOCKS} blocks`);
 }
 
 function invalid(what: string): SitecastError {

@@ -13,12 +13,18 @@ export const MAX_FRAME_BYTES = MAX_CHUNK_BYTES + 16 * 1024;
 export const FRAME_OVERHEAD_BYTES = 256;
 
 /**
- * The longest frame that is taken for a chunk whose plain length is known, in bytes: as MAX_FRAME_BYTES, four times what zstd's own
+ * The longest frame of a chunk of that plain length, in bytes: as MAX_FRAME_BYTES, four times what zstd's own
  * blocks add, and FRAME_OVERHEAD_BYTES.
  */
 export function longestFrameBytes(plainBytes: number): number {
   return Math.min(MAX_FRAME_BYTES, plainBytes + Math.ceil(plainBytes / 64) + FRAME_OVERHEAD_BYTES);
 }
+
+/**
+ * Most blocks of one frame: one for each 128 bytes of the longest chunk. zstd makes at most 196 of each 128 KiB; an encoder that flushes after
+ * fewer than 192 bytes makes frames beyond `longestFrameBytes`.
+ */
+export const MAX_FRAME_BLOCKS = MAX_CHUNK_BYTES / 128;
 
 /** The longest window a frame may ask a decoder to keep: what RFC 8878 (3.1.1.1.2) wants every decoder to support. */
 export const MAX_FRAME_WINDOW_BYTES = 8 * 1024 * 1024;

@@ -1,8 +1,8 @@
 import * as zlib from 'node:zlib';
 import { SitecastError } from '../errors.ts';
 import { type ChunkId, chunkIdToHex, sameChunkId, sha256 } from './chunk-id.ts';
-import { readFrameShape } from './frame-shape.ts';
-import { MAX_CHUNK_BYTES, MAX_FRAME_BYTES, MAX_FRAME_WINDOW_BYTES } from './limits.ts';
+import { type RawContent, rawPieces, readFrameShape } from './frame-shape.ts';
+import { longestFrameBytes, MAX_CHUNK_BYTES, MAX_FRAME_BYTES, MAX_FRAME_WINDOW_BYTES } from './limits.ts';
 
 // This file alone decides which zstd runs. Everything else calls the functions below.
 
@@ -58,15 +58,25 @@ export function compressFrame(plain: Uint8Array, level = DEFAULT_ZSTD_LEVEL): Bu
  * allocates by what the frame claims.
  * @returns length of the content, in bytes
  * @throws SITECAST_FRAME_INVALID when it isn't exactly one frame, wants a window beyond MAX_FRAME_WINDOW_BYTES, is
- *   longer than MAX_FRAME_BYTES, or its content doesn't fit
+ *   longer than MAX_FRAME_BYTES or than its content may make it, or its content doesn't fit
  */
 export function decompressInto(target: Uint8Array, frame: Uint8Array): number {
   if (frame.length > MAX_FRAME_BYTES) throw invalid(`it is longer than ${MAX_FRAME_BYTES} bytes`);
-  const { windowBytes, contentBytes, rawBlocks } = readFrameShape(frame);
+  const { windowBytes, contentBytes, rawContent } = readFrameShape(frame);
   if (contentBytes !== undefined && contentBytes > target.length)
     throw invalid(`it claims ${contentBytes} bytes where at most ${target.length} may be`);
   if (windowBytes > MAX_FRAME_WINDOW_BYTES) throw invalid(`it wants a window of ${windowBytes} bytes`);
-  if (rawBlocks && contentBytes !== undefined) return joinBlocks(target, rawBlocks, contentBytes);
+  const lengthBytes =
+    rawContent && contentBytes !== undefined
+      ? joinBlocks(target, frame, rawContent, contentBytes)
+      : decode(target, frame);
+  // Padded with blocks that hold nothing: whoever sent it makes its receivers pay for bytes that they don't get.
+  if (frame.length > longestFrameBytes(lengthBytes))
+    throw invalid(`it takes ${frame.length} bytes for a content of ${lengthBytes}`);
+  return lengthBytes;
+}
+
+function decode(target: Uint8Array, frame: Uint8Array): number {
   try {
     return codec.decompress(target, frame);
   } catch (cause) {
@@ -77,9 +87,10 @@ export function decompressInto(target: Uint8Array, frame: Uint8Array): number {
 /** The content of a frame that is one raw block: a view of it. @returns undefined for any other frame, and for what is none */
 export function soleRawBlock(frame: Uint8Array): Uint8Array | undefined {
   try {
-    const { rawBlocks, contentBytes } = readFrameShape(frame);
-    const [block] = rawBlocks ?? [];
-    return rawBlocks?.length === 1 && block?.length === contentBytes ? block : undefined;
+    const { rawContent, contentBytes } = readFrameShape(frame);
+    if (rawContent?.lengthBytes !== contentBytes) return undefined;
+    const [piece, next] = rawContent ? rawPieces(frame, rawContent) : [];
+    return next ? undefined : piece;
   } catch {
     // Whoever decompresses it says why.
     return undefined;
@@ -89,7 +100,7 @@ export function soleRawBlock(frame: Uint8Array): Uint8Array | undefined {
 /** Whether a frame holds its content as it is: what `compressFrame` makes of that may be shorter. */
 export function isRawFrame(frame: Uint8Array): boolean {
   try {
-    return readFrameShape(frame).rawBlocks !== undefined;
+    return readFrameShape(frame).rawContent !== undefined;
   } catch {
     // Whoever decompresses it says why.
     return false;
@@ -97,15 +108,19 @@ export function isRawFrame(frame: Uint8Array): boolean {
 }
 
 /** What a device sends of its slot: content that was never compressed needs no decoder. */
-function joinBlocks(target: Uint8Array, blocks: readonly Uint8Array[], contentBytes: number): number {
-  const lengthBytes = blocks.reduce((sum, block) => sum + block.length, 0);
-  if (lengthBytes !== contentBytes) throw invalid('its blocks hold something else than it claims');
+function joinBlocks(
+  target: Uint8Array,
+  frame: Uint8Array,
+  rawContent: RawContent,
+  contentBytes: number,
+): number {
+  if (rawContent.lengthBytes !== contentBytes) throw invalid('its blocks hold something else than it claims');
   let at = 0;
-  for (const block of blocks) {
-    target.set(block, at);
-    at += block.length;
+  for (const piece of rawPieces(frame, rawContent)) {
+    target.set(piece, at);
+    at += piece.length;
   }
-  return lengthBytes;
+  return at;
 }
 
 /** The content of a frame, in new memory, if it has at most `maxBytes`. @throws SITECAST_FRAME_INVALID */

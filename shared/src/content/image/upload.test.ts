@@ -260,10 +260,10 @@ it('recompresses a frame that is longer than any good encoder makes it', async (
   const { index, store } = await stored(noise(300_000, 5));
   const id = index.idAt(0);
   const plain = Buffer.from((await store.get(id)).plain());
-  // Raw blocks of 64 bytes each: 3 bytes more for every 64.
-  const blocks = Array.from({ length: Math.ceil(plain.length / 64) }, (_, at) => {
-    const bytes = plain.subarray(at * 64, at * 64 + 64);
-    const isLast = (at + 1) * 64 >= plain.length;
+  // Raw blocks of 256 bytes each: 3 bytes more for every 256. More than 1/64 isn't taken from any encoder.
+  const blocks = Array.from({ length: Math.ceil(plain.length / 256) }, (_, at) => {
+    const bytes = plain.subarray(at * 256, at * 256 + 256);
+    const isLast = (at + 1) * 256 >= plain.length;
     const head = Buffer.alloc(3);
     head.writeUIntLE(bytes.length * 8 + (isLast ? 1 : 0), 0, 3);
     return Buffer.concat([head, bytes]);
