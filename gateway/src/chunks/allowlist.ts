@@ -9,6 +9,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import type { Log } from '@sitecast/shared/log';
+import pLimit from 'p-limit';
 import { type MirrorSet, orderedIndexes, pinnedIndexes } from '../mirror/mirror-set.ts';
 
 /** Bound of the ids that all mirrored indexes name together: about 90 MB of memory, 120 GiB of images at the default chunk size. */
@@ -25,36 +26,44 @@ interface ChunkAllowlistDeps {
 
 type FollowedSet = Pick<MirrorSet, 'targets' | 'rollouts'>;
 
-/** The chunks of some of the indexes. */
-interface ChosenChunks {
-  choose: (set: FollowedSet) => FoundTarget[];
-  ids: ChunkIdSet;
-  /** Of the indexes that have been read; empty where one was missing. */
-  names: string;
+/** The chunks of some of the indexes. The strings are keys of indexes. */
+interface IndexedChunks {
+  readonly choose: (set: FollowedSet) => FoundTarget[];
+  /** All these indexes, whether their files are here or not. */
+  readonly chosen: ReadonlySet<string>;
+  readonly ids: ChunkIdSet;
+  /** Those whose chunks are in `ids`. */
+  readonly read: Set<string>;
+  /** Those that can't be read, or name too many chunks. They aren't tried again before `ids` is made anew. */
+  readonly leftOut: Set<string>;
 }
 
 /** The chunks that signed indexes in the mirror name. No other chunk is fetched or served. */
 export class ChunkAllowlist {
   readonly #deps: ChunkAllowlistDeps;
   readonly #maxChunks: number;
-  #ids = new ChunkIdSet();
-  #indexes = new Set<string>();
-  readonly #pinned = choosing(set => pinnedIndexes(set.targets, set.rollouts));
-  readonly #ordered = choosing(set => orderedIndexes(set.targets, set.rollouts));
-  /** The newest set that it follows. */
-  #set: FollowedSet | undefined;
+  #listed = choosing(({ targets }) => [...targets.values()].filter(isIndex));
+  #pinned = choosing(({ targets, rollouts }) => pinnedIndexes(targets, rollouts));
+  #ordered: IndexedChunks;
+  /** What these become, or became last. */
+  #next: readonly IndexedChunks[] = [];
+  /** One index is read at a time: anyone at the site may ask for many that haven't been read. */
+  readonly #turn = pLimit(1);
 
   constructor(deps: ChunkAllowlistDeps) {
     this.#deps = deps;
     this.#maxChunks = deps.maxChunks ?? MAX_ALLOWED_CHUNKS;
+    this.#ordered = choosing(({ targets, rollouts }) =>
+      deps.givesToOthers === true ? orderedIndexes(targets, rollouts) : [],
+    );
   }
 
   get size(): number {
-    return this.#ids.size;
+    return this.#listed.ids.size;
   }
 
   has(id: ChunkId): boolean {
-    return this.#ids.has(id);
+    return this.#listed.ids.has(id);
   }
 
   /** Whether a rollout under way needs the chunk. */
@@ -80,83 +89,80 @@ export class ChunkAllowlist {
     };
   }
 
-  /** Follows a new set: indexes that it no longer lists are forgotten. */
-  async follow(set: FollowedSet): Promise<void> {
-    this.#set = set;
-    const here = new Map<string, FoundTarget>();
-    for (const target of set.targets.values()) {
-      if (isIndex(target)) here.set(keyOf(target), target);
-    }
-    if ([...this.#indexes].some(key => !here.has(key))) {
-      const ids = new ChunkIdSet();
-      const indexes = new Set<string>();
-      for (const [key, target] of here) if (await this.#addIds(target, ids)) indexes.add(key);
-      this.#ids = ids;
-      this.#indexes = indexes;
-    } else {
-      for (const target of here.values()) await this.#addIndex(target);
-    }
-    await this.#chooseFrom(set);
+  /** Follows a new set, after those of earlier calls: indexes that it no longer lists are forgotten. */
+  follow(set: FollowedSet): Promise<void> {
+    return this.#turn(async () => {
+      const listed = following(this.#listed, set);
+      const pinned = following(this.#pinned, set);
+      const ordered = following(this.#ordered, set);
+      this.#next = [listed, pinned, ordered];
+      for (const target of set.targets.values()) await this.#read(target, this.#next);
+      this.#listed = listed;
+      this.#pinned = pinned;
+      this.#ordered = ordered;
+    });
   }
 
-  /** Adds the chunks of one more target, if it is an index and its file is here. */
+  /** Adds the chunks of one more target, if it is an index that the followed set lists and its file is here. */
   async add(target: FoundTarget): Promise<void> {
-    if (!isIndex(target) || this.#indexes.has(keyOf(target))) return;
-    await this.#addIndex(target);
-    if (this.#set) await this.#chooseFrom(this.#set);
+    const current = (): IndexedChunks[] => [this.#listed, this.#pinned, this.#ordered];
+    // Most requests are for a file that has been read. They don't wait.
+    if (![...current(), ...this.#next].some(chunks => lacks(chunks, keyOf(target)))) return;
+    await this.#turn(() => this.#read(target, current()));
   }
 
-  async #addIndex(target: FoundTarget): Promise<void> {
-    if (this.#indexes.has(keyOf(target))) return;
-    if (await this.#addIds(target, this.#ids)) this.#indexes.add(keyOf(target));
+  /** Adds a target's chunks where they belong and aren't yet. */
+  async #read(target: FoundTarget, all: readonly IndexedChunks[]): Promise<void> {
+    const key = keyOf(target);
+    const lacking = all.filter(chunks => lacks(chunks, key));
+    const bytes = lacking.length === 0 ? undefined : await this.#deps.local(target);
+    if (bytes === undefined) return;
+    const index = this.#decode(target, bytes);
+    for (const chunks of lacking) {
+      const isAdded = index !== undefined && this.#addIds(target, index, chunks.ids);
+      (isAdded ? chunks.read : chunks.leftOut).add(key);
+    }
   }
 
-  async #chooseFrom(set: FollowedSet): Promise<void> {
-    await this.#read(this.#pinned, set);
-    if (this.#deps.givesToOthers === true) await this.#read(this.#ordered, set);
-  }
-
-  async #read(chosen: ChosenChunks, set: FollowedSet): Promise<void> {
-    const targets = chosen.choose(set);
-    const names = targets.map(keyOf).sort().join(' ');
-    if (names === chosen.names) return;
-    const ids = new ChunkIdSet();
-    let isWhole = true;
-    for (const target of targets) isWhole = (await this.#addIds(target, ids)) && isWhole;
-    // A newer set is followed meanwhile, and its needs count.
-    if (set !== this.#set) return;
-    chosen.ids = ids;
-    chosen.names = isWhole ? names : '';
-  }
-
-  async #addIds(target: FoundTarget, ids: ChunkIdSet): Promise<boolean> {
-    const { local, log } = this.#deps;
-    const bytes = await local(target);
-    if (bytes === undefined) return false;
+  #decode({ name }: FoundTarget, bytes: Uint8Array): ChunkIndex | undefined {
     try {
-      const index = ChunkIndex.decode(bytes);
-      if (ids.size + index.count > this.#maxChunks) {
-        log.warn(
-          { target: target.name, maxChunks: this.#maxChunks },
-          'too many chunks; an index is left out',
-        );
-        return false;
-      }
-      for (let at = 0; at < index.count; at += 1) ids.add(index.idAt(at));
-      return true;
+      return ChunkIndex.decode(bytes);
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
-      log.warn({ target: target.name, code: error.code }, 'a signed index cannot be read; it is left out');
+      this.#deps.log.warn(
+        { target: name, code: error.code },
+        'a signed index cannot be read; it is left out',
+      );
+      return undefined;
+    }
+  }
+
+  #addIds({ name }: FoundTarget, index: ChunkIndex, ids: ChunkIdSet): boolean {
+    const maxChunks = this.#maxChunks;
+    if (ids.size + index.count > maxChunks) {
+      this.#deps.log.warn({ target: name, maxChunks }, 'too many chunks; an index is left out');
       return false;
     }
+    for (let at = 0; at < index.count; at += 1) ids.add(index.idAt(at));
+    return true;
   }
 }
 
-const choosing = (choose: ChosenChunks['choose']): ChosenChunks => ({
-  choose,
-  ids: new ChunkIdSet(),
-  names: '',
-});
+function choosing(choose: IndexedChunks['choose'], chosen: ReadonlySet<string> = new Set()): IndexedChunks {
+  return { choose, chosen, ids: new ChunkIdSet(), read: new Set(), leftOut: new Set() };
+}
+
+/** What becomes of the chunks with a new set: the same ids, to which others are added, unless some of them must go. */
+function following(chunks: IndexedChunks, set: FollowedSet): IndexedChunks {
+  const { choose, read, leftOut } = chunks;
+  const chosen = new Set(choose(set).map(keyOf));
+  if ([...read].some(key => !chosen.has(key))) return choosing(choose, chosen);
+  return { ...chunks, chosen, leftOut: new Set([...leftOut].filter(key => chosen.has(key))) };
+}
+
+function lacks({ chosen, read, leftOut }: IndexedChunks, key: string): boolean {
+  return chosen.has(key) && !read.has(key) && !leftOut.has(key);
+}
 
 /** Of an image, or of the patches of a delta. */
 function isIndex({ name }: FoundTarget): boolean {
