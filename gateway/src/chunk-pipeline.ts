@@ -195,7 +195,8 @@ function overWan(
   const stores = upstreams.map(({ chunks }) => fetching(chunks));
   const origin = stores[upstreams.findIndex(({ isOrigin }) => isOrigin)];
   const open = (store: ChunkStore): ChunkStore => whileOpen(store, () => wanLimits.demandOpen());
-  // An upstream that sent wrong bytes isn't asked for a while: otherwise each wrong chunk would cross the WAN before the right one.
+  // An upstream that sent wrong bytes is asked after the others for a while: otherwise each wrong chunk would cross the WAN before the right
+  // one. It is still asked for what the others lack: operators name upstreams, and one chunk that is damaged there must not take the others.
   const anyUpstream = failover(stores, { wrongBytes: 'rest' });
   const beyond = neighbours && fetching(neighbours);
   /** Waiting for each upstream, chunk by chunk, would take too long: while none answers, neighbours come first. */

@@ -126,6 +126,22 @@ describe('a gateway without a way to the origin', () => {
     expect(lying.asked.filter(path => path.startsWith('/chunks/')).length).toBeLessThanOrEqual(1);
   });
 
+  it('requests one chunk of a neighbour that gives wrong bytes, however often the others give none', async () => {
+    const origin = await harness.published(image);
+    const { address } = await harness.connected(origin);
+    const lying = await harness.member(path =>
+      path.startsWith('/chunks/') ? Buffer.from('not a chunk') : undefined,
+    );
+    const gateway = await harness.cutOff(origin, [address, lying.address]);
+    await follows(gateway, origin);
+    await gateway.untilEnrolled();
+    const ids = await newRelease(origin);
+    await follows(gateway, origin);
+    for (let round = 0; round < 2; round += 1)
+      for (const id of ids) expect((await gateway.get(pathOf(id))).status).toBe(503);
+    expect(lying.asked.filter(path => path.startsWith('/chunks/'))).toHaveLength(1);
+  });
+
   it('is given the first root, which its join token names, by a neighbour', async () => {
     const origin = await harness.published(image);
     const { address } = await harness.connected(origin);

@@ -4,11 +4,12 @@ import { showing } from '@sitecast/shared/fleet';
 import { cutText, plural } from '@sitecast/shared/text';
 
 // Each machine with the fleet's key can answer here, including a stolen gateway. The worst answers: none, slow ones, or wrong bytes. Every
-// chunk is verified by its id, and a neighbour that sent no chunk or a wrong one is asked after the others for a while.
+// chunk is verified by its id. A neighbour that sent no chunk is asked after the others for a while; one that sent wrong bytes isn't asked
+// at all for as long, so it costs this site's WAN one frame, or one for each request that is under way.
 
 /** How many neighbours are asked for one chunk. */
 const MAX_ASKED = 3;
-/** How long a neighbour that didn't send a chunk is asked after the others. */
+/** How long a neighbour that didn't send a chunk is asked after the others, or not at all. */
 const REST_MS = 5 * 60_000;
 /** Of what one neighbour says. */
 const MAX_SAID_CHARS = 160;
@@ -26,7 +27,7 @@ interface NeighbourChunksOptions {
 export function neighbourChunks({ neighbours, credential }: NeighbourChunksOptions): ChunkStore {
   const stores = failover(() => neighbours().map(({ chunks }) => chunks), {
     name: "gateways of the fleet's network",
-    wrongBytes: 'rest',
+    wrongBytes: 'exclude',
     restMs: REST_MS,
     // Neighbours fetch what a rollout under way needs. One that lacks a chunk every time must not be asked first every time.
     restsWhereAbsent: true,

@@ -20,8 +20,11 @@ export interface SourceSelectorOptions {
   readonly hedgeAfterMs?: number;
   /** Checks each chunk against its id before it counts as an answer. Default: the sources do. */
   readonly verifies?: boolean;
-  /** What a source gets that gave wrong bytes: it is passed over for this chunk, or rests, or isn't asked again. Default: `pass`. */
-  readonly wrongBytes?: 'pass' | 'rest' | 'ban';
+  /**
+   * What a source gets that gave wrong bytes. `pass` (default): it is passed over for this chunk. `rest`: it is asked last for `restMs`.
+   * `exclude`: it isn't asked at all for `restMs`, not even where no other source is left. `ban`: it isn't asked again.
+   */
+  readonly wrongBytes?: 'pass' | 'rest' | 'exclude' | 'ban';
   /** One that lacks a chunk is asked last for as long, too: for sources that should have all of them. */
   readonly restsWhereAbsent?: boolean;
   /** The most that are asked for one chunk. Default: all. */
@@ -40,13 +43,15 @@ interface Rest {
 
 /**
  * Which of several sources is asked for a chunk, and when. They are asked in their order; those that rest come last, those that are
- * banned never. The next one is asked as soon as the one before has failed, or has taken too long. The first right answer counts,
+ * excluded or banned never. The next one is asked as soon as the one before has failed, or has taken too long. The first right answer counts,
  * and the others are called off.
  */
 export class SourceSelector {
   readonly #sources: () => readonly ChunkStore[];
   readonly #options: SourceSelectorOptions;
   readonly #rests: LruCache<ChunkStore, Rest>;
+  /** By name: one that leaves and comes back is the same source. Apart from `#rests`, so that others that rest displace none. */
+  readonly #excluded: LruCache<string, SitecastError>;
   readonly #banned = new Map<ChunkStore, SitecastError>();
 
   constructor(sources: ChunkSources, options: SourceSelectorOptions) {
@@ -55,6 +60,7 @@ export class SourceSelector {
     const { restMs, now = () => performance.now() } = options;
     const max = typeof sources === 'function' ? MAX_RESTING : Math.max(1, sources.length);
     this.#rests = lruCache({ max, ttl: restMs, now });
+    this.#excluded = lruCache({ max, ttl: restMs, now });
   }
 
   /** Those that gave wrong bytes, with what was wrong. */
@@ -101,7 +107,9 @@ export class SourceSelector {
   }
 
   #inOrder(): ChunkStore[] {
-    const usable = this.#sources().filter(source => !this.#banned.has(source));
+    const usable = this.#sources().filter(
+      source => !this.#banned.has(source) && !this.#excluded.has(source.name),
+    );
     // Where only some are asked, those that rest take turns: the one whose rest is the oldest comes first.
     const resting = [...this.#rests.rkeys()].filter(source => usable.includes(source));
     const inOrder = [...usable.filter(source => !resting.includes(source)), ...resting];
@@ -122,7 +130,16 @@ export class SourceSelector {
       sleep,
     });
     for (const overtaken of answer?.overtaken ?? []) this.#rest(overtaken, true);
+    if (answer?.accepted === undefined) this.#addExcluded(failures);
     return answer?.accepted;
+  }
+
+  /** Those that are excluded count as failed: they may have what the others lack. */
+  #addExcluded(failures: Map<string, SitecastError>): void {
+    for (const { name } of this.#sources()) {
+      const error = this.#excluded.get(name);
+      if (error !== undefined && !failures.has(name)) failures.set(name, error);
+    }
   }
 
   /** @returns undefined where the source has failed, or hasn't got it */
@@ -159,6 +176,7 @@ export class SourceSelector {
     }
     const { wrongBytes = 'pass' } = this.#options;
     if (!isWrongBytes(error) || wrongBytes === 'rest') this.#rest(source, false);
+    else if (wrongBytes === 'exclude') this.#excluded.set(source.name, error);
     else if (wrongBytes === 'ban') this.#ban(source, error);
     return error;
   }
@@ -179,8 +197,11 @@ export interface FailoverOptions
   extends Pick<SourceSelectorOptions, 'now' | 'maxAsked' | 'restsWhereAbsent'> {
   /** A store that couldn't be reached is asked last for so long. */
   readonly restMs?: number;
-  /** `rest`: a store that gave wrong bytes counts as one that couldn't be reached, else as one that lacks the chunk. Default: `pass`. */
-  readonly wrongBytes?: 'pass' | 'rest';
+  /**
+   * As for SourceSelector. With `rest` and `exclude` a store that gave wrong bytes counts as one that couldn't be reached, with `pass`
+   * (default) as one that lacks the chunk.
+   */
+  readonly wrongBytes?: 'pass' | 'rest' | 'exclude';
   /** How messages call all of them together. Default: the names of all. */
   readonly name?: string;
 }
@@ -194,7 +215,7 @@ export interface FailoverOptions
 export function failover(stores: ChunkSources, options: FailoverOptions = {}): ChunkStore {
   const selector = new SourceSelector(stores, { restMs: DEFAULT_REST_MS, ...options });
   const countsAsNotFound = (error: SitecastError): boolean =>
-    isNotFound(error) || (options.wrongBytes !== 'rest' && isWrongBytes(error));
+    isNotFound(error) || ((options.wrongBytes ?? 'pass') === 'pass' && isWrongBytes(error));
   const allFailed = (id: ChunkId, errors: readonly SitecastError[]): SitecastError => {
     if (!errors.every(countsAsNotFound)) return allUnreachable(id, self, errors);
     return errors.find(isWrongBytes) ?? chunkNotFound(id, self);

@@ -203,6 +203,36 @@ describe('failover', () => {
     await expect(alone.get(id)).rejects.toMatchObject({ code: 'SITECAST_STORE_UNREACHABLE' });
   });
 
+  it('does not ask one at all for a while that lied, though the others lack the chunk, where it is told so', async () => {
+    let now = 0;
+    const liar = watched(await bad());
+    const sources = [verifying(liar.store), missingEverything()];
+    // Some leave and come back: then the same store is another object.
+    const store = failover(() => sources.map(source => ({ ...source })), {
+      restMs: 1000,
+      wrongBytes: 'exclude',
+      restsWhereAbsent: true,
+      maxAsked: 3,
+      name: 'all',
+      now: () => now,
+    });
+    for (const atMs of [0, 1, 999]) {
+      now = atMs;
+      // It may have the chunk all the same, so nobody says that it doesn't exist.
+      await expect(store.get(id)).rejects.toMatchObject({ code: 'SITECAST_STORE_UNREACHABLE' });
+      expect(liar.seen.gets).toBe(1);
+    }
+    sources.splice(1);
+    await expect(store.get(id)).rejects.toMatchObject({
+      code: 'SITECAST_STORE_UNREACHABLE',
+      cause: { errors: [{ code: 'SITECAST_CHUNK_MISMATCH' }] },
+    });
+    expect(liar.seen.gets).toBe(1);
+    now = 1001;
+    await expect(store.get(id)).rejects.toThrow(SitecastError);
+    expect(liar.seen.gets).toBe(2);
+  });
+
   it('asks a resting store when no other is left', async () => {
     let isUp = false;
     const flaky = watched(await good(), async () => {
