@@ -92,14 +92,31 @@ async function runOpened(
   if (!opened) return;
   endInTime(opened, { stop, log });
   let control: ControlServer | undefined;
+  const endMetrics = await tellOwnMetrics(settings, opened, log);
   try {
     control = await listenForCommands(settings, command => answer(opened.daemon, options, command), log);
     log('info', `device ${opened.identity.id}`, { gateways: settings.gateways });
     await opened.daemon.run(stop);
   } finally {
+    await endMetrics();
     await control?.close();
     await opened.close();
   }
+}
+
+/** What it takes is loaded only where somebody asks for metrics. @returns ends it */
+async function tellOwnMetrics(
+  { metrics: { file, listen } }: RunSettings,
+  { status }: OwnedAgent,
+  log: Log,
+): Promise<() => Promise<void>> {
+  if (file === undefined && listen === undefined) return async () => {};
+  const { statusMetrics, tellMetrics } = await import('./metrics/index.ts');
+  return tellMetrics(
+    statusMetrics(() => status.current),
+    { file, listen },
+    log,
+  );
 }
 
 /**

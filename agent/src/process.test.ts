@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -62,6 +63,45 @@ async function status(): Promise<Record<string, unknown>> {
 const messageOf = (line: string): string => JSON.parse(line).msg;
 const hasReported = (state: string, counter: number) => () =>
   origin.reports.some(report => report.state === state && report.release?.counter === counter);
+
+it('tells Prometheus how it is: by a file that is there as long as it runs, and at a port of this machine; neither keeps it from its work', async () => {
+  const file = join(directory, 'sitecast.prom');
+  const agent = daemon(`--metrics-file=${file}`, '--metrics-listen=127.0.0.1:0');
+  const urlIn = (log: string) => /http:\/\/127\.0\.0\.1:(\d+)\/metrics/.exec(log) ?? [];
+  await until('it serves its metrics', () => urlIn(agent.stderr).length > 0);
+  const [url = '', port = ''] = urlIn(agent.stderr);
+  const other = new AgentProcess([
+    'run',
+    ...settings().map(option => option.replace(/\/(data|a\.img|b\.img)$/, '/other-$1')),
+    '--poll=30s',
+    `--metrics-file=${join(directory, 'missing', 'sitecast.prom')}`,
+    `--metrics-listen=127.0.0.1:${port}`,
+  ]);
+  running.push(other);
+  await until('both have enrolled', () => new Set(origin.reports.map(({ id }) => id)).size === 2);
+  fleet.addRollout(1);
+  await fleet.publishAll();
+  await until('release 1 is completed', hasReported('completed', 1));
+  const served = async () => (await fetch(url)).text();
+  await until('it shows release 1', async () => (await served()).includes('version="1.0.0"} 1'));
+  expect(await served()).toMatch(/^sitecast_agent_slot\{slot="B",version="1\.0\.0"\} 1$/m);
+  expect(await served()).toMatch(/^sitecast_agent_enrolled 1$/m);
+  expect((await fetch(new URL('/', url))).status).toBe(404);
+  expect(await readFile(file, 'utf8')).toMatch(/^sitecast_agent_state\{state="\w+"\} 1$/m);
+  expect((await agent.stop()).exitCode).toBe(0);
+  expect(existsSync(file)).toBe(false);
+  const warnings = (await other.stop()).stderr.split('\n').filter(line => line.includes("metrics can't be"));
+  expect(warnings).toHaveLength(2);
+});
+
+it.each([
+  ['--metrics-listen=0.0.0.0:9404', 'this machine alone'],
+  ['--metrics-listen=192.0.2.7:9404', 'this machine alone'],
+  ['--metrics-file=/tmp/metrics.txt', '.prom'],
+])('refuses %s', async (option, why) => {
+  const { exitCode, stderr } = await AgentProcess.run(['run', ...settings(), option]);
+  expect([exitCode, stderr]).toEqual([2, expect.stringContaining(why)]);
+});
 
 it('installs the release of a rollout within a moment, and shows it in its status', async () => {
   const agent = daemon('--health-command', `cmp -s "$SITECAST_SLOT" ${join(directory, 'good.img')}`);

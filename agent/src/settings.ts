@@ -13,6 +13,7 @@ import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { InvalidArgumentError, Option } from 'commander';
 import { addBootOptions, type BootSettings, bootSettings } from './boot-settings.ts';
 import { addHealthOptions, type HealthSettings, healthSettings } from './health-settings.ts';
+import { addMetricsOptions, type MetricsSettings, metricsSettings } from './metrics/settings.ts';
 import { HOOK_NAMES, type HookName } from './update/hooks.ts';
 import type { DeltaMode } from './update/deltas.ts';
 import type { SlotName } from './ports.ts';
@@ -50,6 +51,7 @@ export interface RunSettings {
   hookTimeoutMs: number;
   healthTimeoutMs: number;
   health: HealthSettings;
+  metrics: MetricsSettings;
   /** A hardware watchdog that is fed while the agent is well. */
   watchdog: string | undefined;
   confirmWithinMs: number | undefined;
@@ -155,6 +157,7 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .addOption(duration('--min-activation-interval <duration>', 'least time between two activations', '0s'))
     .addOption(duration('--poll <duration>', 'how often to look, where no gateway tells of changes', '60s'))
     .addOption(duration('--start-jitter <duration>', 'the first look comes at random within that', '0s'));
+  addMetricsOptions(command);
   addCostOptions(command)
     .addOption(concurrencyOption())
     .option('--no-peers', 'takes chunks from gateways alone, and hands none out')
@@ -232,6 +235,7 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     hookTimeoutMs: values.number('hookTimeout') ?? 60_000,
     healthTimeoutMs: values.number('healthTimeout') ?? 5 * 60_000,
     health: healthSettings(values),
+    metrics: metricsSettings(options),
     watchdog: values.filled('watchdog'),
     confirmWithinMs: values.number('confirmWithin'),
     minActivationIntervalMs: values.number('minActivationInterval') ?? 0,

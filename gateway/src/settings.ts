@@ -64,14 +64,6 @@ export function parseQuietHours(text: string): string {
   }
 }
 
-/** `127.0.0.1:7401`, `[::]:7401`, `7401`. */
-export function parseListen(text: string): { host: string; port: number } {
-  const match = /^(?:(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):)?(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
-  if (!match || port > 65_535) throw new InvalidArgumentError('expected an address such as 127.0.0.1:7401');
-  return { host: match[1] ?? match[2] ?? '127.0.0.1', port };
-}
-
 /** An http or https URL without credentials, without a `/` at its end. */
 export function parseUpstreamUrl(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined;

@@ -1,7 +1,9 @@
 import {
   CA_OPTION,
+  type ListenAddress,
   parseBytes,
   parseDurationMs,
+  parseListen,
   parseNetworkAddresses,
   plainJson,
   SettingsCommand,
@@ -14,10 +16,8 @@ import { demandWhole, recoveredText, restoredText } from './recovery/recovered-t
 import {
   checkTls,
   type GossipSettings,
-  type ListenAddress,
   type OriginSettings,
   parseDay,
-  parseListenAddress,
   parseRateBytes,
   parseSizeBytes,
 } from './settings.ts';
@@ -123,7 +123,7 @@ export function originProgram(
     .requiredOption('--data <dir>', 'where everything is kept; created if it is not there')
     .addOption(
       new Option('--listen <host:port>', 'where to listen; port 0 takes a free one')
-        .argParser(parseListenAddress)
+        .argParser(parseListen)
         .default({ host: '127.0.0.1', port: 7400 }, '127.0.0.1:7400'),
     )
     .option('--tls-cert <file>', 'certificate chain, PEM')

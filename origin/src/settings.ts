@@ -1,12 +1,6 @@
+import type { ListenAddress } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { InvalidArgumentError } from 'commander';
-
-/** Where to listen. */
-export interface ListenAddress {
-  host: string;
-  /** 0: any free one. */
-  port: number;
-}
 
 /** The origin's place in the fleet's network. */
 export interface GossipSettings {
@@ -36,19 +30,6 @@ export interface OriginSettings {
   /** The day for which an operator vouches that the clock is right, as `2026-11-30`. */
   acceptedDay?: string | undefined;
   gossip?: GossipSettings;
-}
-
-const MAX_PORT = 65535;
-
-/** `HOST:PORT`, `[IPV6]:PORT` → address. For commander. */
-export function parseListenAddress(text: string): ListenAddress {
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})$/.exec(text);
-  const host = match?.[1] ?? match?.[2];
-  const port = Number(match?.[3]);
-  if (host === undefined || port > MAX_PORT) {
-    throw new InvalidArgumentError('expected HOST:PORT, such as 127.0.0.1:7400 or [::1]:7400');
-  }
-  return { host, port };
 }
 
 /** As `parseSizeBytes`, or 0. For commander. */

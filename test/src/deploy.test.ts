@@ -228,10 +228,15 @@ describe('docs/OPERATIONS.md', () => {
     expect(linesIn(text).flatMap(unknownFlags)).toEqual([]);
     const files = [...text.matchAll(/deploy\/[\w./-]+\.(?:yaml|service)/g)].map(([path]) => path);
     expect(files.filter(path => !existsSync(join(top, path)))).toEqual([]);
-    const measured = ['origin', 'gateway'].map(role => read(`${role}/src/http/metrics.ts`)).join('');
-    const metrics = [...text.matchAll(/`(sitecast_\w+)/g)].map(([, name]) => name);
+    const recorded = ['origin', 'gateway'].map(role => read(`test/src/surface/metrics-sitecast-${role}.txt`));
+    const measured = new Set(
+      [...recorded, read('agent/src/metrics/status-metrics.ts')].flatMap(listed =>
+        [...listed.matchAll(/\bsitecast_\w+/g)].map(([name]) => name),
+      ),
+    );
+    const metrics = [...text.matchAll(/(?<=`)sitecast_\w+/g)].map(([name]) => name);
     expect(metrics.length).toBeGreaterThan(4);
-    expect(metrics.filter(name => !measured.includes(`'${name}'`))).toEqual([]);
+    expect(metrics.filter(name => !measured.has(name))).toEqual([]);
   });
 });
 

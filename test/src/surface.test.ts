@@ -90,6 +90,8 @@ describe('a configuration file', () => {
     'boot-variables': 'boot-order',
     'first-slot': 'A',
     'time-sync': '"yes"',
+    'metrics-file': 'x.prom',
+    address: '127.0.0.1:0',
     'make-deltas': 'asked',
     deltas: 'on',
   };

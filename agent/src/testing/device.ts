@@ -99,6 +99,7 @@ export class TestDevice {
         retryPauseMs: 10_000,
         confirmAfterMs: 0,
       },
+      metrics: { file: undefined, listen: undefined },
       watchdog: undefined,
       confirmWithinMs: undefined,
       minActivationIntervalMs: 0,

@@ -87,8 +87,7 @@ export class GatewayReplay {
       return `it doesn't start: ${String(error)}`;
     } finally {
       await harness.closeAll();
-      // Chunks that were being fetched may still be written for a moment.
-      rmSync(directory, { recursive: true, maxRetries: 10 });
+      rmSync(directory, { recursive: true });
     }
   }
 

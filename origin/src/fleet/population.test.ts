@@ -77,8 +77,10 @@ it('counts what a recount of all members finds, after any changes', () => {
       const registry = new Registry();
       for (const one of changes) make(registry, one);
       const { population } = registry;
-      const found = population.versions().map(of => [`${of.product} ${of.version}`, of.devices] as const);
-      const runs = ({ id }: Member) => registry.status(id)?.last.booted?.release?.version ?? 'unknown';
+      const found = population
+        .versions(() => true)
+        .map(of => [`${of.product} ${of.version}`, of.devices] as const);
+      const runs = ({ id }: Member) => registry.status(id)?.last.booted?.release?.version ?? '(unknown)';
       expect(new Map(found)).toEqual(recount(registry, member => `${member.product} ${runs(member)}`));
       const bySite = recount(registry, ({ site }) => site);
       for (const site of ['north', 'south']) expect(population.devicesAt(site)).toBe(bySite.get(site) ?? 0);
@@ -92,8 +94,19 @@ it('tells no more versions apart than a few, however many the devices name: the 
     registry.put(memberOf(`d${at}`, {}));
     registry.putStatus(statusOf(`d${at}`, at < 500 ? '1.0.0' : `made-up-${at}`));
   }
-  const versions = registry.population.versions();
+  const versions = registry.population.versions(() => true);
   expect(versions).toHaveLength(31);
   expect(versions[0]).toEqual({ product: 'camera', version: '1.0.0', devices: 500 });
-  expect(versions.at(-1)).toEqual({ product: 'camera', version: 'other', devices: 471 });
+  expect(versions.at(-1)).toEqual({ product: 'camera', version: '(other)', devices: 471 });
+  // A name that one device has alone isn't shown, unless a rollout has led to it.
+  const known = registry.population.versions((_, version) => version === 'made-up-700');
+  expect(known.map(({ version, devices }) => [version, devices])).toEqual([
+    ['1.0.0', 500],
+    ['made-up-700', 1],
+    ['(other)', 499],
+  ]);
+  for (let at = 0; at < 200; at += 1) registry.put(memberOf(`p${at}`, { product: `made-up-${at}` }));
+  const products = new Set(registry.population.versions(() => true).map(({ product }) => product));
+  expect(products.size).toBe(101);
+  expect(registry.population.versions(() => true).reduce((all, { devices }) => all + devices, 0)).toBe(1200);
 });

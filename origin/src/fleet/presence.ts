@@ -29,6 +29,8 @@ const MISSED_MS = 4 * LOOK_EVERY_MS;
 const QUIET_AFTER_MS = 5 * TELL_EVERY_MS;
 /** Devices of one gateway. */
 const MAX_HEARD = 50_000;
+/** How often silent devices are counted at most. */
+const COUNT_EVERY_MS = 10_000;
 /** How soon a list with an unknown device is asked for again, if the fleet has changed since. */
 const ASK_AGAIN_AFTER_MS = 10 * 60_000;
 /** How often the times at which devices were heard are handed to the registry: after a crash no more than that is missing. */
@@ -88,8 +90,7 @@ export class PresenceBoard {
   /** When each gateway last reported presence; after a restart, when it was last seen. */
   readonly #spokeMs = new Map<string, number>();
   readonly #silent = new Set<string>();
-  /** How many devices are heard at each site, as of its last message. */
-  readonly #heardAt = new Map<string, number>();
+  #counted: { ms: number; silent: number } | undefined;
   /** Gateways of which it isn't stored yet that they report presence, or that they don't any more. */
   readonly #unsaved = new Set<string>();
   #sites: { version: number; gateways: Map<string, string[]> } | undefined;
@@ -134,15 +135,7 @@ export class PresenceBoard {
     told.seq = message.seq;
     told.isWhole = message.isWhole;
     told.lastMs = nowMs;
-    this.#heardAt.set(gateway.site, this.#unionOf(gateway.site));
     return { next: 'changes' };
-  }
-
-  /** How many devices the gateways of a site hear, each counted once. */
-  #unionOf(site: string): number {
-    const heard = this.#gatewaysAt(site).flatMap(id => this.#fresh(id)?.devices ?? []);
-    const [only] = heard;
-    return heard.length === 1 && only ? only.size : new Set(heard.flatMap(devices => [...devices])).size;
   }
 
   /** When a gateway of its site last heard a device; undefined where none has reported that. */
@@ -229,15 +222,24 @@ export class PresenceBoard {
     return count;
   }
 
-  /** How many devices are silent: `stateOf` says what that is. The cost doesn't depend on how many devices there are. */
+  /** How many devices are silent: `stateOf` says what that is. All are looked at, and so not more often than every ten seconds. */
   get silentCount(): number {
-    let count = 0;
-    for (const [site, gateways] of this.#bySite()) {
-      if (!gateways.every(id => this.#fresh(id)?.isWhole === true)) continue;
-      const heard = this.#heardAt.get(site) ?? 0;
-      count += Math.max(0, this.#registry.population.devicesAt(site) - heard);
-    }
-    return count;
+    const nowMs = this.#deps.now();
+    if (this.#counted && Math.abs(nowMs - this.#counted.ms) < COUNT_EVERY_MS) return this.#counted.silent;
+    let silent = 0;
+    for (const [site, gateways] of this.#bySite())
+      if (gateways.every(id => this.#fresh(id)?.isWhole === true))
+        silent += this.#registry.population.devicesAt(site) - this.#heardAt(site, gateways);
+    this.#counted = { ms: nowMs, silent };
+    return silent;
+  }
+
+  /** How many devices of a site its gateways hear, each counted once. */
+  #heardAt(site: string, gateways: readonly string[]): number {
+    const heard = new Set<string>();
+    for (const gateway of gateways)
+      for (const id of this.#fresh(gateway)?.devices ?? []) if (this.#deviceAt(site, id)) heard.add(id);
+    return heard.size;
   }
 
   /** Finds gateways that fell silent since the last look, and those that are back. */

@@ -102,11 +102,11 @@ it('tell of all rollouts under way, and of no more than twenty ended ones', asyn
 it('tell which versions devices run, as they last reported, and how many reports came', async () => {
   const [one, two, three] = [await harness.device(), await harness.device(), await harness.device()];
   const versions = () => samplesOf('sitecast_devices', 'product');
-  expect(await versions()).toEqual({ 'version="unknown"': 3 });
+  expect(await versions()).toEqual({ 'version="(unknown)"': 3 });
   const { id } = await harness.startRollout();
   await say(one, id, 'completed');
   await say(two, id, 'completed');
-  expect(await versions()).toEqual({ 'version="1.0.0"': 2, 'version="unknown"': 1 });
+  expect(await versions()).toEqual({ 'version="1.0.0"': 2, 'version="(unknown)"': 1 });
   await harness.call('POST', `/api/v1/devices/${two.id}/revoke`);
   await harness.call('POST', `/api/v1/devices/${three.id}/revoke`);
   expect(await versions()).toEqual({ 'version="1.0.0"': 1 });

@@ -27,7 +27,7 @@ interface MetricsDeps {
   room: Room;
   audit: Pick<AuditLog, 'head'>;
   auditCheck: Pick<AuditSelfCheck, 'isBroken'>;
-  rollouts: Pick<Rollouts, 'standings'>;
+  rollouts: Pick<Rollouts, 'standings' | 'list'>;
   fleet: {
     intake: Pick<ReportIntake, 'totals' | 'counted'>;
     presence: Pick<PresenceBoard, 'gateways' | 'heardCount' | 'silentCount'>;
@@ -183,7 +183,7 @@ const reportMetrics = ({ fleet: { intake } }: MetricsDeps): Metric[] => [
 ];
 
 /** Heard and silent members, by what gateways tell, and what devices run. */
-const fleetMetrics = ({ fleet: { presence, registry } }: MetricsDeps): Metric[] => [
+const fleetMetrics = ({ fleet: { presence, registry }, rollouts }: MetricsDeps): Metric[] => [
   readGauge(
     'sitecast_gateways',
     'Gateways that are heard, silent, or never said whom they hear.',
@@ -198,9 +198,16 @@ const fleetMetrics = ({ fleet: { presence, registry } }: MetricsDeps): Metric[] 
   ),
   readGauge(
     'sitecast_devices',
-    "Devices that aren't revoked, by the release that they run as they last reported: the 30 versions that most devices of the product run, `other` for more, `unknown` where a device hasn't said it.",
-    () =>
-      registry.population.versions().map(({ product, version, devices }) => [{ product, version }, devices]),
+    "Devices that aren't revoked, by the release that they run as they last reported: the 30 versions that most devices of the product run, `(other)` for more, and for a name that a single device has for what it runs; `(unknown)` where a device hasn't said it.",
+    () => {
+      const known = new Set(
+        rollouts.list().map(({ product, rollout }) => `${product} ${rollout.release.version}`),
+      );
+      const isKnown = (product: string, version: string): boolean => known.has(`${product} ${version}`);
+      return registry.population
+        .versions(isKnown)
+        .map(({ product, version, devices }) => [{ product, version }, devices]);
+    },
     ['product', 'version'],
   ),
 ];

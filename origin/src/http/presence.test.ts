@@ -77,6 +77,11 @@ it('counts silent devices as it finds them one by one, where gateways hear some 
   };
   expect(await silent()).toBe(3);
   await other.say({ gone: [{ id: ids[2] ?? '', ageS: 0 }] });
+  await pass(10_000);
+  expect(await silent()).toBe(4);
+  // Its gateway goes on hearing a device that isn't the site's any more.
+  await harness.call('POST', `/api/v1/devices/${ids[0] ?? ''}/revoke`);
+  await pass(10_000);
   expect(await silent()).toBe(4);
   // Where a gateway of the site is away, its devices may be with it.
   await pass(SILENT_AFTER_MS - 1);

@@ -6,10 +6,13 @@ export { type OutputStreams, runProgram, SettingsCommand } from './program.ts';
 export {
   CA_OPTION,
   formatDurationMs,
+  type ListenAddress,
   parseBoundedInteger,
   parseBytes,
   parseDurationMs,
   parseEach,
+  parseListen,
+  parseLoopbackListen,
   parseNetworkAddress,
   parseNetworkAddresses,
   parsePeerListen,

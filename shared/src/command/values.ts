@@ -1,4 +1,4 @@
-import { isIP } from 'node:net';
+import { BlockList, isIP } from 'node:net';
 import { InvalidArgumentError } from 'commander';
 
 /** The option of every command that connects to a server: flags and description. */
@@ -101,6 +101,37 @@ export function parsePercent(text: string): number {
   if (!(basisPoints >= 0 && basisPoints <= 10_000))
     throw new InvalidArgumentError('expected a percentage such as 5%');
   return basisPoints;
+}
+
+const loopback = new BlockList();
+loopback.addSubnet('127.0.0.0', 8, 'ipv4');
+loopback.addAddress('::1', 'ipv6');
+
+/** Where a server listens. */
+export interface ListenAddress {
+  host: string;
+  /** 0: any free one. */
+  port: number;
+}
+
+/** Parses `127.0.0.1:7401`, `[::1]:7401`, or `7401` on loopback. */
+export function parseListen(text: string): ListenAddress {
+  const match = /^(?:(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):)?(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  if (!match || port > 65_535)
+    throw new InvalidArgumentError('expected HOST:PORT, such as 127.0.0.1:7401 or [::1]:7401');
+  return { host: match[1] ?? match[2] ?? '127.0.0.1', port };
+}
+
+/** Likewise, of addresses that no other machine can reach. */
+export function parseLoopbackListen(text: string): ListenAddress {
+  const address = parseListen(text);
+  if (
+    address.host === 'localhost' ||
+    loopback.check(address.host, isIP(address.host) === 6 ? 'ipv6' : 'ipv4')
+  )
+    return address;
+  throw new InvalidArgumentError('expected an address of this machine alone, such as 127.0.0.1:9404');
 }
 
 /** Parses `192.0.2.7:7403`, `[::]:7403` or `7403`. @returns the multiaddress */

@@ -1,0 +1,2 @@
+export { statusMetrics } from './status-metrics.ts';
+export { tellMetrics } from './tell-metrics.ts';
