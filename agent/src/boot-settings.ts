@@ -9,7 +9,13 @@ const DEFAULT_REBOOT = 'reboot';
 
 /** How slots are switched. */
 export type BootSettings =
-  | { kind: 'file'; path: string | undefined; firstSlot: SlotName }
+  | {
+      kind: 'file';
+      path: string | undefined;
+      firstSlot: SlotName;
+      /** True: nothing asks for this kind. */
+      isImplied?: true;
+    }
   | { kind: 'command'; command: string }
   | { kind: 'grub'; grubenv: string; rebootCommand: string }
   | { kind: 'uboot'; fwConfig: string; scheme: 'boot-order' | 'bootcount'; rebootCommand: string };
@@ -18,7 +24,12 @@ export type BootSettings =
 export function addBootOptions(command: SettingsCommand, { isKindNeeded = true } = {}): void {
   const kind = isKindNeeded ? '--boot <kind>' : '--boot [kind]';
   command
-    .addOption(choice(kind, 'how slots are switched (docs/BOOT.md)', BOOT_KINDS))
+    .addOption(
+      new Option(
+        kind,
+        'how slots are switched (docs/BOOT.md); default: file, which boots nothing, and is refused where slots are block devices',
+      ).choices(BOOT_KINDS),
+    )
     .option('--boot-file <file>', 'state of boot control `file` (default: boot.json in --data)')
     .option('--boot-command <command>', 'program of boot control `command`; gets a verb (docs/BOOT.md)')
     .addOption(preset('--boot-grubenv <file>', 'environment block of `grub`', DEFAULT_GRUBENV))
@@ -36,7 +47,7 @@ export function addBootOptions(command: SettingsCommand, { isKindNeeded = true }
     .addOption(choice('--first-slot <slot>', 'what runs before the first update, with `file`', ['A', 'B']));
   command.on('option:boot', () => {
     if (command.getOptionValue('boot') === true)
-      command.setOptionValueWithSource('boot', BOOT_KINDS[0], 'default');
+      command.setOptionValueWithSource('boot', undefined, 'default');
   });
 }
 
@@ -58,7 +69,8 @@ interface BootValues {
 /** @throws SITECAST_SETTING_MISSING */
 export function bootSettings(values: BootValues): BootSettings {
   const rebootCommand = values.filled('rebootCommand') ?? DEFAULT_REBOOT;
-  switch (values.filled('boot')) {
+  const kind = values.filled('boot');
+  switch (kind) {
     case 'command':
       return { kind: 'command', command: values.needed('bootCommand') };
     case 'grub':
@@ -77,6 +89,12 @@ export function bootSettings(values: BootValues): BootSettings {
         kind: 'file',
         path: values.filled('bootFile'),
         firstSlot: values.filled('firstSlot') === 'B' ? 'B' : 'A',
+        ...(kind === undefined && !isMeantForFile(values) && { isImplied: true }),
       };
   }
+}
+
+/** Settings that only boot control `file` goes by. */
+function isMeantForFile(values: BootValues): boolean {
+  return values.filled('bootFile') !== undefined || values.filled('payloadCommand') !== undefined;
 }

@@ -63,7 +63,7 @@ import { Trust } from './upstream/trust.ts';
 import { trustStart } from './upstream/trust-start.ts';
 import { wishedName } from './upstream/wished-name.ts';
 
-/** While the machine boots, or its new slot is on trial, no chunks are served. */
+/** While the machine boots or proves itself, no chunks are handed out. */
 const BUSY_STATES: ReadonlySet<string> = new Set(['rebooting', 'confirming']);
 
 /** What an agent needs from outside. `main` knows the adapters. */
@@ -78,15 +78,15 @@ export interface AgentPorts {
   applier: WindowApplier;
   healthChecks: readonly HealthCheck[];
   log: Log;
-  /** Aborted when this process is asked to end. */
+  /** Fires when this process is asked to end. */
   stop: AbortSignal;
   /** Milliseconds on a clock that never goes back; default: the process's. */
   monotonicMs?: (() => number) | undefined;
-  /** Opens this device to its peers; undefined: no peers. */
+  /** Opens this device to its peers; undefined: it has no peers. */
   startPeers: ((settings: PeerSettings, ports: PeerPorts) => Promise<SitePeers>) | undefined;
 }
 
-/** An agent whose parts are connected, with those that others need. */
+/** An agent that is put together, and what of it others hold on to. */
 export interface OpenAgent {
   agent: UpdateAgent;
   daemon: Daemon;
@@ -103,14 +103,14 @@ export interface OpenAgent {
   exchange: SiteExchange | undefined;
 }
 
-/** Opens a data directory that the caller owns, and connects the agent's parts, all of them here. */
+/** Opens a data directory, which the caller owns, and puts the agent together: here everything is connected. */
 export async function openAgent(settings: RunSettings, ports: AgentPorts): Promise<OpenAgent> {
   const { identity, clock, slots, boot, files, log, stop } = ports;
   const { data, product, hardware } = settings;
   const now = () => clock.now();
   const warn = (message: string) => log('warn', message);
 
-  // The data directory, and the way to the gateways.
+  // What lies in the data directory, and the way to the gateways.
   await clearDataDirectory(data, log);
   const gateways = new Gateways(ports.gateways, now);
   const token = await readJoinToken(settings, { kind: 'device', hasBegun: () => Trust.hasBegun(data), warn });
@@ -127,7 +127,7 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
   const about = { product, hardware, wish, token: token?.pair };
   const membership = new Membership({ gateways, identity, stateFile, ...about });
 
-  // Status and reports.
+  // What is shown and reported.
   const slotWatch = new SlotWatch({ slots, stateFile });
   const status = openStatus(settings, ports, { trust, stateFile, outbox, slotWatch, wish });
   const stateChanges = new StateChangeLogger(log);
@@ -235,7 +235,7 @@ function connectUpdate(settings: RunSettings, ports: AgentPorts, opened: Opened)
   };
 }
 
-/** Connects what fills a slot: copies from both slots, windows, and chunks of the site. */
+/** What fills a slot: from both slots, by windows, and with chunks of the site. */
 function connectFilling(
   settings: RunSettings,
   { clock, slots, files, applier, log }: AgentPorts,
@@ -266,10 +266,10 @@ function connectFilling(
   return { deltas, contents, filler };
 }
 
-/** Codes that mean that there is no file of reports in its place. */
+/** Codes that say that no file of reports lies in its place. */
 const NO_REPORTS: ReadonlySet<string> = new Set(['SITECAST_FILE_TOO_LARGE', 'SITECAST_NOT_A_FILE']);
 
-/** If the medium can't read the file of reports, it is set aside, and a new chain begins. */
+/** A file of reports that the medium can't read is set aside, and a new chain begins. */
 async function openOutbox(directory: string, { identity, files, log }: AgentPorts): Promise<Outbox> {
   try {
     return await Outbox.open(directory, identity, files);
@@ -310,6 +310,7 @@ function openStatus(
     ...(wish !== undefined && { wish }),
     enrolment: 'unknown',
     state: 'checking',
+    boot: { kind: settings.boot.kind },
     slots: slotWatch.shown,
     update: stateFile.current.update,
     lastFailure: stateFile.current.lastFailure,
@@ -320,7 +321,7 @@ function openStatus(
   });
 }
 
-/** Updates work without peers, so an error here is only logged. */
+/** Updates come without peers as well, so an error here is logged, and the agent goes on. */
 async function openExchange(
   settings: RunSettings,
   { identity, slots, run, files, startPeers, log, stop }: AgentPorts,

@@ -10,19 +10,19 @@ import { CycleEnd, resultOf, superseded } from './update/result.ts';
 import type { Gateways } from './upstream/gateways.ts';
 import type { Trust } from './upstream/trust.ts';
 
-/** How long a gateway is asked to wait at most, in ms: a little less than it would. */
+/** Milliseconds that a gateway is asked to wait at most: a little less than it would. */
 const LONG_POLL_MS = 50_000;
-/** In ms: a gateway that answers sooner doesn't support waiting. */
+/** Milliseconds: a gateway that answers sooner doesn't wait. */
 const PROMPT_MS = 500;
 const GATEWAY_PAUSE_MS = 5000;
-/** While no gateway answers, other devices are asked once in this many pauses. */
+/** Of the pauses while no gateway answers, one in so many is followed by a question to other devices. */
 const PAUSES_PER_QUESTION = 3;
 /** Milliseconds between two deliveries, at first, while reports aren't acknowledged. */
 const FIRST_DELIVERY_MS = 1000;
 const MAX_DELIVERY_MS = 5 * 60_000;
 const JITTER = 0.1;
 const MAX_REASON_CHARS = 1024;
-/** How many false claims of news in a row are accepted before pauses begin. */
+/** Claims of news, in a row, that may turn out to be false before the pauses begin. */
 const FREE_VAIN_NEWS = 2;
 /** The pause after a false claim; doubled with each. A gateway, or a machine in its place, could claim to have news all the time. */
 const FIRST_VAIN_PAUSE_MS = 500;
@@ -42,28 +42,28 @@ interface DaemonDependencies {
   confirmation: Confirmation;
   clock: AgentClock;
   log: Log;
-  /** Aborted when this process is asked to end. */
+  /** Fires when this process is asked to end. */
   stop: AbortSignal;
   pollMs: number;
-  /** In ms: the first cycle begins at a random moment within this time. */
+  /** Milliseconds: the first cycle begins at a random moment within that. */
   startJitterMs: number;
 }
 
 /**
- * Runs cycle after cycle, one at a time, each as soon as there is a reason for it. An error in a cycle is logged and shown, and the cycle
- * is tried again after a pause: a device whose agent has ended would be unreachable.
+ * Runs cycle after cycle, one at a time, each as soon as there is a reason for it. An error in a cycle is logged and shown, and the
+ * cycle is tried again after a pause: a device whose agent has ended can't be reached any more.
  */
 export class Daemon {
   readonly #deps: DaemonDependencies;
   #wake = new AbortController();
   /** The repository has changed since the cycle began. */
   #hasNews = false;
-  /** The version of the timestamp when a claim of news was last judged; and how many claims in a row were false. */
+  /** The version of the timestamp when news was last judged; and how often in a row the news was vain. */
   #newsVersion = 0;
   #vainNews = 0;
-  /** Whether the cycle under way was begun because of a gateway's claim of news. */
+  /** The cycle under way was begun because a gateway claimed to have news. */
   #isLedByNews = false;
-  /** Whether the last long poll failed. */
+  /** The last long poll came to nothing. */
   #isGatewayAway = false;
   #askers: ((result: CycleResult) => void)[] = [];
   #isStarted = false;
@@ -74,7 +74,7 @@ export class Daemon {
     this.#deps = deps;
   }
 
-  /** Runs until the signal fires. Never throws. */
+  /** Until the signal fires. Never throws. */
   async run(signal: AbortSignal): Promise<void> {
     const delivering = this.#keepDelivering(signal);
     try {
@@ -120,7 +120,7 @@ export class Daemon {
   #trouble(error: unknown): CycleResult {
     const { code, message } = describeError(error);
     const known = resultOf(error);
-    // An error that passes by itself, such as a full disk, has its own time.
+    // What passes by itself, as a full disk, has a time of its own.
     const mostMs = known?.retryMs ?? MAX_TROUBLE_PAUSE_MS;
     const retryMs = Math.min(FIRST_TROUBLE_PAUSE_MS * 2 ** this.#troubles, mostMs);
     this.#troubles += 1;
@@ -136,7 +136,7 @@ export class Daemon {
     return result;
   }
 
-  /** Carries out a command of another process of the device's owner. */
+  /** Does what another process of the device's owner asks for. */
   async answer(command: Exclude<ControlCommand, 'settings'>): Promise<unknown> {
     const { status, stop, confirmation } = this.#deps;
     switch (command) {
@@ -206,7 +206,7 @@ export class Daemon {
     this.#isLedByNews = await this.#untilChange(pauseMs, this.#wakeOr(signal));
   }
 
-  /** Called after a refresh because of a claim. Only a newer, verified timestamp is news, whatever a gateway says. */
+  /** After a refresh that news has led to. Only a newer, verified timestamp is news, whatever a gateway says. */
   #judgeNews(): void {
     const { timestampVersion } = this.#deps.trust;
     this.#vainNews = timestampVersion === this.#newsVersion ? this.#vainNews + 1 : 0;
@@ -219,13 +219,13 @@ export class Daemon {
     await this.#deps.clock.sleep(Math.min(FIRST_VAIN_PAUSE_MS * 2 ** doublings, MAX_VAIN_PAUSE_MS), signal);
   }
 
-  /** Runs beside the cycles: there are reports to send during a long download, too. */
+  /** Runs beside the cycles: there is something to report during a long download, too. */
   async #keepDelivering(signal: AbortSignal): Promise<void> {
     const { outbox, clock, log } = this.#deps;
     let pauseMs = FIRST_DELIVERY_MS;
     for (let newest = outbox.newest; !signal.aborted; ) {
       await clock.sleep(pauseMs, signal);
-      // While there are no new reports, an unreachable origin is tried at growing intervals.
+      // While nothing new is to be reported, an origin that is away is asked ever less often.
       const hasNews = newest !== outbox.newest || outbox.pendingCount === 0;
       newest = outbox.newest;
       pauseMs = hasNews ? FIRST_DELIVERY_MS : Math.min(pauseMs * 2, MAX_DELIVERY_MS);
@@ -239,7 +239,7 @@ export class Daemon {
     }
   }
 
-  /** Waits until the repository changes (then true), this much time has passed, or the signal fires. */
+  /** Until the repository changes (then true), so much time has passed, or the signal fires. */
   async #untilChange(ms: number, signal: AbortSignal): Promise<boolean> {
     const ended = new AbortController();
     const until = AbortSignal.any([signal, ended.signal]);
@@ -249,7 +249,7 @@ export class Daemon {
     return isChanged && !signal.aborted;
   }
 
-  /** Uses long polls. A gateway without them answers at once; then only `pollMs` leads to the next cycle. */
+  /** By long polls. A gateway that doesn't know them answers at once; then only `pollMs` leads to the next cycle. */
   async #changed(signal: AbortSignal): Promise<boolean> {
     const { gateways, clock, exchange } = this.#deps;
     let promptAnswers = 0;
@@ -278,7 +278,7 @@ export class Daemon {
     return false;
   }
 
-  /** Never throws, so that waiting for changes goes on. */
+  /** Never throws: whoever waits for changes goes on. */
   async #hasNewsNearby(signal: AbortSignal): Promise<boolean> {
     try {
       return await this.#deps.trust.hasNewsNearby(signal);

@@ -70,6 +70,22 @@ export function healthSettings(values: HealthValues): HealthSettings {
   };
 }
 
+/** Whether anything is asked of a new slot before it is kept. */
+export function isHealthChecked({
+  health,
+  healthCommand,
+  confirmWithinMs,
+}: {
+  health: Pick<HealthSettings, 'checks'>;
+  healthCommand: string | undefined;
+  confirmWithinMs: number | undefined;
+}): boolean {
+  const { isGatewayChecked, memoryBytes, diskBytes, units } = health.checks;
+  const hasChecks =
+    isGatewayChecked || memoryBytes !== undefined || diskBytes !== undefined || units.length > 0;
+  return hasChecks || healthCommand !== undefined || confirmWithinMs !== undefined;
+}
+
 function withCheck(checks: HealthCheckSettings, text: string): HealthCheckSettings {
   const [, name = '', value] = /^([a-z]+)(?:=(.*))?$/.exec(text) ?? [];
   if (name === 'gateway' && value === undefined) return { ...checks, isGatewayChecked: true };

@@ -9,6 +9,8 @@ import { askDaemon, ControlServer } from './adapters/control-socket.ts';
 import { systemClock } from './adapters/system-clock.ts';
 import { beWatched } from './adapters/watchdogs.ts';
 import type { Daemon } from './daemon.ts';
+import { NO_HEALTH_CHECK } from './doctor/settings-check.ts';
+import { isHealthChecked } from './health-settings.ts';
 import { daemonSettingsSchema, demandSame, type OptionHashes } from './given-options.ts';
 import { examine } from './examine.ts';
 import { logTo, type OpenContext, openOwnedAgent, type OwnedAgent } from './open.ts';
@@ -23,18 +25,18 @@ import {
   statusSchema,
 } from './state/status.ts';
 
-// The `sitecast-agent` command: `run` is the daemon. Other commands ask the daemon of the data directory; if none is running, this process
+// The `sitecast-agent` command: `run` is the daemon. The others ask the daemon of the data directory, and where none runs, this process
 // opens the agent itself.
 
 const CONFIG_FILES = ['/etc/sitecast/agent.yaml'];
 const MAX_STATUS_BYTES = 1024 * 1024;
-/** The wait between two tries to open the agent, in ms; doubled each time. */
+/** Milliseconds between two tries to open the agent, doubled each time. */
 const FIRST_START_RETRY_MS = 1000;
 const MAX_START_RETRY_MS = 60_000;
-/** In ms. A service manager kills a process that hasn't ended within about half a minute (TimeoutStopSec), which is like a power cut. */
+/** Milliseconds. A service manager kills a process that hasn't ended within about half a minute (TimeoutStopSec), which is like a power cut. */
 const STOP_WITHIN_MS = 20_000;
 const AWAY_HINT = 'Is --gateway right, and does the gateway run?';
-/** Errors of the system that can pass: a full or failing disk, too many open files, too little memory. */
+/** Errors of the system that pass: a full or failing disk, too many open files, too little memory. */
 const PASSING = ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO', 'EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN'];
 
 const commands: AgentCommands = {
@@ -72,11 +74,11 @@ async function run(settings: RunSettings, options: OptionHashes): Promise<void> 
   const daemonLog = openDaemonLog(settings);
   const log = logTo(daemonLog);
   const stop = stopSignal();
-  // An unhandled failure, for example in a library, must not end the agent: the device would be unreachable.
+  // A failure that no code waits for, as in a library, must not end the agent: the device couldn't be reached any more.
   process.on('unhandledRejection', error => log('error', 'something unforeseen went wrong', { err: error }));
   const watched = await beWatched(settings, log);
   try {
-    await runOpened(settings, options, { stop, log, daemonLog });
+    await runOpened(settings, options, { stop, log, daemonLog, watchdog: watched.watchdog });
   } finally {
     await watched.end();
   }
@@ -86,10 +88,19 @@ async function run(settings: RunSettings, options: OptionHashes): Promise<void> 
 async function runOpened(
   settings: RunSettings,
   options: OptionHashes,
-  { stop, log, daemonLog }: { stop: AbortSignal; log: Log; daemonLog: DaemonLog },
+  {
+    stop,
+    log,
+    daemonLog,
+    watchdog,
+  }: { stop: AbortSignal; log: Log; daemonLog: DaemonLog; watchdog: Status['watchdog'] },
 ): Promise<void> {
+  const { health, hooks, confirmWithinMs } = settings;
+  if (!isHealthChecked({ health, healthCommand: hooks.health, confirmWithinMs }))
+    log('warn', NO_HEALTH_CHECK);
   const opened = await openPatiently(settings, { hasPeers: true, stop, daemonLog });
   if (!opened) return;
+  if (watchdog) opened.status.set({ watchdog });
   endInTime(opened, { stop, log });
   let control: ControlServer | undefined;
   const endMetrics = await tellOwnMetrics(settings, opened, log);
@@ -120,8 +131,8 @@ async function tellOwnMetrics(
 }
 
 /**
- * Opens the agent, and waits for problems that can pass, such as an unreachable gateway before the first contact, or a full disk. Only
- * wrong settings end the agent.
+ * Opens the agent, and waits for what may pass: a gateway that is away before the first contact, or a full disk. Only wrong settings end
+ * the agent.
  * @returns undefined when asked to stop
  */
 async function openPatiently(settings: RunSettings, context: OpenContext): Promise<OwnedAgent | undefined> {
@@ -156,7 +167,8 @@ function stopSignal(): AbortSignal {
 }
 
 /**
- * Ends the process if the agent doesn't stop in time. All of its own waits end, but a disk or a library may hang.
+ * Ends the process where the agent doesn't stop in time. Every wait of its own ends by itself, but a disk or a library may not answer
+ * any more.
  */
 function endInTime({ boot }: OwnedAgent, { stop, log }: { stop: AbortSignal; log: Log }): void {
   const giveUp = () => {
@@ -166,7 +178,7 @@ function endInTime({ boot }: OwnedAgent, { stop, log }: { stop: AbortSignal; log
   stop.addEventListener('abort', () => setTimeout(giveUp, STOP_WITHIN_MS).unref(), { once: true });
 }
 
-/** @returns undefined where the socket can't be created, for example on a full disk: the agent works without it */
+/** @returns undefined where the socket can't be made, as on a full disk: the agent works without it */
 async function listenForCommands(
   settings: RunSettings,
   handle: (command: ControlCommand) => Promise<unknown>,
@@ -216,13 +228,13 @@ async function askDaemonOrOpen<T>(
     if (asked.aborted) throw interrupted();
     throw error;
   } finally {
-    // Ends everything that still waits.
+    // Ends whatever still waits.
     done.abort();
     await opened?.close();
   }
 }
 
-/** @throws what `settingsOf` throws; if the directory is empty, the error says so, since its name may be mistyped */
+/** @throws as `settingsOf`; where nothing is in the directory, the error says that: it may be mistyped */
 async function settingsFor(directory: string, settingsOf: () => RunSettings): Promise<RunSettings> {
   const isNew = await isNewDirectory(directory);
   try {
@@ -255,7 +267,7 @@ async function demandSameOptions(directory: string, given: OptionHashes): Promis
     if (!answered) return;
     ofDaemon = daemonSettingsSchema.parse(answered.result).options;
   } catch (error) {
-    // A daemon of an earlier version doesn't know that command.
+    // One of an earlier version doesn't know that command.
     if (!(error instanceof SitecastError) || error.code !== 'SITECAST_DAEMON_REFUSED') throw error;
   }
   demandSame(given, ofDaemon, directory);
@@ -269,7 +281,7 @@ function interrupted(): SitecastError {
 
 async function readStatus(data: string): Promise<{ status: Status; isAlive: boolean }> {
   const answer = await askDaemon(resolve(data), 'status').catch((error: unknown) => {
-    // The daemon may belong to another user. Its file may be readable nevertheless.
+    // The daemon may be another user's. Its file may be readable all the same.
     if (isSystemError(error)) return undefined;
     throw error;
   });

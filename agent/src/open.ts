@@ -12,6 +12,7 @@ import { lockDirectory } from './adapters/directory-lock.ts';
 import { type Failpoint, failpoints, killAt } from './adapters/failpoints.ts';
 import { FileSlot } from './adapters/file-slot.ts';
 import { healthChecks } from './adapters/health-checks.ts';
+import { refuseImpliedBoot } from './adapters/implied-boot.ts';
 import { HttpGateway } from './adapters/http-gateway.ts';
 import { runCommand } from './adapters/run-command.ts';
 import { checkSlots, findSlots } from './adapters/slot-checks.ts';
@@ -24,12 +25,12 @@ import { type DurableFiles, durableFiles } from './state/durable-files.ts';
 import { openOwnIdentity } from './state/own-identity.ts';
 import { KnownGateways } from './upstream/known-gateways.ts';
 
-/** How many characters of the payload command's output are logged. */
+/** Characters of the payload command's output that are logged. */
 const MAX_TOLD_CHARS = 300;
-/** How long closing connections to peers may take, in ms. */
+/** Milliseconds that closing connections to peers may take. */
 const CLOSE_PEERS_MS = 5000;
 
-/** An agent that this process has opened, and must close. */
+/** An agent that this process has opened, and has to close. */
 export interface OwnedAgent extends OpenAgent {
   close(): Promise<void>;
 }
@@ -37,18 +38,19 @@ export interface OwnedAgent extends OpenAgent {
 export interface OpenContext {
   /** Whether it exchanges chunks with other devices. */
   hasPeers: boolean;
-  /** Aborted when this process is asked to end. */
+  /** Fires when this process is asked to end. */
   stop: AbortSignal;
   daemonLog: DaemonLog;
 }
 
 /**
  * Opens the agent of a data directory on this machine: takes the locks, and opens each adapter. `composition.ts` connects the rest.
- * @throws why it can't be opened: SITECAST_SLOT_OVERLAP, SITECAST_DATA_IN_USE, SITECAST_GATEWAY_UNREACHABLE, ENOSPC …
+ * @throws whatever keeps it from opening: SITECAST_SLOT_OVERLAP, SITECAST_DATA_IN_USE, SITECAST_GATEWAY_UNREACHABLE, ENOSPC …
  */
 export async function openOwnedAgent(settings: RunSettings, context: OpenContext): Promise<OwnedAgent> {
   await checkSlots(settings);
   const data = resolve(settings.data);
+  await refuseImpliedBoot({ ...settings, data }, logTo(context.daemonLog));
   await makeDirectory(data, 0o700);
   const lock = await lockDirectory(data);
   const slotLocks = new SlotLocks(logTo(context.daemonLog));
@@ -111,7 +113,7 @@ async function openLocked(
   return { ...opened, close: () => closeAll(opened, locks, log) };
 }
 
-/** Another agent may own the slots. Then this one runs, and waits where it would write. A slot that appears later is claimed then. */
+/** Another agent may have the slots. Then this one goes on, and waits where it would write. A slot that comes later is claimed then. */
 async function claimSlots({ slots }: RunSettings, { slotLocks }: Locks, log: Log): Promise<void> {
   try {
     await slotLocks.take(await findSlots([resolve(slots.A), resolve(slots.B)]));
@@ -142,7 +144,7 @@ function bootControl(
   });
 }
 
-/** Runs the owner's command after a "boot" with the boot control `file`. A failure is only logged: the health check judges the slot. */
+/** Runs the owner's command after a "boot" of the file boot control. A failure is only logged: the health check judges the slot. */
 async function startPayload(
   { payloadCommand, hookTimeoutMs, slots }: RunSettings,
   booted: SlotName,
@@ -164,7 +166,7 @@ async function startPayload(
   }
 }
 
-/** libp2p is loaded only here, so never without peers. */
+/** libp2p is loaded only here, so it never is where there are no peers. */
 function peersOf(identity: Identity, log: Log): AgentPorts['startPeers'] {
   return async (settings, ports) => {
     const { SiteSwarm } = await import('./adapters/site-swarm.ts');
@@ -172,20 +174,20 @@ function peersOf(identity: Identity, log: Log): AgentPorts['startPeers'] {
   };
 }
 
-/** Only for tests: the process ends at a failpoint. */
+/** For tests alone: the process ends at a failpoint. */
 function testFailpoint(): Failpoint | undefined {
   const where = process.env.SITECAST_TEST_KILL_AT;
   return where === undefined ? undefined : killAt(where, () => process.kill(process.pid, 'SIGKILL'));
 }
 
-/** Tries each step, even if one before it has failed. */
+/** Each step is tried, even where one before it has failed. */
 async function closeAll(
   { boot, status, outbox, exchange }: OpenAgent,
   locks: Locks,
   log: Log,
 ): Promise<void> {
   const endings = [
-    // First, because this note distinguishes a stop from a power cut.
+    // First, because this note tells a stop from a power cut.
     () => boot.stop(),
     () => status.flush(),
     () => outbox.close(),
@@ -201,7 +203,7 @@ async function closeAll(
   }
 }
 
-/** Waits for the work, but not longer than this. */
+/** Waits for the work, but no longer than that. */
 async function within(ms: number, work: Promise<void>): Promise<void> {
   const over = new AbortController();
   const isLate = sleep(ms, over.signal, { ref: true });

@@ -436,3 +436,21 @@ it.each(['report after#2', 'state.json after#9', 'reboot before'])(
     expect(asked.length - new Set(asked).size).toBeLessThanOrEqual(8);
   },
 );
+
+it('starts with block devices only where --boot is given, or where it has run so before, and warns where nothing is checked', async () => {
+  const devices = ['--slot-a=/dev/sitecast-none-a', '--slot-b=/dev/sitecast-none-b'];
+  const refused = await AgentProcess.run(['run', ...settings(), ...devices]);
+  expect(refused).toMatchObject({
+    exitCode: 2,
+    stderr: expect.stringContaining('SITECAST_BOOT_KIND_MISSING'),
+  });
+  expect(refused.stderr).toContain('--boot grub, uboot or command');
+  const accepted = daemon(...devices, '--boot=file');
+  await until('it runs', async () => (await status()).booted === 'A');
+  expect((await status()).boot).toMatchObject({ kind: 'file', next: 'A' });
+  expect((await accepted.stop()).stderr).toContain('nothing is checked of a new slot');
+  const before = daemon(...devices, '--health-command=true', '--watchdog=/dev/sitecast-none');
+  await until('it runs again', async () => (await status()).isAlive === true);
+  expect(before.stderr).toContain('--boot is needed');
+  expect((await status()).watchdog).toMatchObject({ problem: expect.stringMatching(/no such file/i) });
+});

@@ -70,7 +70,7 @@ function addRun(program: SettingsCommand, commands: AgentCommands): void {
 Examples:
   sitecast-agent run --config /etc/sitecast/agent.yaml
   sitecast-agent run --data ./data --gateway http://127.0.0.1:7401 --root 1.root.json --product camera --hardware rpi4 \\
-    --slot-a ./a.img --slot-b ./b.img --health-command '"$SITECAST_SLOT" --version'`,
+    --slot-a ./a.img --slot-b ./b.img --boot file --health-command '"$SITECAST_SLOT" --version'`,
     )
     .action(async (options: Record<string, unknown>, command: SettingsCommand) => {
       await commands.run(runSettings(options), optionHashes(command));

@@ -12,7 +12,7 @@ import { addLogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { InvalidArgumentError, Option } from 'commander';
 import { addBootOptions, type BootSettings, bootSettings } from './boot-settings.ts';
-import { addHealthOptions, type HealthSettings, healthSettings } from './health-settings.ts';
+import { addHealthOptions, type HealthSettings, healthSettings, isHealthChecked } from './health-settings.ts';
 import { addMetricsOptions, type MetricsSettings, metricsSettings } from './metrics/settings.ts';
 import { HOOK_NAMES, type HookName } from './update/hooks.ts';
 import type { DeltaMode } from './update/deltas.ts';
@@ -274,13 +274,20 @@ export interface DoctorSettings {
   data: string;
   slots: Record<SlotName, string>;
   boot: BootSettings;
+  isHealthChecked: boolean;
+  watchdog: string | undefined;
 }
 
 export function addDoctorOptions(command: SettingsCommand): SettingsCommand {
   command
     .option('--data <dir>', "the agent's own directory")
     .option('--slot-a <path>', 'slot A')
-    .option('--slot-b <path>', 'slot B');
+    .option('--slot-b <path>', 'slot B')
+    .option('--payload-command <command>', 'as with `run`: with it boot control `file` is meant')
+    .option('--health-command <command>', 'as with `run`: whether there is one')
+    .option('--health-check <check...>', 'as with `run`: whether there are any')
+    .option('--confirm-within <duration>', 'as with `run`: whether there is one', parseDurationMs)
+    .option('--watchdog <device>', 'as with `run`: whether it is there. It is not opened');
   addBootOptions(command, { isKindNeeded: false });
   return command;
 }
@@ -292,6 +299,12 @@ export function doctorSettings(options: Record<string, unknown>): DoctorSettings
     data: values.needed('data'),
     slots: { A: values.needed('slotA'), B: values.needed('slotB') },
     boot: bootSettings(values),
+    isHealthChecked: isHealthChecked({
+      health: healthSettings(values),
+      healthCommand: values.filled('healthCommand'),
+      confirmWithinMs: values.number('confirmWithin'),
+    }),
+    watchdog: values.filled('watchdog'),
   };
 }
 

@@ -16,6 +16,7 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
     ['agent', isAlive ? `runs (process ${status.pid})` : 'does not run: this is what it knew last'],
     ['as of', ago(status.at, nowMs)],
     ...SLOT_NAMES.flatMap(name => slotLines(status, name)),
+    ...bootLines(status),
     ['state', stateLine(status)],
     ...progressLines(status),
     ...transferLines(status),
@@ -70,6 +71,17 @@ function slotLines({ slots, booted }: Status, name: SlotName): string[][] {
       : [];
   const lines = [[`slot ${name}`, `${mark}  ${how.padEnd(10)} ${what.padEnd(24)} ${path}`]];
   return problem ? [...lines, ['', problem.message]] : [...lines, ...foreign];
+}
+
+function bootLines({ boot, watchdog }: Status): string[][] {
+  if (!boot) return [];
+  const { kind, next, trial } = boot;
+  const isOnTrial = trial !== undefined && trial.slot === next;
+  const left = isOnTrial ? `, on trial, with ${trial.triesLeft} of its starts left` : '';
+  const lines = [['boot', next === undefined ? kind : `${kind}; slot ${next} comes next${left}`]];
+  if (!watchdog) return lines;
+  const { path, problem } = watchdog;
+  return [...lines, ['watchdog', problem === undefined ? `${path} is fed` : `${path} isn't fed: ${problem}`]];
 }
 
 /** What `waitingFor` says to programs, in people's words where these differ. */

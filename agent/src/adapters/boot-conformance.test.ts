@@ -194,12 +194,13 @@ describe.each(machinesHere)('boot control `%s`', (name, machine, whyNot) => {
     await machine.create(path);
     const control = machine.open(path, 'A');
     const { maxTries, countsHangs, isAtomic } = await control.capabilities();
-    expect(maxTries).toBeGreaterThanOrEqual(2);
+    expect(maxTries ?? 2).toBeGreaterThanOrEqual(2);
     expect([countsHangs, isAtomic]).toEqual([true, true]);
     // A boot program that gives no number refuses with a message of its own.
-    const refused = Number.isFinite(maxTries)
-      ? await control.setTrial('B', maxTries + 1).then(() => 'done', codeOf)
-      : 'SITECAST_BOOT_REFUSED';
+    const refused =
+      maxTries !== undefined
+        ? await control.setTrial('B', maxTries + 1).then(() => 'done', codeOf)
+        : 'SITECAST_BOOT_REFUSED';
     expect(refused).toBe('SITECAST_BOOT_REFUSED');
     expect(await bootsOf(machine, path, 2)).toEqual(['A', 'A']);
   });

@@ -19,12 +19,14 @@ interface BootControlOptions {
   context: VerbContext;
   /** Called after each boot with the boot control `file`. */
   afterBoot: (booted: SlotName) => Promise<void>;
+  /** Default: this machine's. */
+  places?: { commandLineFile?: string; root?: string } | undefined;
 }
 
 /** The boot control that the settings ask for. */
 export function openBootControl(
   settings: BootSettings,
-  { data, slots, files, context, afterBoot }: BootControlOptions,
+  { data, slots, files, context, afterBoot, places }: BootControlOptions,
 ): BootControl {
   if (settings.kind === 'command') return new CommandBootControl(settings.command, context);
   if (settings.kind === 'file') {
@@ -32,7 +34,7 @@ export function openBootControl(
     return new FileBootControl(path ?? join(data, 'boot.json'), { firstSlot, files, afterBoot });
   }
   const { rebootCommand } = settings;
-  const common = { ...context, rebootCommand, bootedSlot: () => bootedSlot(slots) };
+  const common = { ...context, rebootCommand, bootedSlot: () => bootedSlot(slots, places) };
   if (settings.kind === 'grub')
     return new EnvironmentBootControl({
       ...common,

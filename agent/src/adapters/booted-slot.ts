@@ -24,18 +24,33 @@ export async function bootedSlot(
   slots: Readonly<Record<SlotName, string>>,
   { commandLineFile, root = '/' }: { commandLineFile?: string | undefined; root?: string } = {},
 ): Promise<SlotName> {
-  for (const word of await kernelWords(commandLineFile)) {
-    const name = /^(?:sitecast|rauc)\.slot=([AB])$/.exec(word)?.[1];
-    if (name === 'A' || name === 'B') return name;
-  }
-  const { dev } = await stat(root);
-  for (const name of SLOT_NAMES) if ((await deviceAt(slots[name])) === dev) return name;
+  const found = slotIn(await kernelWords(commandLineFile)) ?? (await slotAt(root, slots));
+  if (found !== undefined) return found;
   throw new SitecastError(
     'failed',
     'SITECAST_BOOT_SLOT_UNKNOWN',
     "nothing says which slot runs: neither the kernel's command line nor the device of the root file system",
     { hint: 'let the boot loader start the kernel with sitecast.slot=A or sitecast.slot=B' },
   );
+}
+
+/** The slot that the kernel's command line names. */
+export function slotIn(words: readonly string[]): SlotName | undefined {
+  for (const word of words) {
+    const name = /^(?:sitecast|rauc)\.slot=([AB])$/.exec(word)?.[1];
+    if (name === 'A' || name === 'B') return name;
+  }
+  return undefined;
+}
+
+/** The slot whose device has the file system of that directory. */
+export async function slotAt(
+  root: string,
+  slots: Readonly<Record<SlotName, string>>,
+): Promise<SlotName | undefined> {
+  const { dev } = await stat(root);
+  for (const name of SLOT_NAMES) if ((await deviceAt(slots[name])) === dev) return name;
+  return undefined;
 }
 
 /** @returns undefined where there is no block device */

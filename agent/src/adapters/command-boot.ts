@@ -21,6 +21,7 @@ const answerSchema = z.looseObject({
   next: z.enum(['A', 'B']).optional(),
   bootId: z.string().min(1).max(128).optional(),
   maxTries: z.int().min(1).optional(),
+  triesLeft: z.int().min(0).optional(),
   countsHangs: z.boolean().optional(),
   isAtomic: z.boolean().optional(),
 });
@@ -58,14 +59,15 @@ export class CommandBootControl implements BootControl {
   }
 
   async capabilities(): Promise<LoaderCapabilities> {
-    const { maxTries = Number.POSITIVE_INFINITY, countsHangs, isAtomic } = await this.#get();
+    const { maxTries, countsHangs, isAtomic } = await this.#get();
     return { maxTries, countsHangs, isAtomic };
   }
 
   async read(): Promise<BootState> {
     const answer = await this.#get();
     const bootId = answer.bootId ?? (await kernelBootId());
-    return { booted: answer.booted, next: answer.next ?? answer.booted, bootId };
+    const { booted, next = booted, triesLeft } = answer;
+    return { booted, next, bootId, ...(triesLeft !== undefined && { trial: { slot: next, triesLeft } }) };
   }
 
   async markBad(slot: SlotName): Promise<void> {

@@ -5,6 +5,7 @@ import {
   type LoaderCapabilities,
   otherSlot,
   type RememberedBoot,
+  SLOT_NAMES,
   type SlotName,
 } from '../ports.ts';
 import { kernelBootId } from './booted-slot.ts';
@@ -20,6 +21,8 @@ export interface BootEnvironment {
   /** Whether a power cut during `write` leaves either all old values or all new ones. */
   isAtomic(): Promise<boolean>;
   read(signal: AbortSignal): Promise<Variables | 'missing' | 'damaged'>;
+  /** The slot that the loader starts where the variables are lost; undefined: not known. */
+  readLastGood?(): Promise<SlotName | undefined>;
   /**
    * Writes all these at once. They survive a power cut when it resolves.
    * @param good a slot that is good before and after the change: it will run if the variables are lost
@@ -32,6 +35,8 @@ export interface BootScheme {
   maxTries: number;
   /** @returns undefined where the variables aren't set */
   next(variables: Variables): SlotName | undefined;
+  /** The starts that a slot has left; undefined where it isn't on trial. */
+  left(variables: Variables, slot: SlotName): number | undefined;
   /** All boots run the slot, which is good. */
   only(slot: SlotName): Variables;
   /** No boot runs the slot. The other one is good. */
@@ -72,24 +77,40 @@ export class EnvironmentBootControl implements BootControl {
     const [likely = booted] = remembered.slots;
     const isGood = booted === likely && booted !== remembered.onTrial;
     const found = await this.#read();
-    const isLost = typeof found === 'string' || scheme.next(found) === undefined;
-    if (isLost) await this.#write(isGood ? scheme.only(booted) : scheme.trial(booted, 1), booted, isGood);
+    const lost = this.#lossIn(found);
+    const isLost = lost !== undefined;
+    if (typeof found === 'string' || isLost)
+      await this.#write(isGood ? scheme.only(booted) : scheme.trial(booted, 1), booted, isGood);
     else if (isGood)
       await this.#write(scheme.isWorn(found, booted) ? scheme.only(booted) : new Map(), booted, true);
     const isNew = found !== 'damaged' && remembered.slots.length === 0;
-    const what = typeof found === 'string' ? found : "without the slots' variables";
     return {
       ...(await this.read()),
-      ...(isLost && !isNew && { lost: `${environment.name} was ${what}` }),
+      ...(isLost && !isNew && { lost: `${environment.name} was ${lost}` }),
     };
   }
 
   async read(): Promise<BootState> {
     const { bootedSlot, bootId = kernelBootId } = this.#options;
     const booted = await bootedSlot();
+    const { scheme, environment } = this.#options;
     const found = await this.#read();
-    const next = typeof found === 'string' ? undefined : this.#options.scheme.next(found);
-    return { booted, next: next ?? booted, bootId: await bootId() };
+    const lost = this.#lossIn(found);
+    const next = typeof found === 'string' ? undefined : scheme.next(found);
+    const trials = typeof found === 'string' ? [] : trialsIn(found, scheme);
+    return {
+      booted,
+      next: next ?? (await environment.readLastGood?.()) ?? booted,
+      bootId: await bootId(),
+      ...(trials[0] && { trial: trials[0] }),
+      ...(lost !== undefined && { lost: `${environment.name} is ${lost}` }),
+    };
+  }
+
+  /** What is wrong with the variables. */
+  #lossIn(found: Variables | 'missing' | 'damaged'): string | undefined {
+    if (typeof found === 'string') return found;
+    return this.#options.scheme.next(found) === undefined ? "without the slots' variables" : undefined;
   }
 
   async markBad(slot: SlotName): Promise<void> {
@@ -141,6 +162,12 @@ export class EnvironmentBootControl implements BootControl {
     );
   }
 }
+
+const trialsIn = (variables: Variables, scheme: BootScheme): NonNullable<BootState['trial']>[] =>
+  SLOT_NAMES.flatMap(slot => {
+    const triesLeft = scheme.left(variables, slot);
+    return triesLeft === undefined ? [] : [{ slot, triesLeft }];
+  });
 
 function notWritten(environment: string, name: string, value: string): SitecastError {
   return new SitecastError(

@@ -226,7 +226,13 @@ function booted(state: BootFile): BootFile {
 }
 
 function stateOf({ booted, next, trial, bootId }: BootFile): BootState {
-  return { booted, next: trial && trial.triesLeft > 0 ? trial.slot : next, bootId };
+  const { slot, triesLeft } = trial ?? { slot: next, triesLeft: 0 };
+  return {
+    booted,
+    next: triesLeft > 0 ? slot : next,
+    bootId,
+    ...(trial && { trial: { slot, triesLeft } }),
+  };
 }
 
 function refused(why: string): SitecastError {

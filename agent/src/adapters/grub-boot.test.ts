@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { lstat, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -14,7 +14,7 @@ import {
   recordWrites,
   whyNoRecording,
 } from '@sitecast/shared/testing/disk';
-import { formatGrubBlock, parseGrubBlock } from './grub-boot.ts';
+import { formatGrubBlock, GrubEnvironment, parseGrubBlock } from './grub-boot.ts';
 
 const noGrub = whyNoGrub();
 let directory: string;
@@ -308,4 +308,19 @@ describe('boot control `grub`, where its notes are lost,', () => {
   it('reports no loss on a new machine', async () => {
     expect(await BOOT_MACHINES.grub.open(directory, 'A').start()).not.toHaveProperty('lost');
   });
+});
+
+it('keeps both blocks beside the real file where grubenv is a link, also before that file is there', async () => {
+  const real = join(directory, 'efi');
+  await mkdir(real);
+  const link = join(directory, 'grubenv');
+  await symlink('efi/grubenv', link);
+  const environment = new GrubEnvironment(link);
+  for (const good of ['A', 'B'] as const) {
+    await environment.write(new Map([['ORDER', 'A B']]), good);
+    expect((await readdir(real)).toSorted()).toEqual(['grubenv', 'grubenv.confirmed']);
+    expect((await readdir(directory)).toSorted()).toEqual(['efi', 'grubenv']);
+    expect(await environment.readLastGood()).toBe(good);
+  }
+  expect((await lstat(link)).isSymbolicLink()).toBe(true);
 });

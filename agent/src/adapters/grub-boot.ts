@@ -1,5 +1,5 @@
-import { open, rename } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { open, readlink, realpath, rename } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { readFileBounded, syncDirectory, withRoom } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { otherSlot, type SlotName } from '../ports.ts';
@@ -60,11 +60,9 @@ export function formatGrubBlock(variables: Variables, path: string): Buffer {
  */
 export class GrubEnvironment implements BootEnvironment {
   readonly name: string;
-  readonly #confirmed: string;
 
   constructor(path: string) {
     this.name = path;
-    this.#confirmed = `${path}.confirmed`;
   }
 
   async isAtomic(): Promise<boolean> {
@@ -75,9 +73,38 @@ export class GrubEnvironment implements BootEnvironment {
     return readBlock(this.name);
   }
 
+  async readLastGood(): Promise<SlotName> {
+    const found = await readBlock((await this.files()).confirmed);
+    // Without that, grub.cfg starts A first.
+    return typeof found !== 'string' && found.get('CONFIRMED') === 'B' ? 'B' : 'A';
+  }
+
   async write(changes: Variables, good: SlotName): Promise<void> {
-    await change(this.#confirmed, new Map([['CONFIRMED', good]]));
-    await change(this.name, changes);
+    const { block, confirmed } = await this.files();
+    await change(confirmed, new Map([['CONFIRMED', good]]));
+    await change(block, changes);
+  }
+
+  /** Where both blocks lie: beside the grub.cfg that GRUB reads, also where `grubenv` is a link to it (Fedora with EFI). */
+  async files(): Promise<{ block: string; confirmed: string }> {
+    const block = await linkTarget(this.name);
+    return { block, confirmed: `${block}.confirmed` };
+  }
+}
+
+/** A path without links; also of a file that isn't there yet. */
+async function linkTarget(path: string): Promise<string> {
+  try {
+    return await realpath(path);
+  } catch (error) {
+    if (!isSystemError(error, 'ENOENT', 'EINVAL')) throw error;
+  }
+  try {
+    return resolve(dirname(path), await readlink(path));
+  } catch (error) {
+    // Nothing is there, so no link either.
+    if (isSystemError(error, 'ENOENT', 'EINVAL')) return path;
+    throw error;
   }
 }
 
@@ -161,6 +188,11 @@ export const grubScheme: BootScheme = {
       [`${other}_LEFT`, '0'],
     ];
     return new Map([...firstOf(slot), [`${slot}_OK`, '0'], [`${slot}_LEFT`, String(tries)], ...fallBack]);
+  },
+  left: (variables, slot) => {
+    const isFirst = (variables.get('ORDER') ?? '').startsWith(slot);
+    const left = /^[0-3]$/.exec(variables.get(`${slot}_LEFT`) ?? '')?.[0];
+    return isFirst && variables.get(`${slot}_OK`) === '0' && left !== undefined ? Number(left) : undefined;
   },
   isWorn: () => false,
 };

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { MachineFacts, Watchdog } from '../doctor/boot-check.ts';
 import type { SlotName } from '../ports.ts';
-import { bootedSlot, kernelWords } from './booted-slot.ts';
+import { bootedSlot, kernelWords, slotAt, slotIn } from './booted-slot.ts';
 
 /** Where to find the kernel's files. Tests set directories of their own. */
 export interface MachinePlaces {
@@ -21,10 +21,13 @@ export async function machineFacts(
   { sys = '/sys', commandLineFile, root = '/' }: MachinePlaces = {},
 ): Promise<MachineFacts> {
   const timeout = await textOf(join(sys, 'module/watchdog/parameters/open_timeout'));
+  const words = await kernelWords(commandLineFile);
   return {
+    said: slotIn(words),
+    root: await slotAt(root, slots),
     booted: await bootedSlot(slots, { commandLineFile, root }).catch(unknown),
     watchdogs: await watchdogsIn(join(sys, 'class/watchdog')),
-    words: await kernelWords(commandLineFile),
+    words,
     openTimeoutS: timeout === undefined ? undefined : Number(timeout),
   };
 }

@@ -99,6 +99,12 @@ export const bootOrderScheme: BootScheme = {
       [`BOOT_${slot}_LEFT`, String(tries)],
       [`BOOT_${otherSlot(slot)}_LEFT`, GOOD_LEFT],
     ]),
+  left: (variables, slot) => {
+    // A good slot is alone in the order.
+    const [first, ...others] = slotsIn(variables.get('BOOT_ORDER') ?? '');
+    const left = variables.get(`BOOT_${slot}_LEFT`);
+    return first === slot && others.length > 0 && left !== undefined ? Number(left) : undefined;
+  },
   isWorn: (variables, booted) => {
     const left = variables.get(`BOOT_${booted}_LEFT`);
     return left !== undefined && left !== GOOD_LEFT;
@@ -123,6 +129,11 @@ export const bootcountScheme: BootScheme = {
   only: slot => counted(slot, '0'),
   without: slot => counted(otherSlot(slot), '0'),
   trial: (slot, tries) => new Map([...counted(slot, '1'), ['bootlimit', String(tries)]]),
+  left: (variables, slot) => {
+    const isOnTrial = variables.get('upgrade_available') === '1' && variables.get('boot_slot') === slot;
+    if (!isOnTrial) return undefined;
+    return Math.max(0, Number(variables.get('bootlimit') ?? 0) - Number(variables.get('bootcount') ?? 0));
+  },
   isWorn: () => false,
 };
 

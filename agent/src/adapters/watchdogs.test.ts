@@ -85,9 +85,10 @@ it("the machine's watchdog is not fed while the agent is unwell, and is again af
   const clock = { sleep: (_ms: number, signal?: AbortSignal) => systemClock('auto').sleep(5, signal) };
   const log = (_level: string, message: string) => void logged.push(message);
   const watchdog = await HardwareWatchdog.open(path, { clock, log, stop: stop.signal });
+  if (typeof watchdog === 'string') throw new Error(watchdog);
   let asked = 0;
   let fedWhileUnwell = '?';
-  const feeding = watchdog?.feed(async () => {
+  const feeding = watchdog.feed(async () => {
     asked += 1;
     if (asked === 5) fedWhileUnwell = await textOf('watchdog');
     return asked > 5;
@@ -95,7 +96,7 @@ it("the machine's watchdog is not fed while the agent is unwell, and is again af
   await until('it is fed', async () => (await textOf('watchdog')).length > 1);
   stop.abort();
   await feeding;
-  await watchdog?.close();
+  await watchdog.close();
   expect(fedWhileUnwell).toBe('');
   expect(logged).toEqual(["the disk of --data doesn't answer: no watchdog is fed until it does"]);
 });

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { constants } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import { type FileHandle, open, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { syncDirectory } from '@sitecast/shared/durable';
@@ -67,15 +67,17 @@ export function wellness(data: string, { clock, stop }: FeedingContext): () => P
 export async function beWatched(
   { data, timeSync, watchdog }: Pick<RunSettings, 'data' | 'timeSync' | 'watchdog'>,
   log: Log,
-): Promise<{ end: () => Promise<void> }> {
+): Promise<{ watchdog: WatchdogStatus | undefined; end: () => Promise<void> }> {
   const ended = new AbortController();
   const context = { clock: systemClock(timeSync), log, stop: ended.signal };
   const manager = new ServiceManager(process.env, context);
   await manager.ready();
-  const hardware = watchdog === undefined ? undefined : await HardwareWatchdog.open(watchdog, context);
+  const opened = watchdog === undefined ? undefined : await HardwareWatchdog.open(watchdog, context);
+  const hardware = opened instanceof HardwareWatchdog ? opened : undefined;
   const isStillWell = wellness(resolve(data), context);
   const feeding = [manager.feed(isStillWell), ...(hardware ? [hardware.feed(isStillWell)] : [])];
   return {
+    watchdog: watchdog === undefined ? undefined : watchdogStatus(watchdog, opened),
     end: async () => {
       ended.abort();
       await Promise.all(feeding);
@@ -83,6 +85,14 @@ export async function beWatched(
     },
   };
 }
+
+/** The watchdog that the settings name, and why it isn't fed; for the status. */
+type WatchdogStatus = { path: string; problem?: string };
+
+const watchdogStatus = (path: string, opened: HardwareWatchdog | string | undefined): WatchdogStatus => ({
+  path,
+  ...(typeof opened === 'string' && { problem: opened }),
+});
 
 /** systemd, if it runs this process as a unit of `Type=notify`. Called through `systemd-notify`, as Node has no Unix datagram sockets. */
 class ServiceManager {
@@ -131,16 +141,16 @@ export class HardwareWatchdog {
   }
 
   /**
-   * @returns undefined where it can't be opened, for example because another program has it; that is logged. A device without a watchdog
+   * @returns why it can't be opened, for example because another program has it; that is logged. A device without a watchdog
    * is updated, too
    */
-  static async open(path: string, context: FeedingContext): Promise<HardwareWatchdog | undefined> {
+  static async open(path: string, context: FeedingContext): Promise<HardwareWatchdog | string> {
     try {
       return new HardwareWatchdog(path, await open(path, constants.O_WRONLY), context);
     } catch (error) {
       if (!isSystemError(error)) throw error;
       context.log('error', `the watchdog isn't fed by this agent: ${error.message}`, { err: error });
-      return undefined;
+      return error.message;
     }
   }
 
@@ -160,6 +170,17 @@ export class HardwareWatchdog {
     } finally {
       await this.#device.close();
     }
+  }
+}
+
+/** Looks for a watchdog without opening it, which would arm it. */
+export async function watchdogAt(path: string): Promise<{ path: string; problem: string | undefined }> {
+  try {
+    const isDevice = (await stat(path)).isCharacterDevice();
+    return { path, problem: isDevice ? undefined : 'it is no device' };
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    return { path, problem: error.message };
   }
 }
 

@@ -1,9 +1,17 @@
-import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CommandBootControl } from '../adapters/command-boot.ts';
+import { runCommand } from '../adapters/run-command.ts';
+import { systemClock } from '../adapters/system-clock.ts';
 import { examine } from '../examine.ts';
 import { BootProgram } from '../testing/boot-program.ts';
+import { checkBoot, type MachineFacts } from './boot-check.ts';
+import { loaderFindings } from './loader-check.ts';
+import type { DoctorSettings } from '../settings.ts';
+import { BOOT_MACHINES } from '../testing/boot-machines.ts';
 import { AgentProcess } from '../testing/process.ts';
 
 let directory: string;
@@ -19,12 +27,18 @@ afterEach(async () => {
 const flags = () => ({
   data: join(directory, 'data'),
   slots: { A: join(directory, 'a'), B: join(directory, 'b') },
+  isHealthChecked: true,
+  watchdog: undefined,
 });
 const places = () => ({ sys: join(directory, 'sys'), commandLineFile: join(directory, 'cmdline') });
 
-async function examined(command: string, isExercised = false): Promise<string[]> {
+async function examined(
+  command: string,
+  isExercised = false,
+  more: Partial<DoctorSettings> = {},
+): Promise<string[]> {
   const stop = new AbortController().signal;
-  const settings = { ...flags(), boot: { kind: 'command', command } as const };
+  const settings = { ...flags(), boot: { kind: 'command', command } as const, ...more };
   const findings = await examine(settings, { isExercised, stop, places: places() });
   return findings.map(({ level, text }) => `${level}: ${text}`);
 }
@@ -44,7 +58,7 @@ it('accepts a boot program that keeps to the contract, and changes nothing unles
   expect(await examined(program.command)).toEqual([
     expect.stringMatching(/^warning: boot control 'get' says: a warning, for people/),
     'ok: slot A runs, and slot A comes next; boot boot-1',
-    'ok: it counts any number of starts of a slot on trial',
+    "warning: the boot control doesn't say how many starts of a slot on trial it counts: 2 are assumed",
     'ok: a start is counted before the slot gets control',
     'ok: a change survives a power cut as a whole',
     NO_WATCHDOG,
@@ -128,7 +142,7 @@ describe('reports about the watchdog', () => {
       await writeFile(join(path, 'identity'), `${name}\n`);
     }
   };
-  const last = async () => (await examined((await BootProgram.create(directory)).command)).at(-1);
+  const last = async () => (await examined((await BootProgram.create(directory)).command)).at(-1) ?? '';
 
   it('that there is none', async () => {
     expect(await last()).toBe(NO_WATCHDOG);
@@ -146,6 +160,20 @@ describe('reports about the watchdog', () => {
     expect(await last()).toContain('warning: nothing says that');
   });
 
+  it('that the kernel knows none, whatever its command line says', async () => {
+    await writeFile(join(directory, 'cmdline'), 'sitecast.watchdog=armed\n');
+    expect(await last()).toBe(
+      "problem: sitecast.watchdog=armed is on the kernel's command line, and the kernel knows no watchdog",
+    );
+  });
+
+  it('that the one of the settings is not there', async () => {
+    const { command } = await BootProgram.create(directory);
+    const watchdog = join(directory, 'watchdog');
+    const found = await examined(command, false, { watchdog });
+    expect(found.at(-1)).toMatch(/^problem: --watchdog: .* isn't fed: .*no such file/i);
+  });
+
   it('that the boot loader arms one', async () => {
     await identities('i6300ESB timer');
     await writeFile(join(directory, 'cmdline'), 'sitecast.watchdog=armed\n');
@@ -157,6 +185,103 @@ describe('reports about the watchdog', () => {
       'warning: the loader arms a watchdog, and the kernel feeds it until something opens it',
     );
   });
+});
+
+describe('with GRUB', () => {
+  const script = () => readFile(new URL('../../../deploy/boot/grub/grub.cfg', import.meta.url));
+  const grubenv = () => join(directory, 'grubenv');
+  const looked = async () =>
+    examined('', false, { boot: { kind: 'grub', grubenv: grubenv(), rebootCommand: 'true' } });
+  beforeEach(async () => {
+    await BOOT_MACHINES.grub.create(directory);
+    await writeFile(join(directory, 'cmdline'), 'sitecast.slot=A\n');
+  });
+
+  it('says what grub.cfg does only where it is the shipped one', async () => {
+    await writeFile(join(directory, 'grub.cfg'), await script());
+    const counts = 'ok: a start is counted before the slot gets control';
+    expect(await looked()).toEqual([
+      expect.stringMatching(/^ok: slot A runs, and slot A comes next/),
+      'ok: it counts up to 3 starts of a slot on trial',
+      counts,
+      'ok: a change survives a power cut as a whole',
+      NO_WATCHDOG,
+    ]);
+    await writeFile(join(directory, 'grub.cfg'), 'set timeout=5\nblscfg\n');
+    const foreign = await looked();
+    expect(foreign).not.toContain(counts);
+    expect(foreign).toContainEqual(
+      expect.stringMatching(/^warning: not checked: whether a start .*isn't Sitecast's/),
+    );
+    await rm(join(directory, 'grub.cfg'));
+    const missing = await looked();
+    expect(missing).not.toContain(counts);
+    expect(missing).toContainEqual(expect.stringMatching(/^problem: there is no .*grub\.cfg/));
+  });
+
+  it('finds a directory that is not there', async () => {
+    const boot = { kind: 'grub', grubenv: join(directory, 'gone/grubenv'), rebootCommand: 'true' } as const;
+    const found = await examined('', false, { boot });
+    expect(found).toContainEqual(expect.stringMatching(/^problem: the loader's state can't be written: /));
+  });
+
+  it('says which slot GRUB starts where its block is damaged', async () => {
+    await writeFile(join(directory, 'grub.cfg'), await script());
+    await writeFile(grubenv(), randomBytes(1024));
+    await writeFile(join(directory, 'cmdline'), 'sitecast.slot=B\n');
+    const found = await looked();
+    expect(found[0]).toMatch(/^ok: slot B runs, and slot A comes next/);
+    expect(found).toContainEqual(
+      expect.stringMatching(/^warning: .*grubenv is damaged: the loader starts slot A/),
+    );
+  });
+});
+
+it('finds that the kernel and the root file system name different slots', async () => {
+  const facts: MachineFacts = {
+    booted: 'A',
+    said: 'A',
+    root: 'B',
+    watchdogs: [],
+    words: [],
+    openTimeoutS: undefined,
+  };
+  const program = await BootProgram.create(directory);
+  const stop = new AbortController().signal;
+  const control = new CommandBootControl(program.command, {
+    run: runCommand,
+    clock: systemClock('auto'),
+    log: () => {},
+    stop,
+  });
+  const found = await checkBoot(control, facts, { isExercised: false, loader: { kind: 'command' } });
+  expect(found).toContainEqual({
+    level: 'problem',
+    text: expect.stringContaining('the root file system is on the device of slot B'),
+  });
+});
+
+it("says nothing about U-Boot's counting where no script that knows slots has started the kernel", () => {
+  const capabilities = { maxTries: 9, countsHangs: true, isAtomic: true };
+  const lines = (said: 'A' | undefined) =>
+    loaderFindings({ kind: 'uboot' }, capabilities, { said }).map(({ level, text }) => `${level}: ${text}`);
+  expect(lines('A')).toContain('ok: a start is counted before the slot gets control');
+  expect(lines(undefined)).toEqual([
+    expect.stringMatching(/^warning: not checked: whether a start is counted .*no sitecast\.slot=/),
+    'ok: a change survives a power cut as a whole',
+  ]);
+});
+
+it('finds block devices without --boot, and a slot of which nothing is checked', async () => {
+  const found = await examined('', false, {
+    slots: { A: '/dev/sitecast-none-a', B: '/dev/sitecast-none-b' },
+    boot: { kind: 'file', path: undefined, firstSlot: 'A', isImplied: true },
+    isHealthChecked: false,
+  });
+  expect(found).toContainEqual(
+    expect.stringMatching(/^problem: --boot is needed: \/dev\/sitecast-none-a is the name of a device/),
+  );
+  expect(found).toContainEqual(expect.stringMatching(/^warning: nothing is checked of a new slot/));
 });
 
 it('works as a command: reads the kind of boot control from the configuration file, exits with 1 on a problem, and exercises only without a daemon', async () => {

@@ -1,11 +1,6 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import {
-  type BootControl,
-  type BootState,
-  type LoaderCapabilities,
-  otherSlot,
-  type SlotName,
-} from '../ports.ts';
+import { type BootControl, type BootState, otherSlot, type SlotName } from '../ports.ts';
+import { installationFindings, type LoaderFacts, loaderFindings, TRIES } from './loader-check.ts';
 
 // `sitecast-agent doctor --boot`: checks whether the boot control does what the agent relies on.
 
@@ -19,6 +14,10 @@ export interface Finding {
 export interface MachineFacts {
   /** The slot according to the kernel or the root file system; undefined where neither says it. */
   booted: SlotName | undefined;
+  /** The slot that the kernel's command line names. */
+  said: SlotName | undefined;
+  /** The slot whose device has the root file system. */
+  root: SlotName | undefined;
   watchdogs: readonly Watchdog[];
   /** The kernel's command line. */
   words: readonly string[];
@@ -33,8 +32,6 @@ export interface Watchdog {
   identity: string;
 }
 
-/** How many boots the agent gives a slot on trial. */
-const TRIES = 2;
 /** The word on the kernel's command line by which the boot loader says that it has armed a watchdog; the kernel has no file that says it. */
 const ARMED = 'sitecast.watchdog=armed';
 const SOFTWARE = /^software watchdog/i;
@@ -48,16 +45,16 @@ type CheckedControl = Pick<BootControl, 'capabilities' | 'read' | 'markBad' | 's
 export async function checkBoot(
   control: CheckedControl,
   facts: MachineFacts,
-  { isExercised }: { isExercised: boolean },
+  { isExercised, loader }: { isExercised: boolean; loader: LoaderFacts },
 ): Promise<Finding[]> {
   const findings = await guarded('the boot control answers', async () => {
     const [state, again] = [await control.read(), await control.read()];
     const about = stateFindings(state, again, facts);
     const capabilities = await control.capabilities();
     const exercised = isExercised ? await exercise(control, state) : [];
-    return [...about, ...capabilityFindings(capabilities), ...exercised];
+    return [...about, ...loaderFindings(loader, capabilities, facts), ...exercised];
   });
-  return [...findings, watchdogFinding(facts)];
+  return [...findings, ...installationFindings(loader), watchdogFinding(facts)];
 }
 
 async function guarded(what: string, look: () => Promise<Finding[]>): Promise<Finding[]> {
@@ -70,8 +67,12 @@ async function guarded(what: string, look: () => Promise<Finding[]>): Promise<Fi
   }
 }
 
-function stateFindings(state: BootState, again: BootState, { booted: known }: MachineFacts): Finding[] {
-  const { booted, next, bootId } = state;
+function stateFindings(
+  state: BootState,
+  again: BootState,
+  { booted: known, said, root }: MachineFacts,
+): Finding[] {
+  const { booted, next, bootId, lost } = state;
   const findings: Finding[] = [
     { level: 'ok', text: `slot ${booted} runs, and slot ${next} comes next; boot ${bootId}` },
   ];
@@ -85,37 +86,19 @@ function stateFindings(state: BootState, again: BootState, { booted: known }: Ma
       level: 'problem',
       text: `it says that slot ${booted} runs; the machine says slot ${known}`,
     });
+  if (said !== undefined && root !== undefined && said !== root)
+    findings.push({
+      level: 'problem',
+      text: `the kernel's command line says that slot ${said} runs, and the root file system is on the device of slot ${root}: the loader or --slot-a and --slot-b are wrong`,
+    });
+  if (lost !== undefined)
+    findings.push({
+      level: 'warning',
+      text: `${lost}: the loader starts slot ${next}; the agent writes it anew when it starts`,
+    });
   if (next !== booted)
     findings.push({ level: 'ok', text: `slot ${next} is to be tried, or an earlier slot comes back` });
   return findings;
-}
-
-function capabilityFindings({ maxTries, countsHangs, isAtomic }: LoaderCapabilities): Finding[] {
-  const counted = Number.isFinite(maxTries) ? `${maxTries}` : 'any number of';
-  return [
-    maxTries < TRIES
-      ? {
-          level: 'warning',
-          text: `it counts ${maxTries} start of a slot on trial, not ${TRIES}: one power cut while it proves itself gives the slot up`,
-        }
-      : { level: 'ok', text: `it counts ${counted} starts of a slot on trial` },
-    told(
-      countsHangs,
-      'a start is counted before the slot gets control',
-      'whether a start that hangs is counted',
-    ),
-    told(
-      isAtomic,
-      'a change survives a power cut as a whole',
-      'whether a power cut leaves a change half done',
-    ),
-  ];
-}
-
-function told(answer: boolean | undefined, ok: string, what: string): Finding {
-  if (answer === true) return { level: 'ok', text: ok };
-  const why = answer === false ? `not so: ${ok}` : `the boot control doesn't say ${what}`;
-  return { level: 'warning', text: why };
 }
 
 /** Orders each change twice: the agent may repeat one after a power cut. */
@@ -163,6 +146,11 @@ async function oneStep(
 function watchdogFinding({ watchdogs, words, openTimeoutS }: MachineFacts): Finding {
   const hardware = watchdogs.filter(({ identity }) => !SOFTWARE.test(identity));
   const names = watchdogs.map(({ name, identity }) => `${name} (${identity})`).join(', ');
+  if (words.includes(ARMED) && watchdogs.length === 0)
+    return {
+      level: 'problem',
+      text: `${ARMED} is on the kernel's command line, and the kernel knows no watchdog`,
+    };
   if (words.includes(ARMED)) {
     const isOpenEnded = openTimeoutS === 0 && hardware.length > 0;
     return isOpenEnded

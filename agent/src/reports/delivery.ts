@@ -22,7 +22,7 @@ import {
 const MAX_BATCH_REPORTS = 200;
 const MAX_BATCH_BYTES = 900 * 1024;
 const MAX_ACKNOWLEDGEMENTS = 16;
-/** How many requests one gateway gets in one run. Refused reports are found by halving a batch. */
+/** Requests to one gateway in one run. What it refuses is found out by halves. */
 const MAX_REQUESTS = 100;
 
 interface DeliveryOptions {
@@ -34,10 +34,10 @@ interface DeliveryOptions {
 }
 
 /**
- * Brings the reports of the outbox to the origin. A gateway that accepts a report may not have delivered it: the report leaves the outbox
- * when the origin's signed acknowledgement comes, through any gateway. Until then, it is sent to one gateway after the other (see
- * TakenReports). A gateway's refusal proves nothing either: the other reports go on without that report, which at most is reported again
- * (see Refusals). If a gateway accepts no more for now, the reports stay, and are sent later in their order.
+ * Brings the reports of the outbox to the origin. A gateway that takes a report hasn't delivered it: the report leaves the outbox when
+ * the origin's signed acknowledgement comes, through any gateway. Until then the report goes to one gateway after the other (see
+ * TakenReports). A gateway's refusal proves nothing either: the other reports go on without that one, and at most it is reported again
+ * (see Refusals). Where a gateway takes no more for now, the reports stay, and go on in their order later.
  */
 export class Delivery {
   readonly #outbox: Outbox;
@@ -49,7 +49,7 @@ export class Delivery {
   /** Gateways that were asked for the origin's acknowledgement since the start. */
   readonly #asked = new Set<string>();
   readonly #inTurn = pLimit(1);
-  /** Which gateway refuses which reports; for the status. */
+  /** Which gateway refuses what; for the status. */
   refusal: string | undefined;
 
   constructor({ outbox, gateways, id, now, log }: DeliveryOptions) {
@@ -61,7 +61,7 @@ export class Delivery {
     this.#putOffs = new PutOffs(now);
   }
 
-  /** Sends due reports and takes acknowledgements. One run at a time. A failure is no error: the next run tries again. */
+  /** Sends what is due and takes acknowledgements. One run at a time. A failure is no error: the next run tries again. */
   run(signers: RoleSigners | undefined, signal?: AbortSignal): Promise<void> {
     return this.#inTurn(() => this.#run(signers, signal));
   }
@@ -90,13 +90,13 @@ export class Delivery {
     }
   }
 
-  /** @throws SITECAST_REPORTS_REFUSED where this gateway refuses some, or accepts no more for now: another gateway may accept them */
+  /** @throws SITECAST_REPORTS_REFUSED where this gateway refuses some, or takes no more for now: another gateway may take them */
   async #deliver(
     gateway: Gateway,
     signers: RoleSigners | undefined,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    // First of all: the outbox's file may have lost its end, and the numbers of lost reports must not be used again.
+    // First of all: the outbox's file may have lost its end, and the numbers of the lost reports mustn't be used once more.
     if (signers && !this.#asked.has(gateway.url)) {
       await this.#askFor(gateway, signers, signal);
       this.#asked.add(gateway.url);
@@ -122,7 +122,7 @@ export class Delivery {
     await this.#take(acknowledgement, signers);
   }
 
-  /** Sends the reports, and skips those that this gateway refuses. @returns the gateway's verdicts */
+  /** Sends the reports, and skips what this gateway refuses. @returns what it said */
   async #send(
     gateway: Gateway,
     signers: RoleSigners | undefined,
@@ -144,7 +144,7 @@ export class Delivery {
       after = taken;
       const taking = batch.map(({ seq }) => seq).filter(seq => seq <= taken && !verdicts.hasRefused(seq));
       if (verdicts.hasTaken && this.#outbox.epoch === epoch) this.#taken.note(gateway.url, taking);
-      // While none is accepted, a single report shows whether the refusal is about the reports at all.
+      // While nothing is taken, a single report shows whether the refusal is about the reports at all.
       if (verdicts.hasTaken) most = MAX_BATCH_REPORTS;
       if (this.#putOffs.leftS(gateway) > 0) break;
     }
@@ -153,7 +153,7 @@ export class Delivery {
   }
 
   /**
-   * @returns the number of the last report that is settled; undefined where the batch is refused as a whole, and may be split
+   * @returns the number of the last report that is dealt with; undefined where the batch is refused as a whole, and may be split
    * @throws SITECAST_REPORTS_REFUSED where the refusal isn't about these reports
    */
   async #post(

@@ -6,11 +6,11 @@ import { isReportPayload, type ReportEvent, readReport } from '@sitecast/shared/
 import { envelopeSchema, fastVerifyById } from '@sitecast/shared/identity';
 import { type Entry, eventOf, FILE_NAME, follows, sha256 } from './report-chain.ts';
 
-/** Where version 0.1 set a file aside. It took a report that no reader accepts for damage, and lost that report and all later ones. */
+/** Where version 0.1 put a file aside. It mistook a report that no reader accepts for damage, and lost that report and all after it. */
 const PUT_ASIDE_NAME = `${FILE_NAME}.damaged`;
-/** The same file after its reports have been made again. */
+/** The same file once its reports have been made again. */
 const TOLD_NAME = `${FILE_NAME}.told`;
-/** A file with unreadable parts, kept for operators to examine. */
+/** A file of which something couldn't be read, kept for people to look into. */
 const UNREADABLE_NAME = `${FILE_NAME}.unreadable`;
 const NEWLINE = 0x0a;
 
@@ -24,7 +24,7 @@ async function readIfThere(path: string, maxBytes: number): Promise<Buffer> {
   }
 }
 
-/** This release also sets files aside under that name, but none with reports. An unreadable one counts as empty. */
+/** This release, too, sets files aside under that name, but none with reports in it. One that can't be read counts as empty. */
 async function readPutAside(directory: string, maxBytes: number): Promise<Buffer> {
   try {
     return await readIfThere(join(directory, PUT_ASIDE_NAME), maxBytes);
@@ -41,8 +41,8 @@ export interface FoundReports {
   /** Length of the part that can be continued. */
   lengthBytes: number;
   /**
-   * Set where the file can't be continued, because a line of it is unreadable, or no reader accepts one of its reports: the reports to make
-   * again in a new chain, including those that an earlier version left out.
+   * Set where the file can't be continued, because a line of it is unreadable, or a report in it is one that no reader takes: what is
+   * to be reported again in a new chain, with what an earlier version left out.
    */
   toTellAgain: TellAgain | undefined;
 }
@@ -97,8 +97,8 @@ function readEntries(bytes: Buffer, id: string): ReadFile {
   const found: ReadFile = { entries: [], lengthBytes: 0, isBroken: false, unreadable: 0 };
   for (let at = 0; ; ) {
     const end = bytes.indexOf(NEWLINE, at);
-    // A line without a newline at its end was never fsynced, so it was never sent. The same holds for a stretch of zeros, which a file
-    // system leaves if the length reached the disk but the bytes didn't.
+    // A line without a newline at its end was never fsynced, so it was never sent. Neither was a stretch of zeros, which a file system
+    // leaves where the length reached the disk and the bytes didn't.
     if (end === -1 || isZero(bytes.subarray(at))) return found;
     const entry = readEntry(bytes.subarray(at, end), id, verifySignature);
     const isNext = entry !== undefined && follows(entry, found.entries.at(-1));
@@ -111,7 +111,7 @@ function readEntries(bytes: Buffer, id: string): ReadFile {
   }
 }
 
-/** Whether only zeros, or a part of a line, follow: the blocks of an append that never became durable. */
+/** True if only zeros, or a part of a line, follow: these are blocks of an append that never became durable. */
 function isTorn(bytes: Buffer, at: number): boolean {
   const line = bytes.subarray(at, bytes.indexOf(NEWLINE, at));
   const isLast = bytes.indexOf(NEWLINE, at) === bytes.length - 1;
@@ -138,7 +138,7 @@ function readEntry(
   }
 }
 
-/** Readers of earlier releases refuse a text that was cut within a character. */
+/** Readers of earlier releases refuse a text that was cut inside of a character. */
 function isTakenByAll({ envelope }: Entry): boolean {
   return isReportPayload(Buffer.from(envelope.payload, 'base64'));
 }
@@ -149,7 +149,7 @@ function leftOut({ entries, isBroken }: ReadFile): ReportEvent[] {
   return first === -1 ? [] : entries.slice(first).map(({ report }) => eventOf(report));
 }
 
-/** Merges by the device's clock. Each of the two lists is in order. */
+/** Merges by the device's clock. Each of the two is in order. */
 function inOrder(events: readonly ReportEvent[], left: readonly ReportEvent[]): ReportEvent[] {
   const [first] = left;
   const later = first ? events.findIndex(({ at }) => Date.parse(at) > Date.parse(first.at)) : -1;

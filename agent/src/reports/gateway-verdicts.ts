@@ -3,27 +3,27 @@ import type { Gateway, Log } from '../ports.ts';
 import type { Outbox, PendingReport } from './outbox.ts';
 import { type RejectedReport, rejectedReportReader, reportsReader } from '../upstream/answers.ts';
 
-/** How long a gateway's refusal is remembered, in ms. Refused reports aren't sent to that gateway meanwhile. */
+/** Milliseconds for which a gateway's refusal is remembered, and what it refused isn't sent to it. */
 const REMEMBERED_MS = 5 * 60_000;
-/** How many reports a gateway may refuse one by one in a run before it counts as refusing everything. */
+/** Reports that a gateway may refuse one by one, in one run, before it counts as a gateway that refuses everything. */
 const MAX_REFUSED_ALONE = 4;
-/** How many refusals of one answer are read. */
+/** Refusals in one answer that are read. */
 const MAX_REJECTED = 400;
-/** The least time between two new chains because of refusals, in ms; also after a start with such a chain. */
+/** Milliseconds between two new chains because of refusals, and after a start with such a chain. */
 const MIN_BETWEEN_CHAINS_MS = 3_600_000;
-/** How long reports are held back where a gateway doesn't say how long, in seconds. */
+/** Seconds that reports are kept back where a gateway doesn't say for how long. */
 const DEFAULT_PUT_OFF_S = 60;
-/** In seconds: a gateway isn't asked sooner, whatever it says. */
+/** Seconds. Whatever a gateway says, it isn't asked again sooner. */
 const MIN_PUT_OFF_S = 5;
-/** How many hexadecimal digits of a payload's SHA-256 identify a report. */
+/** Hexadecimal digits of a payload's SHA-256 by which a gateway names a report. */
 const DIGEST_CHARS = 16;
-/** After this time without the origin's acknowledgement, in ms, a report is also sent to another gateway than the one that accepted it. */
+/** Milliseconds after which a gateway that took a report, and brought no acknowledgement of the origin, isn't relied on. */
 const RESEND_AFTER_MS = 5 * 60_000;
 
-// What each gateway has done with reports: which it refuses, which it has accepted, and for how long it accepts no more. Kept only in
-// memory.
+// What each gateway has done with the reports that were sent to it: which it refuses, which it took, and for how long it takes no more.
+// All of this is kept in memory only.
 
-/** Statuses whose cause is the reports, not the sender or the moment. */
+/** Statuses that are about the reports, not about the sender or the moment. */
 const BLAMES_REPORTS: ReadonlySet<number> = new Set([400, 413, 422]);
 /** Codes for a report that can't be read as it is. */
 const UNREADABLE: ReadonlySet<string> = new Set([
@@ -32,7 +32,7 @@ const UNREADABLE: ReadonlySet<string> = new Set([
   'SITECAST_DOCUMENT_TOO_LARGE',
   'SITECAST_JSON_REFUSED',
 ]);
-/** The origin has another report with that number, so this chain can't go on. */
+/** The origin has another report of that number: this chain can't go on. */
 const FORKED = 'SITECAST_REPORT_FORK';
 
 /** Seconds until a gateway takes reports of this device again; undefined for a refusal of another kind. */
@@ -49,19 +49,19 @@ export function blamesReports(status: number): boolean {
 export interface Refused {
   seq: number;
   code: string;
-  /** True: its text may be the cause. False: its place in the chain is. */
+  /** True: its text may be wrong. False: its place in the chain is. */
   isText: boolean;
 }
 
-/** One gateway's verdicts on the reports of one chain. */
+/** What one gateway has said of the reports of one chain. */
 export class Verdicts {
   readonly epoch: string;
   readonly sinceMs: number;
   readonly #refused = new Map<number, Refused>();
   #refusedAlone = 0;
-  /** Whether it has accepted a report in this run. If so, its refusals are about a report's content. */
+  /** It has taken a report in this run. So what it refuses, it refuses for the report's content. */
   hasTaken = false;
-  /** A refusal for another reason, for operators to examine. */
+  /** What it refuses for another reason, for people to look into. */
   otherRefusal: string | undefined;
 
   constructor(epoch: string, sinceMs: number) {
@@ -88,16 +88,16 @@ export class Verdicts {
     this.otherRefusal = undefined;
   }
 
-  /** Called when a request with only this report was refused. */
+  /** A request with this report alone was refused. */
   noteAlone({ seq }: PendingReport, code: string): void {
     this.#refusedAlone += 1;
     this.#refused.set(seq, { seq, code, isText: true });
   }
 
   /**
-   * Called when a request with some reports was answered.
-   * @param pending all pending reports of the chain, since one that was sent earlier may be refused by now
-   * @returns the first report of the request that must come later, if any, and in how many seconds
+   * A request with some reports was answered.
+   * @param pending all pending reports of the chain: one that was sent earlier may be refused by now
+   * @returns the first report of the request that has to come later, if any, and in how many seconds
    */
   noteAnswer(
     batch: readonly PendingReport[],
@@ -139,12 +139,12 @@ export class Verdicts {
 }
 
 /**
- * What gateways refuse, and what follows from it. The origin only accepts a chain without gaps, so a report that is refused for its content
- * would block all later ones. The chain then begins anew, with that report without its texts.
+ * What gateways refuse, and what follows from it. The origin only takes a chain without gaps: a report that is refused for its content
+ * would hold up all later ones. So the chain begins anew, with that report without its texts.
  *
- * Any machine on the way can refuse. Therefore a new chain needs a report that every reachable gateway refuses, and a gateway that accepts
- * other reports. Each report is shortened once, and a new chain begins at most once an hour, whatever a restart forgets. No report is
- * dropped: state, rollout, release and code are reported, and the text is in this device's own log.
+ * Any machine on the way can refuse. Therefore a new chain needs a report that every gateway refuses that could be asked, and a gateway
+ * that takes other reports. Each report is shortened once, and a new chain begins once an hour at most, whatever a restart forgets.
+ * Nothing is dropped: state, rollout, release and code are reported, and the text is in this device's own log.
  */
 export class Refusals {
   readonly #outbox: Outbox;
@@ -152,23 +152,23 @@ export class Refusals {
   readonly #log: Log;
   readonly #byUrl = new Map<string, Verdicts>();
   #heard: { url: string; verdicts: Verdicts }[] = [];
-  /** By `performance.now`. With the wall clock, a device whose clock restarts at each boot would begin a chain at each boot. */
+  /** By `performance.now`. By the wall clock, a device whose clock begins anew at each boot would begin a chain at each boot. */
   #lastChainMs: number;
 
   constructor({ outbox, now, log }: { outbox: Outbox; now: () => number; log: Log }) {
     this.#outbox = outbox;
     this.#now = now;
     this.#log = log;
-    // The time when the chain began isn't known, so the hour begins with the start.
+    // When the chain began isn't known, so the hour begins with the start.
     this.#lastChainMs = outbox.isToldAgain ? performance.now() : Number.NEGATIVE_INFINITY;
   }
 
-  /** Called when a run over the gateways begins. */
+  /** A run over the gateways begins. */
   begin(): void {
     this.#heard = [];
   }
 
-  /** The verdicts of a gateway on the present chain. */
+  /** What a gateway has said of the present chain. */
   of(url: string): Verdicts {
     const nowMs = this.#now();
     const { epoch } = this.#outbox;
@@ -180,7 +180,7 @@ export class Refusals {
     return verdicts;
   }
 
-  /** Called when a gateway was sent all pending reports. */
+  /** A gateway was sent all that is pending. */
   heard(url: string, verdicts: Verdicts): void {
     this.#heard.push({ url, verdicts });
   }
@@ -211,13 +211,13 @@ export class Refusals {
 }
 
 /**
- * Which gateway accepted which report of the chain, and when, until the origin has acknowledged it. A gateway may accept a report and never
- * pass it on. An accepted report without acknowledgement is sent to the next gateway, one gateway in each period: so a slow or unreachable
- * origin costs no more than with one gateway. Kept only in memory.
+ * Which gateway took which report of the chain, and when, until the origin has acknowledged it. A gateway may take a report and never
+ * pass it on. A report that was taken and isn't acknowledged goes to the next gateway, one gateway in each period: so an origin that is
+ * slow, or away, costs no more than with one gateway. Only kept in memory.
  */
 export class TakenReports {
   readonly #now: () => number;
-  /** By gateway, then by the report's number: when it was accepted, in ms. */
+  /** By gateway, then by the report's number: when it was taken, milliseconds. */
   readonly #byUrl = new Map<string, Map<number, number>>();
   /** Gateways that left reports unacknowledged, the longest ago first. */
   readonly #silent = new Set<string>();
@@ -227,7 +227,7 @@ export class TakenReports {
     this.#now = now;
   }
 
-  /** Called when a run over the gateways begins. @param pending numbers of the reports that the origin hasn't acknowledged */
+  /** A run over the gateways begins. @param pending numbers of the reports that the origin hasn't acknowledged */
   begin(epoch: string, pending: ReadonlySet<number>): void {
     if (epoch !== this.#epoch) this.clear();
     this.#epoch = epoch;
@@ -244,7 +244,7 @@ export class TakenReports {
     }
   }
 
-  /** Whether the origin has acknowledged a report that only this gateway accepted, which shows that it passed it on. */
+  /** Whether the origin has acknowledged a report that no other gateway took: then this gateway passed it on. */
   #hasBrought(url: string, taken: ReadonlyMap<number, number>, pending: ReadonlySet<number>): boolean {
     const others = [...this.#byUrl].filter(([other]) => other !== url).map(([, byOther]) => byOther);
     return [...taken.keys()].some(seq => !pending.has(seq) && !others.some(byOther => byOther.has(seq)));
@@ -273,20 +273,20 @@ export class TakenReports {
   }
 }
 
-/** Gateways that accept no more reports for now. */
+/** Gateways that take no more reports for now. */
 export class PutOffs {
   readonly #now: () => number;
-  /** By gateway: the time from which it accepts reports of this device again, in ms. */
+  /** By gateway: the time from which it takes reports of this device again, milliseconds. */
   readonly #untilMs = new Map<string, number>();
 
   constructor(now: () => number) {
     this.#now = now;
   }
 
-  /** Seconds until this gateway accepts reports again; 0: now. */
+  /** Seconds until this gateway takes reports again; 0: now. */
   leftS({ url }: Gateway): number {
     const restS = Math.ceil(((this.#untilMs.get(url) ?? Number.NEGATIVE_INFINITY) - this.#now()) / 1000);
-    // If the clock was set back, the wait isn't longer than any gateway may ask for.
+    // A clock that was set back doesn't make the wait longer than any gateway may ask for.
     if (restS > 0 && restS <= MAX_REPORT_WAIT_S) return restS;
     this.#untilMs.delete(url);
     return 0;

@@ -24,13 +24,13 @@ import {
   sealEntry,
 } from './report-chain.ts';
 
-/** Bound on the file. Later events aren't recorded until the origin has acknowledged earlier ones. */
+/** Bytes that the file has at most. Later events aren't recorded until the origin has acknowledged earlier ones. */
 const MAX_OUTBOX_BYTES = 16 * 1024 * 1024;
-/** How much of a file is read: an earlier version may have written more. */
+/** Bytes that are read of a file: an earlier version may have written more. */
 const MAX_FILE_BYTES = MAX_OUTBOX_BYTES + 1024 * 1024;
-/** How many acknowledged reports are kept before the file is replaced. */
+/** Acknowledged reports that are kept before the file is replaced. */
 const MAX_ACKNOWLEDGED = 64;
-/** This many of the newest reports are kept even if acknowledged: they show what has been reported of the update in progress. */
+/** So many of the newest reports stay, acknowledged or not: they say what has been reported of the update in progress. */
 const KEPT_REPORTS = 16;
 /** Bytes of an envelope besides its payload, at most. */
 const ENVELOPE_BYTES = 512;
@@ -47,15 +47,15 @@ export interface PendingReport {
 }
 
 /**
- * The device's reports until the origin has acknowledged them. Each is durable before it may be sent. The newest one is always kept,
- * because the next report's number and hash follow from it.
+ * The device's reports until the origin has acknowledged them. Each is durable before it may be sent. The newest one stays for good: the
+ * next report's number and hash follow from it.
  *
  * A line that a power cut shortened was never sent, so its number is free again. A whole line that doesn't fit the chain may have been
- * sent: then the chain can't be continued correctly, and a new one begins, with a new epoch. The same applies to a file with a report that
- * no reader accepts. The reports that this device has signed are made again in the new chain.
+ * sent: then the chain can't be continued honestly, and a new one begins, with a new epoch. The same holds where the file has a report
+ * that no reader takes. What this device has signed is reported again in the new chain.
  */
 export class Outbox {
-  /** What was found at the start if the chain couldn't be continued; undefined if it could. */
+  /** What was found at the start where the chain couldn't be continued; undefined where it could. */
   readonly foundWrong: TellAgain | undefined;
   readonly #directory: string;
   readonly #identity: Identity;
@@ -67,9 +67,9 @@ export class Outbox {
   #acknowledgedSeq: number;
   /** Milliseconds by the origin's clock, when it signed the newest acknowledgement that this process has seen. */
   #acknowledgedAtMs = Number.NEGATIVE_INFINITY;
-  /** The same for the acknowledgement after which the oldest reports were dropped. */
+  /** The same of the acknowledgement after which the oldest reports were dropped. */
   #forgottenAtMs: number;
-  /** Reports for a new chain, to be recorded before any other. Until then the file stays as it was found, and none of it is sent. */
+  /** To be reported in a new chain before anything else. Until then the file stays as it was found, and nothing of it is sent. */
   #due: TellAgain | undefined;
   readonly #inTurn = pLimit(1);
 
@@ -116,7 +116,7 @@ export class Outbox {
     try {
       await outbox.settle();
     } catch (error) {
-      // The disk is full: the file stays as it was found, and this is tried again before any other report.
+      // A full disk: the file stays as it was found, and this is tried again before anything else is reported.
       if (isSystemError(error)) return outbox;
       await outbox.close();
       throw error;
@@ -133,7 +133,7 @@ export class Outbox {
     return this.#entries.at(-1)?.report;
   }
 
-  /** Whether this chain began because reports of the chain before were refused. Not known after the first reports were dropped. */
+  /** Whether this chain began because reports of the chain before were refused. Unknown once the first reports are dropped. */
   get isToldAgain(): boolean {
     const first = this.#entries[0]?.report;
     return first?.seq === 1 && isNote(first);
@@ -170,7 +170,7 @@ export class Outbox {
   }
 
   /**
-   * Adds a report to the chain. It is durable when this resolves.
+   * Adds a report to the chain. It is durable once this returns.
    * @throws SITECAST_OUTBOX_FULL; the system's error (ENOSPC …): then it isn't recorded, and may be tried again;
    *   SITECAST_REPORT_UNTELLABLE: then it never can be recorded
    */
@@ -181,18 +181,18 @@ export class Outbox {
     });
   }
 
-  /** Makes reports that were found in a broken chain again, if that isn't done yet. @throws the system's error */
+  /** Reports again what was found and couldn't be continued, unless that is done. @throws the system's error */
   settle(): Promise<void> {
     return this.#inTurn(() => this.#settle());
   }
 
   /**
-   * Takes an acknowledgement that the origin signed at `atMs` by its clock. One of another epoch is ignored. One beyond the newest report
-   * means that this directory is older than the reports sent from it (it was restored from a backup): a new chain begins. A newer
-   * acknowledgement of fewer reports means the same for the origin: reports that are still here are sent again, and if that isn't enough, a
-   * new chain begins. An older acknowledgement is late or replayed, and ignored.
-   * @param reportSha256 of the payload of report `seq`. If this chain has another report there, another machine has reported with this key.
-   * Then no report of this chain counts as acknowledged, and sending them shows the origin that there are two
+   * Takes an acknowledgement, signed by the origin at `atMs` by its clock. One of another epoch is ignored. One beyond the newest report
+   * says that this directory is older than what was sent from it (it was restored from a backup): a new chain begins. A newer
+   * acknowledgement of less than before says the same of the origin: what is still here is sent again, and where that doesn't reach
+   * back far enough, a new chain begins. An older acknowledgement is late or replayed, and ignored.
+   * @param reportSha256 of the payload of report `seq`. Where this chain has another report there, another machine has reported with
+   *   this key. Then nothing of this chain is acknowledged, and what is sent shows the origin that there are two
    */
   acknowledge(epoch: string, seq: number, atMs: number, reportSha256?: string): Promise<Acknowledged> {
     return this.#inTurn(async () => {
@@ -227,9 +227,9 @@ export class Outbox {
   }
 
   /**
-   * Begins a new chain, because reports of this one are refused on their way and so block later ones. It begins with a note, followed by
-   * all reports that the origin hasn't acknowledged, and at least the newest 16. (If a chain's first report is that new, the origin doesn't
-   * take it for a clone's, whatever of the old chain is still on its way.)
+   * Begins a new chain, because reports of this one are refused on their way and so hold up those behind them. It begins with a note;
+   * then comes all that the origin hasn't acknowledged, and at least the newest 16. (A chain whose first report is as new as that is no
+   * sign of a clone, whatever of the old chain is still on its way.)
    * @param note when, and why
    * @param refused why, by number: these are reported without their texts
    */
@@ -249,7 +249,7 @@ export class Outbox {
           return why === undefined ? eventOf(report) : plainEvent(eventOf(report), why);
         });
       const note = { at, timestampVersion, state, booted, reason: { code: TOLD_AGAIN, message } };
-      // If there is no room for the note, the chain stays as it is.
+      // Without room for the note the chain stays as it is: no report is left out for it.
       await this.#beginAnew([note, ...events], { isWhole: true });
     });
   }
@@ -295,7 +295,7 @@ export class Outbox {
     await this.#rewrite(this.#entries.slice(count));
   }
 
-  /** Replaces the chain. The new one is written as a whole or not at all, so nothing of the old one is lost in between. */
+  /** Replaces the chain. The new one is there as a whole or not at all, so nothing of the old one is lost in between. */
   async #beginAnew(events: readonly ReportEvent[], { isWhole = false } = {}): Promise<void> {
     const epoch = newEpoch();
     const place = { identity: this.#identity, epoch };

@@ -14,10 +14,10 @@ import type { Envelope, Identity } from '@sitecast/shared/identity';
 import { z } from 'zod';
 import { type DurableFiles, durableFiles } from '../state/durable-files.ts';
 
-// The device's chain of reports: how a report is added to it, and the file that stores it.
+// The device's chain of reports: how a report becomes the next of it, and the file that keeps it.
 
 export const FILE_NAME = 'reports.jsonl';
-/** The file that explains why the chain no longer begins with the first report: it has the acknowledgement after which it was cut. */
+/** Says why the file no longer begins with the first report: what the origin had acknowledged when it was cut. */
 const FORGOTTEN_FILE_NAME = 'reports-forgotten.json';
 const MAX_FORGOTTEN_BYTES = 4096;
 
@@ -29,9 +29,9 @@ export interface Entry {
 }
 
 /**
- * Seals the next report of a chain. Only a report that every reader accepts is added.
+ * Seals the next report of a chain. Only a report that every reader takes comes into it.
  * @param before the chain's last report; undefined for its first
- * @throws SITECAST_REPORT_UNTELLABLE where the event can't be made into such a report
+ * @throws SITECAST_REPORT_UNTELLABLE where the event can't be made such a report
  */
 export async function sealEntry(
   event: ReportEvent,
@@ -56,7 +56,7 @@ export async function sealEntry(
   return { report, envelope, payloadSha256: sha256(payload) };
 }
 
-/** Seals a whole chain. If the file has no room for all events, the oldest are left out, because the next start couldn't read it. */
+/** Seals a whole chain. Where the file has no room for all events the oldest are left out: it couldn't be read at the next start. */
 export async function sealChain(
   events: readonly ReportEvent[],
   place: { identity: Identity; epoch: string },
@@ -89,7 +89,7 @@ export function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
 }
 
-/** Whether a report follows directly after another one. Any report may be the first. */
+/** Whether one report is the next after another; any may be the first. */
 export function follows({ report }: Entry, before: Entry | undefined): boolean {
   if (!before) return true;
   return (
@@ -99,15 +99,15 @@ export function follows({ report }: Entry, before: Entry | undefined): boolean {
   );
 }
 
-/** The file of the reports: one envelope per line, appended and fsynced, and sometimes replaced as a whole. */
+/** The file of the reports: one envelope a line, appended and fsynced, and now and then replaced as a whole. */
 export class ReportChainFile {
   readonly #path: string;
   readonly #files: DurableFiles;
   #handle: FileHandle;
   #lengthBytes: number;
-  /** True after a failed write or fsync: the content after the good part isn't known. */
+  /** After a failed write or fsync: what lies behind the good part isn't known. */
   #isTailSuspect = false;
-  /** The handle belongs to the file before the last replacement, so appended bytes would be lost. */
+  /** The handle is that of the file before the last replacement. Nothing that is appended there is kept. */
   #isReplaced = false;
   #isUnknown = false;
 
@@ -121,7 +121,7 @@ export class ReportChainFile {
     this.#lengthBytes = lengthBytes;
   }
 
-  /** @param isToBeKept false: the content after `lengthBytes` was never made durable, and is cut off */
+  /** @param isToBeKept false: what lies behind `lengthBytes` was never made durable, and is cut off */
   static async open(
     path: string,
     files: DurableFiles,
@@ -143,12 +143,12 @@ export class ReportChainFile {
     return this.#lengthBytes;
   }
 
-  /** A replacement failed, but may have happened. The whole file must be written before anything is appended. */
+  /** A replacement failed, and may have happened all the same. The whole file has to be written before anything is appended. */
   get isUnknown(): boolean {
     return this.#isUnknown;
   }
 
-  /** Durable when it resolves. @throws the system's error: then it isn't in the file, and may be tried again */
+  /** Durable once it returns. @throws the system's error: then it isn't in the file, and may be tried again */
   async append(line: Buffer): Promise<void> {
     if (this.#isReplaced) await this.#reopen();
     if (this.#isTailSuspect) await this.#handle.truncate(this.#lengthBytes);
@@ -162,7 +162,7 @@ export class ReportChainFile {
     this.#lengthBytes += line.length;
   }
 
-  /** Replaces the file: whatever happens, it is the old one or the new one. */
+  /** The file is the old one or the new one, whatever happens. */
   async replace(bytes: Buffer): Promise<void> {
     try {
       await this.#files.replace(this.#path, bytes, 0o600);
@@ -180,13 +180,13 @@ export class ReportChainFile {
     await this.#handle.close();
   }
 
-  /** Whether the open file is the one at the path. */
+  /** Whether the open file is the one that the path leads to. */
   async #isInPlace(): Promise<boolean> {
     try {
       const [open, there] = [await this.#handle.stat(), await stat(this.#path)];
       return open.ino === there.ino && open.dev === there.dev;
     } catch {
-      // For any error, it isn't known to be that file.
+      // Whatever is wrong there, it isn't known to be that file.
       return false;
     }
   }
@@ -202,8 +202,8 @@ export class ReportChainFile {
 const forgottenSchema = z.object({ epoch: z.string(), at: z.iso.datetime() });
 
 /**
- * When the origin signed the acknowledgement after which the oldest reports were dropped, in ms. Infinity without a note: then no
- * acknowledgement can explain why they are missing.
+ * When the origin signed the acknowledgement after which the oldest reports were dropped, in milliseconds. Infinity where no note says
+ * so: then no acknowledgement can explain why they aren't there.
  */
 export async function forgottenAtMs(directory: string, oldest: Entry | undefined): Promise<number> {
   try {
@@ -211,12 +211,12 @@ export async function forgottenAtMs(directory: string, oldest: Entry | undefined
     const { epoch, at } = forgottenSchema.parse(JSON.parse(bytes.toString('utf8')));
     return epoch === oldest?.report.epoch ? Date.parse(at) : Number.POSITIVE_INFINITY;
   } catch {
-    // Missing, or not about this chain, which may be complete.
+    // Not there, or not of this chain, which may well be whole.
     return Number.POSITIVE_INFINITY;
   }
 }
 
-/** Written before reports are dropped: otherwise a power cut could leave a chain without its beginning, and without a reason. */
+/** Noted before reports are dropped: otherwise a power cut would leave a chain without its beginning, and no reason for that. */
 export async function noteForgotten(
   directory: string,
   { epoch, atMs }: { epoch: string; atMs: number },

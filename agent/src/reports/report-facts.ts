@@ -12,7 +12,7 @@ import type { StatusBoard } from '../state/status.ts';
 import type { Trust } from '../upstream/trust.ts';
 import type { StateChangeLogger } from './state-change-logger.ts';
 
-/** The delta abilities of this device, for its reports: the origin makes deltas that the fleet can use. */
+/** What this device can do with deltas, for its reports: the origin makes them for what the fleet can use. */
 export function deltaInventory(
   { deltas, maxBytes }: Pick<RunSettings, 'deltas' | 'maxBytes'>,
   { encoders }: Pick<WindowApplier, 'encoders'>,
@@ -25,7 +25,7 @@ export function deltaInventory(
   };
 }
 
-/** The facts about the device that each report has besides its state. */
+/** What each report says of the device besides its state. */
 export function reportFacts({
   trust,
   stateFile,
@@ -46,7 +46,7 @@ export function reportFacts({
   };
 }
 
-/** Shows in the status whether reports can be recorded: at once, also during a long download. */
+/** Shows at once whether reports can be recorded: while an image is fetched, too, which may take hours. */
 export function storageNotes(
   stateChanges: Pick<StateChangeLogger, 'storage'>,
   status: Pick<StatusBoard, 'set'>,

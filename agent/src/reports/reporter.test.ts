@@ -56,7 +56,7 @@ it('reports each state once, whatever its text, and nothing that a reader would 
     expect(isReportPayload(Buffer.from(envelope.payload, 'base64'))).toBe(true);
 });
 
-it('reports a wait again when its figures change, and a state that follows it; but not every time when both keep alternating', async () => {
+it('tells a wait anew whose figures changed, and what goes on after it; not each time where that goes on and on', async () => {
   const update = {
     rollout: { id: '0123456789abcdef', attempt: 1 },
     release: { counter: 2, version: '2.0.0' },
@@ -77,7 +77,7 @@ it('reports a wait again when its figures change, and a state that follows it; b
     await waits(`--max-bytes allows ${times} MiB`);
     await reporter.report('downloading', update, true);
   }
-  // Each state follows a wait. The number of repeated reports is bounded.
+  // Each goes on after a wait, of which no more are told anew than the bound.
   expect((outbox.newest?.seq ?? 0) - before).toBeLessThan(10);
   await reporter.report('failed', update, true);
   await waits('--max-bytes allows 3 MiB');
@@ -85,7 +85,7 @@ it('reports a wait again when its figures change, and a state that follows it; b
   expect(outbox.recent().filter(({ state }) => state === 'failed')).toHaveLength(1);
 });
 
-it('shows at once that nothing can be recorded, and that recording works again', async () => {
+it('tells at once that nothing can be recorded, and that it can again', async () => {
   const told: (string | undefined)[] = [];
   let isFull = true;
   const append: Outbox['append'] = async event => {
@@ -107,7 +107,7 @@ it('shows at once that nothing can be recorded, and that recording works again',
   expect([told, full.problem]).toEqual([['no room', undefined], undefined]);
 });
 
-it('logs an event that can never be reported, and continues with the next ones', async () => {
+it('logs what can never be reported, and continues with what follows', async () => {
   const unknown = { state: 'idle' as const };
   Object.assign(unknown, { state: 'no state of a device' });
   await Promise.all([
@@ -131,7 +131,7 @@ it('records concurrent events in their order, each once', async () => {
   expect(outbox.recent().map(({ state }) => state)).toEqual(states);
 });
 
-it('records each reason to wait once while many reports wait for the origin, and all other reports as usual', async () => {
+it('records what it waits for once while much waits for the origin, and everything else as usual', async () => {
   const waitFor = (code: string) =>
     reporter.report('waiting', { reason: { code, message: 'x'.repeat(1000) } });
   const flap = async (times: number) => {

@@ -10,34 +10,31 @@ import type { StateChangeLogger, Subject } from './state-change-logger.ts';
 export const SOURCE_BANNED = 'SITECAST_SOURCE_BANNED';
 /** States that only say that the device waits. */
 const MERE_WAITING: ReadonlySet<DeviceState> = new Set(['waiting', 'clockSuspect']);
-/** States that may follow a wait. */
+/** What goes on after a wait. */
 const GOING_ON: ReadonlySet<DeviceState> = new Set(['downloading', 'verifying']);
 /**
- * The rate for repeated reports: the same wait with other figures, or a download that continues after a wait. A device that alternates
- * between the two doesn't report each change.
+ * What was said already and is so again: a wait of the same kind with other figures, or a download that goes on after one. A device that
+ * waits and goes on in turns doesn't say so each time.
  */
 const SAID_AGAIN = { perS: 1 / 3600, burst: 4 };
-/**
- * In bytes. While more than this isn't acknowledged, each reason to wait is recorded once; otherwise weeks of changing reasons would fill
- * the outbox.
- */
+/** Bytes. While more waits for the origin, each reason to wait is recorded once, or weeks of changing reasons would fill the outbox. */
 const MUCH_WAITING_BYTES = 64 * 1024;
-/** How many reports are kept in memory while a full disk prevents recording them. */
+/** Reports that wait in memory while a full disk keeps them from being recorded. */
 const MAX_WAITING = 64;
 
 interface ReporterDependencies {
   outbox: Pick<Outbox, 'append' | 'recent' | 'pendingBytes'>;
   clock: AgentClock;
   stateChanges: StateChangeLogger;
-  /** Called with the reason why nothing can be recorded; undefined: recording works again. */
+  /** Why nothing can be recorded from now on; undefined: it can again. */
   onProblem?: (problem: string | undefined) => void;
-  /** The facts about the device that each report has besides its state. @param counter of the release that the report is about */
+  /** What each report says of the device besides its state. @param counter of the release that the report is about */
   facts: (
     counter: number | undefined,
   ) => Pick<ReportEvent, 'timestampVersion' | 'booted' | 'transfer' | 'inventory'>;
 }
 
-/** Records events in the device's chain of reports, once each, however often the agent is restarted. */
+/** Records in the device's chain of reports what happened, once each, however often the agent is started again. */
 export class Reporter {
   readonly #outbox: ReporterDependencies['outbox'];
   readonly #clock: AgentClock;
@@ -58,16 +55,16 @@ export class Reporter {
     this.#onProblem = deps.onProblem;
   }
 
-  /** The reason why nothing can be recorded at present. */
+  /** Why nothing can be recorded at present. */
   get problem(): string | undefined {
     return this.#problem;
   }
 
   /**
-   * Records a state, unless the newest report says the same; with `isOnce`, unless any report of this attempt does. A wait with another
-   * text, and a state that follows a wait, are recorded as well, at a limited rate, so that the origin doesn't show an outdated state. A
-   * reason to wait is recorded only once while many reports aren't acknowledged. Doesn't throw for a full disk: an update must not fail
-   * because it can't be reported.
+   * Records a state, unless the newest report says the same; with `isOnce`, unless any report of this attempt does. So that nothing stays
+   * shown that is over, now and then also a wait with another text than the newest report has, and what goes on after a wait. A reason to
+   * wait is recorded once while much waits for the origin.
+   * Never throws for a full disk: an update mustn't fail because it can't be reported.
    */
   async report(state: DeviceState, subject: Subject = {}, isOnce = false): Promise<void> {
     const event = this.#eventOf(state, subject);
@@ -78,7 +75,7 @@ export class Reporter {
     await this.flush();
   }
 
-  /** Records the reports that couldn't be recorded until now. */
+  /** Records what couldn't be recorded until now. */
   flush(): Promise<void> {
     return this.#inTurn(() => this.#flush());
   }
@@ -94,7 +91,7 @@ export class Reporter {
           this.#noteProblem(error.message);
           return;
         }
-        // This one can never be recorded, so later ones don't wait for it.
+        // This one never can be recorded, so the later ones don't wait for it.
         this.#stateChanges.untold(event.state, error);
       }
       this.#waiting.shift();
@@ -143,7 +140,7 @@ export class Reporter {
   }
 }
 
-/** Two reports with the same key say the same. Each misbehaving source has its own key. */
+/** Two reports with the same key say the same. Each misbehaving source has a key of its own. */
 function keyOf({
   state,
   rollout,

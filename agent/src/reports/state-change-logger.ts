@@ -12,7 +12,7 @@ export interface Subject {
   reason?: Reason | undefined;
 }
 
-/** The log's words for the steps of an update. `cycleEnd` logs the states in which a cycle ends. */
+/** What each step of an update is called in the log. `cycleEnd` logs the states in which a cycle ends. */
 const STEPS: Partial<Record<DeviceState, string>> = {
   installing: 'telling the boot loader to try',
   rebooting: 'rebooting into',
@@ -20,7 +20,7 @@ const STEPS: Partial<Record<DeviceState, string>> = {
   completed: 'confirmed',
 };
 
-/** Logs changes of the device's state, each once: for people who read the journal. */
+/** Logs the changes of the device's state, each once: for people who read the journal. */
 export class StateChangeLogger {
   readonly #log: Log;
   #order: Order | undefined;
@@ -52,7 +52,7 @@ export class StateChangeLogger {
     this.#log('info', `ordered ${what} ${order.release.version}`, { rollout: order.rollout });
   }
 
-  /** Logs a step of an update that is reported to the origin, too. If a cycle ends with it, it isn't logged again. */
+  /** A step of an update that is reported to the origin, too. A cycle that ends with it isn't logged once more. */
   step(state: DeviceState, { release, rollout, reason }: Subject): void {
     const isEnd = state === 'completed' || state === 'failed' || state === 'rolledBack';
     if (isEnd) this.#lastEnd = endKey({ state, reason });
@@ -73,18 +73,18 @@ export class StateChangeLogger {
     this.#log('info', `slot ${slot} holds ${release.version}, verified`);
   }
 
-  /** Logs whether reports can be recorded. */
+  /** Whether reports can be recorded. */
   storage(problem: string | undefined): void {
     if (problem === undefined) this.#log('info', 'reports are recorded again');
     else this.#log('warn', `reports can't be recorded, and wait in memory: ${problem}`);
   }
 
-  /** Logs an event that can't be reported, even without its texts. */
+  /** A report that can't be made, even without its texts. */
   untold(state: DeviceState, { code, message }: SitecastError): void {
     this.#log('error', `the origin isn't told of the state ${state}: ${message}`, { code });
   }
 
-  /** Logs how a cycle ended, if state or reason differ from the last time. */
+  /** How a cycle ended. It is logged where state or reason differ from the last time. */
   cycleEnd({ state, waitingFor, reason }: CycleResult): void {
     const key = endKey({ state, waitingFor, reason });
     if (this.#lastEnd === key) return;
@@ -102,5 +102,5 @@ function endKey({ state, waitingFor, reason }: Pick<CycleResult, 'state' | 'wait
   return [state, waitingFor, reason?.code].join(' ');
 }
 
-/** An ordered roll-back names the release that it led to; a fall-back names the failed one. */
+/** An ordered roll-back names the release that it led to; a fall-back names the one that failed. */
 const wayBack = (reason: Reason | undefined): string => (reason?.code === ROLLBACK_ORDERED ? 'to' : 'from');

@@ -97,6 +97,8 @@ export const updateSchema = z.looseObject({
   startedAt: z.string().max(64),
   /** The boot in which the boot loader was told to try or to leave the slot. */
   bootId: z.string().max(128).optional(),
+  /** How many boots the loader was told to give the slot. */
+  tries: z.int().min(1).optional(),
   powerLosses: z.int().min(0).optional(),
   /** How often a boot was asked for: into the slot, or out of it when falling back. */
   rebootsAsked: z.int().min(0).optional(),

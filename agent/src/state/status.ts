@@ -106,6 +106,16 @@ export const statusSchema = z.looseObject({
     problem: reasonSchema.optional(),
   }),
   reports: z.looseObject({ pending: z.int(), problem: z.string().optional() }),
+  /** The kind of boot control, what the loader starts next, and how many starts a slot on trial has left, where that is known. */
+  boot: z
+    .looseObject({
+      kind: z.string(),
+      next: z.enum(SLOT_NAMES).optional(),
+      trial: z.looseObject({ slot: z.enum(SLOT_NAMES), triesLeft: z.number() }).optional(),
+    })
+    .optional(),
+  /** The watchdog that the agent is to feed. `problem`: why it doesn't. */
+  watchdog: z.looseObject({ path: z.string(), problem: z.string().optional() }).optional(),
   /** What is wrong with the agent's own data directory. */
   storageProblem: z.string().optional(),
 });

@@ -1,4 +1,4 @@
-import type { SitecastError } from '@sitecast/shared/errors';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { BootControl, BootState, Slot, SlotName } from '../ports.ts';
 import type { Outbox } from '../reports/outbox.ts';
 import type { Reporter } from '../reports/reporter.ts';
@@ -12,6 +12,9 @@ import { resultOf } from './result.ts';
 import { locateSlots, noteFactorySlot, type SlotWatch } from './slots.ts';
 import { UnexpectedSlot } from './unexpected-slot.ts';
 import { installUpdate, judgeBoot } from './update.ts';
+
+/** Ends of a cycle before which the boot loader may have been told something. */
+const CHANGING_BOOT: ReadonlySet<string> = new Set(['rebooting', 'completed', 'failed', 'rolledBack']);
 
 interface UpdateAgentDependencies {
   update: InstallDependencies;
@@ -42,18 +45,20 @@ export class UpdateAgent {
 
   /** Judges the boot that started this agent. Called before the first cycle, and again where it failed. */
   async start(): Promise<void> {
-    const { update, boot, stateFile, status, reporter, outbox, data, slots } = this.#deps;
+    const { update, boot, stateFile, reporter, outbox, data, slots } = this.#deps;
     const { log, stop } = update;
     const { loss, current } = stateFile;
     const remembered = rememberedBoot(loss?.kept ?? current, loss !== undefined, outbox.newest);
     const state = await boot.start(remembered);
-    status.set({ booted: state.booted });
+    this.#showBoot(state);
     await recoverNotes({ stateFile, outbox, slots, data, reporter, log, stop }, state);
     await locateSlots({ slots, stateFile, log });
     await this.lookAtSlots();
     await this.#noteFactorySlot(state);
     const result = (await this.#unexpected.judge(state)) ?? (await judgeBoot(update, state));
-    if (result) this.show(result);
+    if (!result) return;
+    await this.#showBootAfter(result);
+    this.show(result);
   }
 
   /** One cycle. @throws only programming errors, and the reason of `signal` */
@@ -69,12 +74,13 @@ export class UpdateAgent {
   async #cycle(signal: AbortSignal): Promise<CycleResult> {
     const { update, reporter } = this.#deps;
     const boot = await this.#deps.boot.read();
+    this.#showBoot(boot);
     const judged = (await this.#unexpected.judge(boot)) ?? (await judgeBoot(update, boot));
-    if (judged) return judged;
+    if (judged) return this.#showBootAfter(judged);
     const unseen = await this.#noteFactorySlot(boot);
     const context = await update.checker.check(signal);
     if (!('choice' in context)) return context;
-    if (!unseen) return installUpdate(update, context, { boot, signal });
+    if (!unseen) return this.#showBootAfter(await installUpdate(update, context, { boot, signal }));
     await reporter.report('waiting', { reason: { code: unseen.code, message: unseen.message } });
     throw unseen;
   }
@@ -136,6 +142,24 @@ export class UpdateAgent {
   /** Sends the reports that are due. */
   deliver(signal: AbortSignal): Promise<void> {
     return this.#deps.deliver(signal);
+  }
+
+  #showBoot({ booted, next, trial }: BootState): void {
+    const { status } = this.#deps;
+    const kind = status.current.boot?.kind ?? 'unknown';
+    status.set({ booted, boot: { kind, next, ...(trial && { trial }) } });
+  }
+
+  /** Shows what the boot loader has been told in this cycle. */
+  async #showBootAfter(result: CycleResult): Promise<CycleResult> {
+    if (!CHANGING_BOOT.has(result.state)) return result;
+    try {
+      this.#showBoot(await this.#deps.boot.read());
+    } catch (error) {
+      // The machine may be going down. The next cycle reads it anyway.
+      if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
+    }
+    return result;
   }
 
   #noteFactorySlot({ booted }: BootState): Promise<SitecastError | undefined> {

@@ -12,7 +12,10 @@ import * as become from './transitions.ts';
 // The steps of `judgeBoot` in update.ts.
 
 /** Boots of a slot on trial: the first one, and a second one in case of a power cut. */
-export const TRIAL_BOOTS = 2;
+const TRIAL_BOOTS = 2;
+
+/** How many boots a slot on trial gets from a loader that counts so many at most. */
+export const trialBoots = (maxTries = TRIAL_BOOTS): number => Math.min(TRIAL_BOOTS, maxTries);
 
 export interface JudgeDependencies {
   boot: Pick<BootControl, 'read' | 'markBad' | 'setNext' | 'confirm'>;
@@ -93,12 +96,12 @@ export async function neverBoots({ boot, reboots }: JudgeDependencies, update: U
   return reboots.isInVain(update) && (await boot.read()).booted !== update.target;
 }
 
-/** Ends the attempt: the machine never booted the slot. The running slot stays. */
+/** Ends the attempt: the slot was never started. The running slot stays, and the release isn't barred: nothing is known of it. */
 export async function endUnbooted(
-  { boot, stateFile, reporter, reboots, leases, clock }: JudgeDependencies,
+  { boot, stateFile, reporter, leases, clock }: JudgeDependencies,
   update: Update,
+  reason: Reason,
 ): Promise<CycleResult> {
-  const reason = reboots.neverCame(update);
   await boot.setNext(otherSlot(update.target));
   await boot.markBad(update.target);
   await reporter.report('failed', { ...update, reason }, true);
@@ -212,6 +215,14 @@ export async function endFallenBack(
 
 /** The reason of an ordered roll-back. An operator ordered it, or the origin itself: the signed order doesn't say which. */
 const ordered: Reason = { code: ROLLBACK_ORDERED, message: 'the rollout was rolled back' };
+
+/** The boot came, and the loader has paid no heed to the trial. */
+export function neverTried({ target, tries }: Update): Reason {
+  return {
+    code: 'SITECAST_LOADER_IGNORED_TRIAL',
+    message: `the machine has booted, and the loader never started slot ${target} (${tries} of ${tries} starts left): does it read Sitecast's script, and can it write its state? See \`sitecast-agent doctor\``,
+  };
+}
 
 export function exhausted({ target }: Update): Reason {
   return {

@@ -15,6 +15,8 @@ export type BootVerdict =
   | 'sameBoot'
   /** The power failed during the slot's trial. It is tried once more. */
   | 'powerLoss'
+  /** The machine has booted, and the loader has started the other slot without having tried this one. */
+  | 'neverTried'
   /** The loader has given the slot up. */
   | 'bootCountExhausted'
   /** The trial had succeeded when the agent ended. The boot loader may not know that yet. */
@@ -24,7 +26,7 @@ export type BootVerdict =
 
 /** Judges by what was noted before the boot and what the boot loader says now. Pure. */
 export function bootVerdict(
-  update: Pick<Update, 'phase' | 'target' | 'bootId'>,
+  update: Pick<Update, 'phase' | 'target' | 'bootId' | 'tries'>,
   boot: BootState,
 ): BootVerdict {
   const isSameBoot = update.bootId === boot.bootId;
@@ -37,10 +39,19 @@ export function bootVerdict(
     case 'activating':
       return 'notTold';
     case 'rebooting':
-      return isSameBoot ? 'askAgain' : 'bootCountExhausted';
+      if (isSameBoot) return 'askAgain';
+      return isUntried(update, boot) ? 'neverTried' : 'bootCountExhausted';
     default:
       return 'bootCountExhausted';
   }
+}
+
+/** Whether the loader has counted no start of the slot, although it was told to give it some. */
+function isUntried(
+  { target, tries }: Pick<Update, 'target' | 'tries'>,
+  { trial }: Pick<BootState, 'trial'>,
+): boolean {
+  return tries !== undefined && trial?.slot === target && trial.triesLeft >= tries;
 }
 
 function verdictOnTarget(phase: Update['phase'], isSameBoot: boolean): BootVerdict {

@@ -5,7 +5,7 @@ import type { StateChangeLogger } from '../reports/state-change-logger.ts';
 import { isSameUpdate, type Reason, type Update } from '../state/agent-state.ts';
 import type { Spending } from '../state/spending.ts';
 import type { CycleResult } from '../state/status.ts';
-import { type JudgeDependencies, TRIAL_BOOTS } from './boot-steps.ts';
+import { type JudgeDependencies, trialBoots } from './boot-steps.ts';
 import { objectionTo, type Order } from './choose.ts';
 import { checkedCosts, totalBytes } from './costs.ts';
 import type { Deltas } from './deltas.ts';
@@ -297,9 +297,11 @@ export async function activate(
   await stateFile.change(
     become.toActivating(activating, { booted, at: new Date(clock.now()).toISOString() }),
   );
+  let tries: number;
   try {
     const { maxTries } = await boot.capabilities();
-    await boot.setTrial(target, Math.min(TRIAL_BOOTS, maxTries));
+    tries = trialBoots(maxTries);
+    await boot.setTrial(target, tries);
   } catch (error) {
     if (isSystemError(error) || stop.aborted) throw error;
     // The loader may have stored the order despite the error. Nothing would watch over that boot, so it is taken back.
@@ -308,7 +310,7 @@ export async function activate(
       .catch((also: unknown) => log('error', 'a slot could not be marked as bad', { err: also }));
     throw error;
   }
-  const rebooting: Update = { ...activating, phase: 'rebooting' };
+  const rebooting: Update = { ...activating, phase: 'rebooting', tries };
   await stateFile.change({ update: rebooting });
   return rebooting;
 }

@@ -81,6 +81,25 @@ it.each(loaders)('`%s` leaves a slot that is unhealthy', async (_name, machine, 
   expect(harness.reports.at(-1)).toMatchObject({ state: 'rolledBack', reason: { code: 'healthFailed' } });
 });
 
+it.each(loaders)('`%s` that pays no heed to the trial is blamed itself', async (_name, machine, whyNot) => {
+  if (whyNot !== undefined) return;
+  await machine.create(partition);
+  await start(machine, 'A', 'true');
+  await harness.device.cycle();
+  await harness.device.close({ isCut: true });
+  boots += 1;
+  await start(machine, 'A', 'true');
+  await harness.device.cycle();
+  expect(harness.reports.findLast(({ state }) => state === 'failed')).toMatchObject({
+    reason: {
+      code: 'SITECAST_LOADER_IGNORED_TRIAL',
+      message: expect.stringContaining('never started slot B (2 of 2 starts left)'),
+    },
+  });
+  expect(harness.device.parts.stateFile.current).toMatchObject({ booted: 'A', update: null, barred: [] });
+  expect(await machine.boot(partition)).toBe('A');
+});
+
 describe('a failed slot that someone starts by hand', () => {
   const state = () => harness.device.parts.stateFile.current;
   /** A runs, and B has failed its health check. */

@@ -12,6 +12,7 @@ import {
   giveUp,
   type JudgeDependencies,
   neverBoots,
+  neverTried,
   note,
   notePowerLoss,
 } from './boot-steps.ts';
@@ -136,6 +137,8 @@ export async function judgeBoot(deps: JudgeDependencies, boot: BootState): Promi
     }
     case 'confirmed':
       return confirm(deps, update);
+    case 'neverTried':
+      return endUnbooted(deps, update, neverTried(update));
     case 'bootCountExhausted':
       return endFallenBack(deps, await giveUp(deps, update, exhausted(update)));
     default:
@@ -159,7 +162,7 @@ async function prove(deps: JudgeDependencies, update: Update): Promise<CycleResu
 async function reboot(deps: JudgeDependencies, update: Update): Promise<CycleResult> {
   const pause = deps.reboots.pauseOf(requestOf(update));
   if (pause) return pause;
-  if (await neverBoots(deps, update)) return endUnbooted(deps, update);
+  if (await neverBoots(deps, update)) return endUnbooted(deps, update, deps.reboots.neverCame(update));
   return judgeAfter(deps, await askForBoot(deps, update));
 }
 

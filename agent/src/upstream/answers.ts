@@ -14,8 +14,8 @@ import { idSchema, memberNameSchema } from '@sitecast/shared/fleet';
 import { cutText } from '@sitecast/shared/text';
 import { z } from 'zod';
 
-// What answers as a gateway may be an older or newer one, an origin, or no server of ours. So each answer is read with the servers' schema,
-// field by field. What the origin has signed is verified where it is used.
+// What answers as a gateway may be an older or a newer one, an origin, or no server of ours. So each answer is read by the schema that
+// the servers use, field by field. What the origin has signed is opened, and checked, by whoever needs it.
 
 /** The form of Sitecast's own codes. */
 const CODE = /^[A-Z][A-Z0-9_]{2,63}$/;
@@ -24,7 +24,7 @@ const MAX_TEXT_CHARS = 300;
 const signed = z.unknown();
 const shortText = z.string().transform(text => cutText(text, MAX_TEXT_CHARS));
 
-/** The answer to an enrolment, and to a request for an assignment. */
+/** To an enrolment, and to the question for an assignment. */
 export const assignmentReader = received(
   assignmentAnswerSchema.extend({ assignment: signed, state: pendingAnswerSchema.shape.state }),
 );
@@ -32,7 +32,7 @@ export const acknowledgementReader = received(
   acknowledgementAnswerSchema.extend({ acknowledgement: signed }),
 );
 
-/** The answer of a gateway or origin to reports. */
+/** To reports, of a gateway or of an origin. */
 export const reportsReader = received(
   reportsAnswerSchema.extend({
     ...gatewayReportsAnswerSchema.shape,
@@ -41,7 +41,7 @@ export const reportsReader = received(
     rejected: z.array(z.unknown()),
   }),
 );
-/** One of the refused reports in such an answer. */
+/** One of the reports that such an answer refuses. */
 export const rejectedReportReader = received(
   gatewayRejectedReportSchema.extend({ code: shortText, digest: shortText }),
 );
@@ -51,7 +51,7 @@ export type RejectedReport = z.infer<typeof rejectedReportReader>;
 export const leaseReader = received(
   leaseAnswerSchema.extend({ retryAfterMs: z.number(), heldBy: z.array(z.unknown()) }),
 );
-/** One of the devices in an answer about a lease. */
+/** One of the devices that such an answer names. */
 export const leaseHolderReader = received(leaseHolderSchema.extend({ id: idSchema, name: memberNameSchema }));
 
 /** An error (RFC 9457), its texts shortened. */
@@ -59,7 +59,7 @@ export const problemReader = received(
   problemSchema.extend({ code: shortText, detail: shortText, title: shortText }),
 );
 
-/** The problem in an answer, in one line; undefined where there is none. */
+/** The problem that an answer names, in one line; undefined where it names none. */
 export function problemIn(body: unknown): string | undefined {
   const { code, detail } = problemReader.parse(body);
   if (code === undefined || !CODE.test(code)) return undefined;

@@ -5,12 +5,9 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
 
 const MAX_DOCUMENT_BYTES = DEFAULT_TRUST_LIMITS.maxTargetFileBytes;
-/**
- * How many files are kept (product file, rollouts file, manifests, indexes and recipes), for times without a gateway and for other
- * devices.
- */
+/** Product file, rollouts file, manifests, indices and recipes that are kept for times when no gateway answers, and for other devices. */
 const MAX_DOCUMENTS = 16;
-/** How many of the newest are kept, whether they are listed or not. */
+/** The newest of them that are kept, whether they are listed or not. */
 const KEPT_ANYWAY = 6;
 const SHA256_HEX = /^[0-9a-f]{64}$/;
 
@@ -27,13 +24,13 @@ export class DocumentFiles {
     return new DocumentFiles(directory);
   }
 
-  /** @returns unverified bytes; undefined where they aren't here, or can't be read */
+  /** @returns bytes that the caller has to verify; undefined where they aren't here, or can't be read */
   async read(sha256: string | undefined): Promise<Uint8Array | undefined> {
     if (sha256 === undefined || !SHA256_HEX.test(sha256)) return undefined;
     try {
       return await readFileBounded(join(this.#directory, sha256), MAX_DOCUMENT_BYTES);
     } catch (error) {
-      // Not fetched yet, or damaged since. It will be fetched again.
+      // Not fetched yet, or damaged since. It is fetched again.
       if (isSystemError(error) || error instanceof SitecastError) return undefined;
       throw error;
     }
@@ -41,8 +38,8 @@ export class DocumentFiles {
 
   /**
    * Durable; makes room first. Does nothing without a usable digest.
-   * @param listed digests of files that stay listed for long. They are kept in addition to the newest: otherwise the many versions of a
-   * rollouts file would displace the manifest of the running release, which other devices may not get from anyone else
+   * @param listed digests of what the repository lists for long. Beside the newest these are kept: else the many versions of a rollouts file
+   *   would push out the manifest of what this device runs, which its neighbours may have nobody else to ask for
    */
   async write(sha256: string | undefined, bytes: Uint8Array, listed: ReadonlySet<string>): Promise<void> {
     if (sha256 === undefined || !SHA256_HEX.test(sha256)) return;

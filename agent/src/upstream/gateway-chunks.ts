@@ -11,27 +11,27 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { cutText } from '@sitecast/shared/text';
 import pLimit from 'p-limit';
 
-/** How many rounds over all gateways are made for a chunk by default. */
+/** Rounds over all gateways before a chunk counts as not to be had, unless another number is given. */
 const MAX_ROUNDS = 4;
 const FIRST_PAUSE_MS = 250;
-/** How many characters of all gateways' answers are used. */
+/** Of what all gateways said. */
 const MAX_SAID_CHARS = 900;
-/** After this time without an answer, the next gateway is asked as well. */
+/** A gateway that hasn't answered by then isn't waited for alone. */
 const HEDGE_AFTER_MS = 2000;
-/** How long a gateway that was too slow, or failed, is asked last. */
+/** How long a gateway that was too slow, or failed, comes last. */
 const REST_MS = 30_000;
 
 export interface GatewayChunksOptions {
   sleep: (ms: number, signal?: AbortSignal) => Promise<unknown>;
-  /** Called when a gateway has sent wrong bytes. It isn't asked again. */
+  /** A gateway sent wrong bytes. It isn't asked again. */
   onBan: (gateway: string, code: string) => void;
-  /** How often all gateways are asked, with pauses between; once is enough where other sources are asked meanwhile. */
+  /** Times that all are asked, with pauses between; where others can be asked meanwhile, once is enough. */
   rounds?: number;
 }
 
 /**
- * A device's gateways as one store. They are asked in order, with failover. If one is slow, the next is asked as well, and the slow one
- * comes last for a while if the other is faster.
+ * A device's gateways as one store, in the order in which they are asked. They fail over; a slow one isn't waited for alone, and comes
+ * last for a while where another is faster.
  */
 export class GatewayChunks implements ChunkStore {
   readonly name = 'the gateways';
@@ -39,8 +39,8 @@ export class GatewayChunks implements ChunkStore {
   readonly #sleep: GatewayChunksOptions['sleep'];
   readonly #rounds: number;
   /**
-   * After its first round, a chunk is requested only while no other chunk is: if none can be fetched, one request finds that out. Each
-   * refusal takes some hundred bytes, which count for a device with `--max-bytes`.
+   * After its first round a chunk is asked for while no other one is: where none can be had, one of them finds that out. Each refusal is some
+   * hundred bytes, which a device with `--max-bytes` pays for.
    */
   readonly #again = pLimit(1);
 
@@ -57,7 +57,7 @@ export class GatewayChunks implements ChunkStore {
     });
   }
 
-  /** Any gateway may have any chunk: only a request shows it. */
+  /** They may have any chunk: asking for it is the way to know. */
   async has(_id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
     signal?.throwIfAborted();
     return true;
@@ -65,8 +65,8 @@ export class GatewayChunks implements ChunkStore {
 
   /**
    * The chunk, verified.
-   * @throws SITECAST_NO_SOURCE (unreachable) if no gateway sends it, with the answer of each; SITECAST_SOURCES_BANNED if all of them have
-   * sent wrong bytes
+   * @throws SITECAST_NO_SOURCE (unreachable) when no gateway gives it, with what each of them said; SITECAST_SOURCES_BANNED when
+   *   all of them sent wrong bytes
    */
   async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
     const failures = new Map<string, SitecastError>();
@@ -96,7 +96,7 @@ export class GatewayChunks implements ChunkStore {
     const hex = chunkIdToHex(id);
     const isRefused = failures.size > 0 && [...failures.values()].every(isRefusal);
     const said = [...failures.values()].map(({ message }) => message).join('; ');
-    // A hint of a gateway, which this device's user would not see otherwise.
+    // What people can do, in a gateway's words: nothing else tells them on this device.
     const hint = [...failures.values()].find(failure => failure.hint !== undefined)?.hint;
     const text = cutText(`nobody hands out chunk ${hex}: ${said}`, MAX_SAID_CHARS);
     return new SitecastError(

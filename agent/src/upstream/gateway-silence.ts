@@ -2,26 +2,25 @@ import { isSystemError } from '@sitecast/shared/errors';
 import type { StateFile } from '../state/state-file.ts';
 import type { Gateways } from './gateways.ts';
 
-/** The most that one pause between two tries counts, in ms: the machine may have been suspended, or busy. */
+/** Milliseconds that one pause between two tries counts at most: the machine may have slept, or been busy with something else. */
 const MAX_STEP_MS = 10 * 60_000;
-/** How often the duration of the silence is saved. */
+/** So often it is written down how long the silence has lasted. */
 const WRITE_EVERY_MS = 30 * 60_000;
-/** How much of the saved duration doesn't count after a start: it must be observed again. */
+/** Of what was written down before a start, so much doesn't count: it has to be watched again. */
 const UNPROVED_MS = 30 * 60_000;
 
 interface GatewaySilenceOptions {
   gateways: Pick<Gateways, 'answers'>;
   stateFile: Pick<StateFile, 'current' | 'change'>;
-  /** In ms. A longer silence has no further effect. */
+  /** Milliseconds: what is longer than that is no use to anybody. */
   maxMs: number;
   /** Milliseconds on a clock that never goes back. */
   monotonicMs?: () => number;
 }
 
 /**
- * How long no gateway has answered although this device tried. Only time that the device has observed counts: not the time when it was off,
- * because a gateway may have answered others meanwhile. After a reboot it continues with half an hour less, since a power cut may have lost
- * that a gateway had answered.
+ * For how long no gateway has answered while this device tried. Only time counts that it has watched: not the time that it was off, for a gateway
+ * may have answered others meanwhile. It goes on over a reboot where it was, less half an hour: a power cut may have lost that a gateway had answered.
  */
 export class GatewaySilence {
   readonly #options: GatewaySilenceOptions;
@@ -39,12 +38,12 @@ export class GatewaySilence {
     this.#answers = gateways.answers;
   }
 
-  /** In ms; 0 as soon as one has answered. */
+  /** Milliseconds; 0 as soon as one has answered. */
   get forMs(): number {
     return this.#options.gateways.answers === this.#answers ? this.#silentMs : 0;
   }
 
-  /** Called each time when all gateways were asked, whatever the result. */
+  /** After each time that all gateways were asked, whatever came of it. */
   async note(): Promise<void> {
     const { gateways, maxMs } = this.#options;
     const nowMs = this.#monotonicMs();
@@ -65,7 +64,7 @@ export class GatewaySilence {
     try {
       await stateFile.change({ silentMs: this.#silentMs });
     } catch (error) {
-      // For example a full disk. It is tried again; the value in memory counts.
+      // A full disk, say. It is tried again; what is in memory counts.
       if (!isSystemError(error)) throw error;
     }
   }

@@ -6,26 +6,26 @@ import { problemIn } from './answers.ts';
 
 const OPENING_BRACE = 0x7b;
 
-/** In ms. A failure that came sooner costs nothing, and doesn't change the order. */
+/** Milliseconds. A failure that came sooner costs nothing, and changes no order. */
 const SLOW_FAILURE_MS = 1000;
-/** A gateway that failed slowly comes last for this many times the duration of the failure. */
+/** A gateway that failed slowly comes last for so many times what it cost. */
 const REST_FACTOR = 10;
 const MAX_REST_MS = 10 * 60_000;
 
-/** Which gateway answered last, and when. */
+/** When a gateway answered last. */
 export interface Heard {
   url: string;
   atMs: number;
 }
 
-/** The gateways in order of preference. If one fails, the next is asked. One that failed slowly comes last for a while. */
+/** The gateways in order of preference. Where one fails, the next is asked. One that failed slowly comes last for a while. */
 export class Gateways {
   readonly all: readonly [Gateway, ...Gateway[]];
   readonly #now: () => number;
   readonly #monotonicMs: () => number;
   /** By gateway: until when it comes last, on the monotonic clock. */
   readonly #restsUntilMs = new Map<Gateway, number>();
-  /** The source that `metadata` and `targets` use: a gateway, or another device. */
+  /** What `metadata` and `targets` lead to: a gateway, or another device. */
   #source: RepositorySource;
   #heard: Heard | undefined;
   #answers = 0;
@@ -53,9 +53,8 @@ export class Gateways {
   }
 
   /**
-   * Does the work, and notes how long a failure took. A successful answer to other requests doesn't restore its place: one route may answer
-   * while another one hangs.
-   * @throws errors of the work
+   * Does the work, and notes what a failure cost. An answer elsewhere doesn't end the rest: one route may answer while another one hangs.
+   * @throws what the work throws
    */
   async attempt<T>(gateway: Gateway, work: (gateway: Gateway) => Promise<T>): Promise<T> {
     const beganMs = this.#monotonicMs();
@@ -70,7 +69,7 @@ export class Gateways {
     }
   }
 
-  /** How many times gateways have answered so far, including answers that they can't help at the moment. */
+  /** Answers of gateways so far, also of those that can't help at the moment. */
   get answers(): number {
     return this.#answers;
   }
@@ -89,21 +88,21 @@ export class Gateways {
     this.#heard = { url: gateway.url, atMs: this.#now() };
   }
 
-  /** Does the work while `metadata` and `targets` use this source: a gateway, or another device. */
+  /** Does the work while `metadata` and `targets` lead there: to a gateway, or to another device. */
   async with<S extends RepositorySource, T>(source: S, work: (source: S) => Promise<T>): Promise<T> {
     this.#source = source;
     return work(source);
   }
 
-  /** Like `each`, while `metadata` and `targets` use the gateway that is asked. One such call at a time. */
+  /** As `each`, while `metadata` and `targets` lead to the gateway that is asked. One such call at a time. */
   eachRepository<T>(work: (gateway: Gateway) => Promise<T>, signal?: AbortSignal): Promise<T> {
     return this.each(gateway => this.with(gateway, work), signal);
   }
 
   /**
    * Asks one after the other until one answers.
-   * @param work throws for an answer that isn't usable, for any reason
-   * @param order default: in order of preference, with those that failed slowly last
+   * @param work throws for an answer that is of no use, for any reason
+   * @param order default: in order of preference, those last that failed slowly
    * @throws the first error other than unreachability; else the first one
    */
   async each<T>(
@@ -125,7 +124,7 @@ export class Gateways {
   }
 
   /**
-   * Asks one after the other until one has the wanted thing. A gateway that says it has nothing may not know it, or hide it.
+   * Asks one after the other until one has what is wanted. A gateway that says that it has nothing may not know, or not want to say.
    * @param work returns undefined where the gateway has nothing; throws as in `each`
    * @returns undefined where at least one gateway answered, and none has it
    * @throws as `each`, where none answered
@@ -168,7 +167,7 @@ export class Gateways {
     return this.#answered(gateway, path, await gateway.getJson(path, signal));
   }
 
-  /** Metadata from the current source. An answer that isn't JSON, such as a captive portal's page, doesn't come from a gateway. */
+  /** Metadata from whom `with` leads to. An answer that isn't JSON, such as a captive portal's page, isn't a gateway's. */
   readonly metadata: MetadataFetcher = {
     fetch: async (path, options) => {
       const source = this.#source;
@@ -188,7 +187,7 @@ export class Gateways {
     },
   };
 
-  /** Another device that answers doesn't count as a gateway. */
+  /** Another device that answers is no gateway. */
   #noteAnswer({ url }: RepositorySource): void {
     const gateway = this.#gatewayAt(url);
     if (gateway) this.noteHeard(gateway);
@@ -200,7 +199,7 @@ export class Gateways {
 
   #answered(gateway: Gateway, path: string, answer: JsonAnswer): JsonAnswer {
     const why = problemIn(answer.body);
-    // With a code of ours it is a gateway, for example one whose disk is full.
+    // With a code of ours it is a gateway: one whose disk is full, say.
     if (answer.status >= 500 && why !== undefined) this.#answers += 1;
     if (answer.status >= 500)
       throw noGateway(
@@ -212,7 +211,7 @@ export class Gateways {
   }
 }
 
-/** The error if what answers isn't a gateway, or can't answer. */
+/** What answers is no gateway, or can't answer. */
 export function noGateway(url: string, why: string, cause?: unknown): SitecastError {
   return new SitecastError('unreachable', 'SITECAST_GATEWAY_UNREACHABLE', `${url}: ${why}`, {
     data: { url },

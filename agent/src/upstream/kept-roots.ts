@@ -1,14 +1,14 @@
 import { type MetadataStore, parseMetadata } from '@sitecast/shared/trust';
 
-/** How many older roots are kept: owners change keys a few times in a device's life. */
+/** Older roots that are kept: owners change keys a few times in a device's life. */
 const MAX_KEPT = 64;
 const ROOT = 'root.json';
 // Without `.json`, so it differs from the file name of every role.
 const nameOf = (version: number): string => `root.${version}`;
 
 /**
- * The store of a TUF client that also keeps older roots: a device that was away must update through each of them, and may have no other
- * source. A root is stored here before it counts as the newest, so a power cut between the two loses none.
+ * The store of a TUF client that keeps older roots beside the newest: a device that was away has to follow the repository over each of them,
+ * and may have nobody else to ask. A root is kept before it counts as the newest, so a power cut between the two loses none.
  */
 export class KeptRoots implements MetadataStore {
   readonly #store: MetadataStore;
@@ -30,12 +30,12 @@ export class KeptRoots implements MetadataStore {
     return this.#store.remove(name);
   }
 
-  /** @returns undefined where it is missing: earlier versions of the agent kept none */
+  /** @returns undefined where it isn't here: earlier versions of the agent kept none */
   root(version: number, maxBytes: number): Promise<Uint8Array | undefined> {
     return this.#store.read(nameOf(version), maxBytes);
   }
 
-  /** @param bytes verified: only what the client trusts is stored */
+  /** @param bytes verified: only what the client trusts is written */
   async #keep(bytes: Uint8Array): Promise<void> {
     const { version } = parseMetadata(bytes, 'root').signed;
     await this.#store.write(nameOf(version), bytes);

@@ -5,16 +5,15 @@ import type { LearnedReceiver } from '@sitecast/shared/upstream';
 import pLimit from 'p-limit';
 import { z } from 'zod';
 
-// Any machine that answers at a gateway's URL can claim to be any gateway, without proof. A stolen gateway could name another one of its
-// site, so that requests that devices sign for it are valid there. So a URL keeps its gateway's name, and doesn't take over one that
-// another URL of this device has now.
+// Whatever answers at a gateway's URL can say which server it is: nothing proves it. A stolen gateway could name another one of its site, so
+// that what devices sign for it is valid there. So a URL keeps its name, and doesn't take over one that another URL of this device has now.
 
 const FORMAT = 'sitecast-agent-gateways-1';
 const MAX_FILE_BYTES = 64 * 1024;
 const MAX_NAME_CHARS = 128;
-/** For this long after a URL's server has accepted a request that was signed for it, no other URL takes over its name. */
+/** For so long after a URL's server took a request that was meant for it, no other URL takes over its name. */
 const HELD_MS = 24 * 3_600_000;
-/** If a URL leads to changing gateways, that is saved at most this often. */
+/** A URL that leads to one gateway after the other isn't written down more often. */
 const MOVES_EVERY_MS = 3_600_000;
 
 const nameSchema = z.string().max(MAX_NAME_CHARS);
@@ -22,11 +21,11 @@ const storedSchema = z.object({ name: nameSchema, before: nameSchema.exactOption
 const schema = z.object({ format: z.literal(FORMAT), servers: z.record(z.string(), storedSchema) });
 
 interface Known extends z.infer<typeof storedSchema> {
-  /** By the monotonic clock; undefined: another server has answered at this URL since. */
+  /** On the monotonic clock; undefined: another server has answered at this URL since. */
   confirmedMs: number | undefined;
 }
 
-/** The name of the server at each URL of the settings: `gateways.json` in the data directory. A lost file is learned again. */
+/** Which server each URL of the settings leads to: `gateways.json` in the data directory. A lost file is learned anew. */
 export class KnownGateways {
   readonly #path: string;
   readonly #monotonicMs: () => number;
@@ -80,7 +79,7 @@ export class KnownGateways {
       before.confirmedMs = undefined;
       if (this.#isHeldByAnother(name, before.name)) return false;
     }
-    // Without an earlier name there is nothing to protect: two URLs may lead to one gateway.
+    // With no name before there is nothing to keep: two URLs may lead to one gateway.
     this.#known.set(url, { name, ...(before && { before: before.name }), confirmedMs: this.#monotonicMs() });
     if (before && this.#monotonicMs() - this.#movedMs < MOVES_EVERY_MS) return true;
     if (before) this.#movedMs = this.#monotonicMs();
@@ -88,10 +87,7 @@ export class KnownGateways {
     return true;
   }
 
-  /**
-   * Whether another URL leads to that server now, but did not lead to the server before. (Two URLs of one gateway that was replaced did
-   * both.)
-   */
+  /** Whether a URL leads to that server now which didn't lead to the one before, as two URLs of a gateway do that was replaced. */
   #isHeldByAnother(name: string, nameBefore: string): boolean {
     const sinceMs = this.#monotonicMs() - HELD_MS;
     return [...this.#known.values()].some(
@@ -106,7 +102,7 @@ export class KnownGateways {
     try {
       await writeFileDurably(this.#path, `${JSON.stringify({ format: FORMAT, servers })}\n`, 0o600);
     } catch (error) {
-      // For example a full disk. It is learned again after a restart.
+      // A full disk, say. It is learned anew after a restart.
       if (!isSystemError(error)) throw error;
     }
   }
@@ -117,7 +113,7 @@ async function read(path: string): Promise<Record<string, z.infer<typeof storedS
     const bytes = await readFileBounded(path, MAX_FILE_BYTES);
     return schema.parse(JSON.parse(bytes.toString('utf8'))).servers;
   } catch (error) {
-    // Missing or damaged: it counts as empty, and is replaced.
+    // Missing, or damaged: it counts as none, and is replaced.
     const isUnusable = error instanceof SyntaxError || error instanceof z.ZodError;
     if (isUnusable || isSystemError(error) || error instanceof SitecastError) return {};
     throw error;

@@ -14,16 +14,16 @@ export interface MembershipOptions {
   stateFile: StateFile;
   product: string;
   hardware: string;
-  /** The name that the device requests. */
+  /** The name that the device asks for. */
   wish: string | undefined;
   /** The join token's key, where there is a token. */
   token: KeyPair | undefined;
 }
 
-/** The origin's assignment of this device. If there is none yet, the device enrols. */
+/** What the origin says this device is. Where it says nothing yet, the device enrols. */
 export class Membership {
   readonly #options: MembershipOptions;
-  /** The assignment that was verified last: it is needed for each peer that is served. */
+  /** The assignment that was read last: each peer that is served needs it. */
   #read: { envelope: unknown; signers: RoleSigners; assignment: Assignment | undefined } | undefined;
 
   constructor(options: MembershipOptions) {
@@ -57,7 +57,7 @@ export class Membership {
   async #enrol(signers: RoleSigners, signal: AbortSignal | undefined): Promise<Assignment | 'pending'> {
     const { gateways, identity, product, hardware, wish, token, stateFile } = this.#options;
     const nonce = stateFile.current.enrolmentNonce ?? randomBytes(16).toString('hex');
-    // Stored first, so that a repetition after any interruption is the same request, and uses the token once.
+    // Stored first: so a repetition after any interruption is the same request, and uses the token once.
     if (stateFile.current.enrolmentNonce === undefined) await stateFile.change({ enrolmentNonce: nonce });
     const envelope = await sealEnrolment(
       {
@@ -67,7 +67,7 @@ export class Membership {
         kind: 'device',
         product,
         hardware,
-        // A gateway or origin of a release without names ignores it.
+        // A gateway or origin of a release that knows no names ignores it.
         ...(wish === undefined ? {} : { name: wish }),
         ...(token ? { token: token.keyId } : {}),
       },
@@ -104,7 +104,7 @@ function readAssignment(envelope: unknown, id: string, signers: RoleSigners): As
     const assignment = openAssignment(envelope, signers);
     return assignment.id === id && assignment.kind === 'device' ? assignment : undefined;
   } catch (error) {
-    // Forged, or signed with a key that isn't trusted any more: it counts as missing.
+    // Forged, or signed with a key that is no longer trusted: it counts as none.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }
@@ -116,7 +116,7 @@ function assignmentIn(url: string, body: unknown): unknown {
   return assignment;
 }
 
-/** The error for a refusal. An answer without a code doesn't come from a gateway. */
+/** The error for a refusal. An answer without a code isn't a gateway's. */
 function refused(url: string, status: number, body: unknown): SitecastError {
   const { code, detail, title } = problemReader.parse(body);
   if (code === undefined)

@@ -2,28 +2,27 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_ASKED, NewestSources, type RepositorySource, withinTime } from '@sitecast/shared/upstream';
 import type { Log } from '../ports.ts';
 
-// Any machine on the LAN can answer here. The worst it does: it sends old or wrong files, or hangs. Its files are verified by the TUF
-// client. Three machines are asked at once, of which at most one is known only from multicast DNS; one that fails isn't asked for five
-// minutes, unless all fail.
+// Any machine on the LAN can answer here. The worst it does: it gives old or false files, or hangs. What it gives goes through the TUF client.
+// Three are asked at once, of which at most one is a machine that only multicast DNS has named; one that fails rests for five minutes, unless all do.
 
-/** How long a machine on the LAN may take for all metadata of one attempt, which is usually a few hundred KiB. */
+/** The time that a machine of the LAN has for all metadata of one attempt; most of it is a few hundred KiB. */
 const METADATA_WITHIN_MS = 30_000;
 
 interface NearbySourcesOptions {
-  /** Machines that may have files, in the order in which to ask them. */
+  /** Machines that may give files, in the order in which they are to be asked. */
   sources: () => readonly RepositorySource[];
-  /** Version of the trusted timestamp. */
+  /** Of the timestamp that is trusted. */
   timestampVersion: () => number;
   log: Log;
 }
 
-/** Other devices of the site as sources of the repository's files, for times without a gateway to follow. */
+/** The other devices of the site as sources of the repository's files, for times when no gateway can be followed. */
 export class NearbySources {
   readonly #options: NearbySourcesOptions;
   readonly #newest = new NewestSources();
-  /** The device that the trusted metadata came from, or that had the same. */
+  /** The one that the trusted metadata came from, or that had the same. */
   #followed: RepositorySource | undefined;
-  /** Whether the last refresh found no gateway to follow. */
+  /** Whether the last refresh found no gateway. */
   #isAlone = false;
 
   constructor(options: NearbySourcesOptions) {
@@ -34,16 +33,16 @@ export class NearbySources {
     return this.#isAlone;
   }
 
-  /** Called when a gateway was followed. */
+  /** A gateway was followed. */
   noteGateway(): void {
     this.#isAlone = false;
     this.#followed = undefined;
   }
 
   /**
-   * Tries those that claim the newest metadata, until one of them could be followed.
-   * @param refresh verifies the source's metadata
-   * @throws the signal's reason; errors of `refresh` other than SitecastError
+   * Follows those that claim the newest metadata, until one of them could be followed.
+   * @param refresh verifies what the source gives
+   * @throws the signal's reason; what `refresh` throws beside SitecastError
    */
   async follow(refresh: (source: RepositorySource) => Promise<void>, signal: AbortSignal): Promise<void> {
     const { timestampVersion, log } = this.#options;
@@ -65,7 +64,7 @@ export class NearbySources {
   }
 
   /**
-   * Whether another device claims newer metadata; or any metadata, if none could be followed yet. The claim isn't verified.
+   * Whether a neighbour claims newer metadata; or any, where none could be followed yet. The claim isn't verified.
    * @throws the signal's reason
    */
   async haveNews(signal: AbortSignal): Promise<boolean> {
@@ -77,10 +76,10 @@ export class NearbySources {
   }
 
   /**
-   * Asks the device that was followed, then others.
-   * @param work throws for an answer that isn't usable
-   * @returns undefined where none of them has the wanted file
-   * @throws errors of `work` other than SitecastError
+   * Asks the one that was followed, then others.
+   * @param work throws for an answer that is of no use
+   * @returns undefined where none of them has what is wanted
+   * @throws what `work` throws beside SitecastError
    */
   async each<T>(work: (source: RepositorySource) => Promise<T>): Promise<{ found: T } | undefined> {
     const first = this.#followed;
@@ -94,7 +93,7 @@ export class NearbySources {
     return undefined;
   }
 
-  /** @returns undefined where the answer wasn't usable */
+  /** @returns undefined where it was of no use */
   async #tried<T>(
     source: RepositorySource,
     work: (source: RepositorySource) => Promise<T>,
@@ -105,7 +104,7 @@ export class NearbySources {
       if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
       const { code, message } = error;
       this.#options.log('info', `another device gave nothing of use: ${message}`, { code, url: source.url });
-      // One that only lacks a file is asked again.
+      // One that merely lacks a file is asked again.
       if (error.kind === 'notFound') return undefined;
       this.#newest.failed(source, error);
       if (source.url === this.#followed?.url) this.#followed = undefined;

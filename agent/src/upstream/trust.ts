@@ -22,26 +22,26 @@ import { type Gateways, noGateway } from './gateways.ts';
 import { KeptRoots } from './kept-roots.ts';
 import type { NearbySources } from './nearby-sources.ts';
 
-/** The age of a timestamp, in ms, from which another gateway is asked as well. The origin renews it hourly. */
+/** Milliseconds: the age of a timestamp from which another gateway is asked as well. The origin renews it hourly. */
 const STALE_MS = 2 * 3_600_000;
 const ROOT_PATH = /^(\d{1,15})\.root\.json$/;
 
-/** The first trusted thing of an agent. */
+/** What an agent's trust begins with. */
 export type TrustStart =
   | { kind: 'root'; bytes: Uint8Array }
-  /** SHA-256 of the first root, from a join token. Gateways have the root itself. */
+  /** SHA-256 of the first root, from a join token. The gateways have the bytes. */
   | { kind: 'hash'; rootSha256: string };
 
 interface DocumentOptions {
-  /** Only a target that the top-level targets list counts, since offline keys sign these. */
+  /** Only a target that the top-level targets list counts, which offline keys sign. */
   isTopLevel?: boolean;
-  /** A longer file isn't fetched, and counts as missing. */
+  /** A longer one isn't fetched: then there is none. */
   maxBytes?: number;
-  /** Counts the bytes that are fetched. If it may not spend as many after failed sources, the file counts as too long. */
+  /** Who pays for what comes over the network. One that may not pay so much, after sources that failed, counts as `maxBytes` does. */
   payer?: Pick<Spending, 'pay'> | undefined;
 }
 
-/** The signed repository as this device trusts it, through any gateway that answers. */
+/** The signed repository, as this device trusts it, through any gateway that answers. */
 export class Trust {
   readonly #client: TufClient;
   readonly #gateways: Gateways;
@@ -50,9 +50,9 @@ export class Trust {
   /** Other devices that may have the repository's files; undefined where this one has no peers. */
   #nearby: NearbySources | undefined;
   readonly #now: () => number;
-  /** The same object as long as the metadata is the same, so results of earlier checks can be reused. */
+  /** The same object while the metadata is the same, so that what was checked with it needn't be checked again. */
   #signers: { by: TufClient['trusted']['targets']; signers: RoleSigners | undefined } | undefined;
-  /** Only one gateway is used at a time: a download's watcher must not redirect a refresh to another gateway. */
+  /** Only one gateway is asked at a time: a download's watcher must not turn a refresh to another gateway. */
   readonly #turn = pLimit(1);
 
   private constructor(
@@ -68,7 +68,7 @@ export class Trust {
     this.#now = now;
   }
 
-  /** Whether this directory has a trusted root, in any of the files that store one. */
+  /** Whether this directory has a trusted root, in any of the files that keep one. */
   static async hasBegun(directory: string): Promise<boolean> {
     const store = new DirectoryMetadataStore(join(directory, 'trust'));
     try {
@@ -107,7 +107,7 @@ export class Trust {
     return new Trust(client, gateways, { store, documents }, now);
   }
 
-  /** From now on, other devices are asked if no gateway can be followed. */
+  /** From now on other devices are asked where no gateway can be followed. */
   useNearby(nearby: NearbySources): void {
     this.#nearby = nearby;
   }
@@ -129,9 +129,9 @@ export class Trust {
   }
 
   /**
-   * Follows the repository through the first gateway whose metadata are at least as new as ours. A gateway with old metadata isn't
-   * misbehaving, but another one is asked as well. If no gateway is usable, it follows other devices of the site.
-   * @throws the first error if no gateway was usable, even if another device was followed: no gateway confirms the trusted metadata then
+   * Follows the repository through the first gateway that has metadata as new as ours, or newer. A gateway with old metadata isn't
+   * misbehaving; another one is asked as well. Where none of them would do, it follows what other devices of the site have.
+   * @throws the first error, where no gateway would do, also where another device was followed: no gateway confirms what is trusted now
    */
   refresh(signal?: AbortSignal): Promise<void> {
     return this.#turn(() => this.#refresh(signal));
@@ -164,13 +164,13 @@ export class Trust {
     await this.#nearby?.follow(source => this.#gateways.with(source, refresh), signal);
   }
 
-  /** Whether another device claims to have news while no gateway can be followed. The claim isn't verified. */
+  /** Whether another device claims to have news while no gateway can be followed. Nothing of the claim is verified. */
   async hasNewsNearby(signal: AbortSignal): Promise<boolean> {
     return (await this.#nearby?.haveNews(signal)) ?? false;
   }
 
   /**
-   * The verified bytes of a target, from disk if they were fetched before.
+   * The verified bytes of a target, from disk where they were fetched before.
    * @returns undefined if the repository lists no such target
    * @throws SITECAST_METADATA_EXPIRED and others of docs/ERRORS.md under "Trust"
    */
@@ -183,7 +183,7 @@ export class Trust {
   }
 
   /**
-   * What fetching a target would cost, in bytes.
+   * What fetching a target would cost, bytes.
    * @returns 0 where it is here; undefined where the repository lists no such target
    * @throws as `document`
    */
@@ -216,9 +216,9 @@ export class Trust {
   }
 
   /**
-   * Asks one source after the other: gateways first. While none of them can be followed, other devices come first, since a line that loses
-   * packets would delay each request.
-   * @param work throws for an answer that isn't usable
+   * Asks one source after the other: the gateways; but while none of them can be followed, other devices first, for a line that swallows
+   * packets would be waited for each time.
+   * @param work throws for an answer that is of no use
    * @throws the gateways' error
    */
   async #fromSources<T>(
@@ -233,7 +233,7 @@ export class Trust {
     return this.#gateways.eachRepository(() => work(false), signal);
   }
 
-  /** The files that the top-level targets list now: manifests, indexes and product files, but no versions of a rollouts file. */
+  /** What the top-level targets list now: manifests, indexes and product files, but none of the many versions of a rollouts file. */
   #listedDigests(): ReadonlySet<string> {
     const { targets } = this.#client.trusted;
     const files = Object.values(targets?.signed.targets ?? {});
@@ -252,7 +252,7 @@ export class Trust {
     return this.#store.root(Number(version), DEFAULT_TRUST_LIMITS.maxRootBytes);
   }
 
-  /** A target's bytes, unverified. @param sha256 of the bytes, in hex. @returns undefined where they aren't here */
+  /** A target's bytes, not verified. @param sha256 of the bytes, in hex. @returns undefined where it isn't here */
   heldDocument(sha256: string): Promise<Uint8Array | undefined> {
     return this.#documents.read(sha256);
   }
@@ -264,7 +264,7 @@ export class Trust {
       checkTarget(found, bytes);
       return bytes;
     } catch (error) {
-      // Damaged since. It will be fetched again.
+      // Damaged since. It is fetched again.
       if (error instanceof SitecastError) return undefined;
       throw error;
     }
@@ -272,12 +272,12 @@ export class Trust {
 
   #looksStale(): boolean {
     const { issuedMs, state } = this.clock();
-    // By a clock that is behind, no metadata looks old: only another gateway can show that there is newer metadata.
+    // By a clock that is behind, no metadata looks old. Only another gateway can show that there is newer metadata.
     return state === 'behind' || (issuedMs !== undefined && this.#now() - issuedMs > STALE_MS);
   }
 }
 
-/** @returns undefined where no more may be spent: then no request is made */
+/** @returns undefined where no more may be spent: it isn't asked for */
 async function paid<T>(
   payer: Pick<Spending, 'pay'>,
   lengthBytes: number,
@@ -303,7 +303,7 @@ async function begin(store: MetadataStore, bytes: Uint8Array, nowMs: number): Pr
 }
 
 // Any machine in a gateway's place can answer, such as a captive portal. The worst answers are a page, an endless one, and the root of
-// another fleet. Only the last one shows that token and gateway don't belong together. The others count as if no gateway had answered.
+// another fleet. Only the last shows that token and gateway don't belong together. The others count as the answer of no gateway.
 
 function fetchRoot(gateways: Gateways, rootSha256: string, signal: AbortSignal): Promise<Uint8Array> {
   return gateways.eachRepository(async gateway => {
@@ -324,7 +324,7 @@ async function firstRoot(gateway: Gateway, signal: AbortSignal): Promise<Uint8Ar
     const maxBytes = DEFAULT_TRUST_LIMITS.maxRootBytes;
     const bytes = await gateway.metadata.fetch('1.root.json', { maxBytes, signal });
     if (bytes === undefined) throw noGateway(gateway.url, 'it has no root');
-    // It is signed by its own keys. Its hash shows whether it is the right one.
+    // Signed by its own keys. Its hash shows whether it is the right one.
     return new TrustedSet(bytes, 0).root.bytes;
   } catch (cause) {
     if (!(cause instanceof SitecastError) || cause.kind === 'unreachable') throw cause;

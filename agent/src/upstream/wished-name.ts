@@ -3,9 +3,9 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { memberNameSchema } from '@sitecast/shared/fleet';
 import { cutText } from '@sitecast/shared/text';
 
-/** The kernel shows an attribute as at most one page. */
+/** The kernel shows attributes as a page. */
 const MAX_FILE_BYTES = 64 * 1024;
-/** Stands in --name for the content of --name-file. */
+/** Stands in --name for what --name-file holds. */
 const PLACE = '{}';
 const MAX_SHOWN_CHARS = 80;
 
@@ -15,9 +15,9 @@ interface GivenName {
 }
 
 /**
- * The name that this device requests: --name; or the first line of --name-file, if the name has `{}` for it or there is no name. Characters
- * of the file that names can't have become `-`: serial numbers have blanks, MAC addresses colons, and the device tree's files end with a
- * zero byte. A device works without a name, so a problem is only logged.
+ * The name that this device asks for: --name; or the first line of --name-file, where the name has `{}` for it or there is no name.
+ * Characters of the file that no name has become `-`: serial numbers hold blanks, MAC addresses colons, and the device tree's files end
+ * with a zero byte. A device without a name works all the same, so a problem is only logged.
  */
 export async function wishedName(
   { name, nameFile }: GivenName,
