@@ -5,8 +5,9 @@ import {
   type ReportEvent,
   SITE_WAY_INVENTORY,
 } from '@sitecast/shared/fleet';
-import type { WindowApplier } from '../ports.ts';
+import type { SlotName, WindowApplier } from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
+import type { AgentState } from '../state/agent-state.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { StatusBoard } from '../state/status.ts';
 import type { Trust } from '../upstream/trust.ts';
@@ -38,12 +39,29 @@ export function reportFacts({
   deltas: Record<string, string | boolean>;
 }): Pick<ReportEvent, 'timestampVersion' | 'booted' | 'inventory'> {
   const { booted, product, hardware } = status.current;
-  const release = booted && stateFile.current.slots[booted].release;
+  const { slots, update } = stateFile.current;
+  const release = booted && slots[booted].release;
   return {
     timestampVersion: trust.timestampVersion,
     inventory: { product, hardware, ...deltas },
-    ...(booted ? { booted: { slot: booted, ...(release ? { release } : {}) } } : {}),
+    ...(booted && {
+      booted: {
+        slot: booted,
+        ...(release && { release }),
+        ...(release && !isProved(booted, slots[booted], update) && { isConfirmed: false }),
+      },
+    }),
   };
+}
+
+/** Whether the running slot has passed its trial, and wasn't given up since. */
+function isProved(
+  booted: SlotName,
+  { isConfirmed, state }: AgentState['slots'][SlotName],
+  update: AgentState['update'],
+): boolean {
+  if (update?.target === booted) return update.phase === 'confirmed';
+  return isConfirmed === true && state !== 'bad';
 }
 
 /** Shows at once whether reports can be recorded: while an image is fetched, too, which may take hours. */

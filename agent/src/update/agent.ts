@@ -2,6 +2,7 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { BootControl, BootState, Slot, SlotName } from '../ports.ts';
 import type { Outbox } from '../reports/outbox.ts';
 import type { Reporter } from '../reports/reporter.ts';
+import type { AgentState, Reason } from '../state/agent-state.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { CheckResult, CycleResult, StatusBoard } from '../state/status.ts';
 import { rememberedBoot } from './boot-verdict.ts';
@@ -125,6 +126,8 @@ export class UpdateAgent {
         booted,
         available: undefined,
       };
+    const onTrial = trialReason(facts.agentState.update, facts.booted);
+    if (onTrial) return { rest: { state: 'confirming', reason: onTrial }, booted, available: undefined };
     if (order) {
       const { plan, wait } = await plannedWays(this.#deps.update, context, signal);
       await this.#deps.update.spending.flush();
@@ -212,6 +215,13 @@ export class UpdateAgent {
       slots: slotWatch.shown,
     });
   }
+}
+
+/** Why a running release isn't installed yet: it still has to show that it is good. */
+function trialReason(update: AgentState['update'], booted: SlotName): Reason | undefined {
+  if (update?.target !== booted) return undefined;
+  const what = update.phase === 'fallingBack' ? 'has failed, and the machine goes back' : 'is on trial';
+  return { code: 'SITECAST_ON_TRIAL', message: `${update.release.version} in slot ${booted} ${what}` };
 }
 
 /** The code of a problem with the data directory, for the status. A full slot has another code. */

@@ -51,7 +51,14 @@ const lastReportSchema = z.object({
   timestampVersion: z.int(),
   rollout: z.object({ id: z.string(), attempt: z.int() }).exactOptional(),
   release: releaseSchema.exactOptional(),
-  booted: z.object({ slot: z.enum(['A', 'B']), release: releaseSchema.exactOptional() }).exactOptional(),
+  booted: z
+    .object({
+      slot: z.enum(['A', 'B']),
+      release: releaseSchema.exactOptional(),
+      /** Set where the device says that this slot hasn't passed its trial, or failed later. */
+      isConfirmed: z.literal(false).exactOptional(),
+    })
+    .exactOptional(),
   reason: z.object({ code: z.string(), message: z.string() }).exactOptional(),
   /** The gateway that brought it; absent where the device sent it directly. */
   via: z.string().exactOptional(),
@@ -228,12 +235,22 @@ function lastOf({ report, via }: SignedReport, receivedAt: string, before?: Last
     timestampVersion,
     ...(rollout && { rollout: { id: rollout.id, attempt: rollout.attempt } }),
     ...(release && { release }),
-    ...(booted && { booted: { slot: booted.slot, ...(booted.release && { release: booted.release }) } }),
+    ...(booted && { booted: bootedOf(booted) }),
     ...(reason && { reason: { code: reason.code, message: reason.message } }),
     ...(via !== undefined && { via }),
     ...(deltas !== undefined && { deltas }),
   };
 }
+
+const bootedOf = ({
+  slot,
+  release,
+  isConfirmed,
+}: NonNullable<Report['booted']>): NonNullable<LastReport['booted']> => ({
+  slot,
+  ...(release && { release }),
+  ...(isConfirmed === false && { isConfirmed }),
+});
 
 /** A report that would have been too large comes without its inventory: what the one before said is still right. */
 function deltasOf({ inventory }: Report, before: LastReport | undefined): string | undefined {

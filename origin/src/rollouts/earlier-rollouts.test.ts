@@ -85,3 +85,16 @@ it('a device that failed on its way back, and runs the release still, is shown a
   await say(back, id, 1, { state: 'rolledBack', booted: { slot: 'A', release: releaseOf(1) } });
   expect(await status(id)).toMatchObject({ counts: { failed: 1, rolledBack: 1 } });
 });
+
+it.each([
+  ['says so', { isConfirmed: false }],
+  ['is of an earlier release, and says nothing of it', {}],
+])('a device that runs the release on trial and %s does not count as one that has it', async (_who, said) => {
+  const device = await harness.device();
+  const id = await start(3);
+  await say(device, id, 3, { ...FAILED, booted: { slot: 'B', release: releaseOf(3), ...said } });
+  expect(await act(id, 'retry')).toMatchObject({ attempt: 2 });
+  expect(await status(id)).toMatchObject({ counts: { pending: 1 } });
+  await say(device, id, 3, { state: 'completed', booted: { slot: 'B', release: releaseOf(3) } }, 2);
+  expect(await status(id)).toMatchObject({ counts: { completed: 1 } });
+});

@@ -12,6 +12,18 @@ export function bootedCounter(status: Status | undefined): number {
   return status?.last.booted?.release?.counter ?? 0;
 }
 
+/** States in which a device of an earlier release, which doesn't say whether the slot is good, runs it on trial. */
+const TRIAL_STATES: ReadonlySet<string> = new Set(['rebooting', 'confirming', 'failed']);
+
+/** Counter of the release that a device runs, and has found good; 0: unknown, or it runs on trial. */
+export function provedCounter(status: Status | undefined): number {
+  const { booted, state, release } = status?.last ?? {};
+  const counter = bootedCounter(status);
+  const isAbout = state !== undefined && TRIAL_STATES.has(state) && release?.counter === counter;
+  const { isConfirmed = !isAbout } = booted ?? {};
+  return isConfirmed ? counter : 0;
+}
+
 /** Whether a rollout reaches a device now. The device decides by the same function. */
 export function isReached(
   rollout: Rollout,

@@ -15,7 +15,7 @@ import type { Status } from '../fleet/status.ts';
 import type { CohortTracker } from './controller/cohort-tracker.ts';
 import { decide } from './controller/decide.ts';
 import { figuresOf, type RolloutStats } from './controller/state.ts';
-import { bootedCounter, isReached } from './match.ts';
+import { bootedCounter, isReached, provedCounter } from './match.ts';
 import type { RolloutRecord } from './record.ts';
 
 /** What devices have reported about one rollout, by their ids. */
@@ -79,7 +79,15 @@ export function statusOf(
       id: member.id,
       ...nameOf(member),
       site: member.site,
-      ...unlessRevoked(member, deviceState(rollout, outcome, bootedCounter(status), running)),
+      ...unlessRevoked(
+        member,
+        deviceState(
+          rollout,
+          outcome,
+          { booted: bootedCounter(status), proved: provedCounter(status) },
+          running,
+        ),
+      ),
       ...transferOf(rollout, outcome),
       ...lateness(member, overdue, presence),
     };
@@ -165,7 +173,7 @@ function unlessRevoked(
 function deviceState(
   rollout: RolloutRecord['rollout'],
   outcome: Outcome | undefined,
-  booted: number,
+  { booted, proved }: { booted: number; proved: number },
   running: Progress | undefined,
 ): Pick<CountedDevice, 'state' | 'at' | 'reason' | 'progress'> {
   const current = outcome?.attempt === rollout.attempt ? outcome : undefined;
@@ -177,7 +185,7 @@ function deviceState(
     return { state, at, progress: { doneBytes, totalBytes } };
   }
   // A device that ran the release before the rollout has nothing to do.
-  if (!current) return { state: booted === rollout.release.counter ? 'completed' : 'pending' };
+  if (!current) return { state: proved === rollout.release.counter ? 'completed' : 'pending' };
   const { state, at, reason } = current;
   return {
     state: stuckOnTheWayBack(rollout, current, booted) ? 'failed' : state,

@@ -82,7 +82,14 @@ const lastReportSchema = z.object({
   timestampVersion: z.int(),
   rollout: z.object({ id: z.string(), attempt: z.int() }).optional(),
   release: releaseNameSchema.optional(),
-  booted: z.object({ slot: openEnum(['A', 'B']), release: releaseNameSchema.optional() }).optional(),
+  booted: z
+    .object({
+      slot: openEnum(['A', 'B']),
+      release: releaseNameSchema.optional(),
+      /** False: it is on trial, or not known to be good. */
+      isConfirmed: z.boolean().optional(),
+    })
+    .optional(),
   reason: reasonSchema.optional(),
   via: z.string().optional(),
 });

@@ -67,11 +67,17 @@ export function plainEvent(event: ReportEvent, why: string): ReportEvent {
     state,
     ...(rollout && { rollout: { id: rollout.id, attempt: rollout.attempt } }),
     ...(release && { release }),
-    ...(booted && { booted: { slot: booted.slot, ...(booted.release && { release: booted.release }) } }),
+    ...(booted && { booted: plainBooted(booted) }),
     ...(transfer && { transfer: plainTransfer(transfer) }),
     ...(reason && code && { reason: { code, message: cutText(`${LEFT_OUT}${why}`, MAX_MESSAGE_CHARS) } }),
   };
 }
+
+const plainBooted = ({ slot, release, isConfirmed }: NonNullable<Report['booted']>) => ({
+  slot,
+  ...(release && { release }),
+  ...(isConfirmed !== undefined && { isConfirmed }),
+});
 
 const plainTransfer = ({ plannedBytes, isPlanAtMost, spentBytes }: NonNullable<Report['transfer']>) => ({
   ...(plannedBytes !== undefined && { plannedBytes }),

@@ -71,7 +71,14 @@ export const reportSchema = z.looseObject({
   /** The release that the state is about. */
   release: releaseRefSchema.optional(),
   /** What runs: slot and release. */
-  booted: z.looseObject({ slot: z.enum(['A', 'B']), release: releaseRefSchema.optional() }).optional(),
+  booted: z
+    .looseObject({
+      slot: z.enum(['A', 'B']),
+      release: releaseRefSchema.optional(),
+      /** False: it is on trial, or not known to be good. Devices of earlier releases never say it. */
+      isConfirmed: z.boolean().optional().catch(undefined),
+    })
+    .optional(),
   reason: reasonSchema.optional(),
   /**
    * What the release has cost the device over the network until now, and what it was to cost in all by the plan that its download began

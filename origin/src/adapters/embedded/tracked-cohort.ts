@@ -12,7 +12,7 @@ import {
   isOpen,
 } from '../../rollouts/controller/cohort-tracker.ts';
 import { deadlineMsOf, type RolloutStats } from '../../rollouts/controller/state.ts';
-import { bootedCounter, reachedBy } from '../../rollouts/match.ts';
+import { bootedCounter, provedCounter, reachedBy } from '../../rollouts/match.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
 import { placeOf } from '../../rollouts/rollback-progress.ts';
 import type { Outcomes } from '../../rollouts/status.ts';
@@ -179,7 +179,7 @@ export function recountOf(
     const member = registry.member(id);
     const outcome = outcomes.get(id);
     const status = statusIn(rollout, id, outcome, registry);
-    const hasIt = outcome !== undefined && bootedCounter(registry.status(id)) === rollout.release.counter;
+    const hasIt = outcome !== undefined && provedCounter(registry.status(id)) === rollout.release.counter;
     if (member && (status !== 'succeeded' || hasIt))
       tracker.add({ id, site: member.site, stage: controller.stage }, status);
     else if (status === 'succeeded' && !outcome) others += 1;
@@ -197,7 +197,7 @@ function statusIn(
   return deviceStatusOf(
     {
       outcome,
-      bootedCounter: bootedCounter(registry.status(deviceId)),
+      provedCounter: provedCounter(registry.status(deviceId)),
       isRevoked: registry.activeMember(deviceId) === undefined,
     },
     { attempt, counter: release.counter, isRollingBack: state === 'rollingBack' },

@@ -124,7 +124,8 @@ const inOrder = (members: readonly Member[]): Member[] =>
 function deviceTable(members: readonly Member[]): string[] {
   const rows = inOrder(members).map(member => {
     const { product, hardware, site, tags, last } = member;
-    const booted = last?.booted?.release?.version ?? '-';
+    const { release, isConfirmed } = last?.booted ?? {};
+    const booted = `${release?.version ?? '-'}${isConfirmed === false ? ' (unconfirmed)' : ''}`;
     return [
       calledText(member),
       product ?? '-',

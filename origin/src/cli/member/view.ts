@@ -83,11 +83,18 @@ function conditionLines({ mirror, troubles = [] }: MemberDetail): Line[] {
 /** A label and its text; undefined omits the line. */
 type Line = [string, string | undefined];
 
+const bootedText = ({
+  release,
+  slot,
+  isConfirmed,
+}: NonNullable<NonNullable<MemberDetail['last']>['booted']>) =>
+  `${releaseText(release)} in slot ${slot}${isConfirmed === false ? ', unconfirmed: on trial, or not known to be good' : ''}`;
+
 function reportLines(last: NonNullable<MemberDetail['last']>, names: MemberDetail['names']): Line[] {
   const { reason, booted, rollout, receivedAt, at, via, timestampVersion } = last;
   return [
     ['why', reason && reasonText(reason)],
-    ['runs', booted && `${releaseText(booted.release)} in slot ${booted.slot}`],
+    ['runs', booted && bootedText(booted)],
     ['rollout', rollout && `${rollout.id}, attempt ${rollout.attempt}`],
     ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${names[via] ?? via}`}`],
     ['metadata', `trusts version ${timestampVersion} of the timestamp`],

@@ -47,21 +47,21 @@ const STATUS_OF_STATE: Record<DeviceState, DeviceStatus> = {
 interface DeviceFacts {
   /** What the device has reported about the rollout. */
   outcome: Outcome | undefined;
-  /** Counter of the release that the device runs, by its last report; 0: unknown. */
-  bootedCounter: number;
+  /** Counter of the release that the device runs and has found good, by its last report; 0: unknown, or on trial. */
+  provedCounter: number;
   isRevoked: boolean;
 }
 
 /** The status of a device in the present attempt at a release. */
 export function deviceStatusOf(
-  { outcome, bootedCounter, isRevoked }: DeviceFacts,
+  { outcome, provedCounter, isRevoked }: DeviceFacts,
   { attempt, counter, isRollingBack }: { attempt: number; counter: number; isRollingBack: boolean },
 ): DeviceStatus {
   const current = outcome?.attempt === attempt ? outcome : undefined;
   // The failure of a device counts although the device was revoked afterwards.
   if (current?.failure) return 'failed';
   if (isRevoked) return 'decommissioned';
-  if (!current) return bootedCounter === counter ? 'succeeded' : 'pending';
+  if (!current) return provedCounter === counter ? 'succeeded' : 'pending';
   // The device has shown that the release works. Later reports, which a thief of its key could send, can't hold up the rollout:
   // only a failure changes this status.
   if (!isRollingBack && hasCompletedOnce(current)) return 'succeeded';
