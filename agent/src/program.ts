@@ -1,7 +1,7 @@
 import { type OutputStreams, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { givenOptions, type OptionHashes, optionHashes } from './given-options.ts';
-import type { Finding } from './doctor/boot-check.ts';
+import type { Finding } from './doctor/findings.ts';
 import {
   addDoctorOptions,
   addRunOptions,

@@ -1,7 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import type { MachineFacts, Watchdog } from '../doctor/boot-check.ts';
+import type { MachineFacts, Watchdog } from '../doctor/findings.ts';
 import type { SlotName } from '../ports.ts';
 import { bootedSlot, kernelWords, slotAt, slotIn } from './booted-slot.ts';
 

@@ -1,6 +1,6 @@
 import type { BootSettings } from '../boot-settings.ts';
 import type { LoaderCapabilities } from '../ports.ts';
-import type { Finding, MachineFacts } from './boot-check.ts';
+import type { Finding, MachineFacts } from './findings.ts';
 
 // What the boot control says of its loader holds only where the loader reads the script that Sitecast ships.
 

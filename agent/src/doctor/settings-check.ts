@@ -1,4 +1,4 @@
-import type { Finding } from './boot-check.ts';
+import type { Finding } from './findings.ts';
 
 /** Facts about the settings that `doctor` has. */
 export interface SettingsFacts {
