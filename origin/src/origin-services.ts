@@ -45,7 +45,6 @@ import type { After } from './upkeep.ts';
 /** How often what is due is looked for; what failed is tried again then. */
 const TEND_INTERVAL_MS = 60_000;
 /** How often the origin reads its whole audit log. */
-const AUDIT_INTERVAL_MS = 6 * 3_600_000;
 /** How often it is made durable when members were last heard. */
 const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
@@ -274,13 +273,7 @@ function startJobs(
   const stopTendingDeltas = every(TEND_INTERVAL_MS, tendDeltas, 'tending deltas failed');
   const stopTidying = every(TEND_INTERVAL_MS, () => intake.tidy(), 'tidying reports failed');
   const stopLooking = every(LOOK_EVERY_MS, look, 'looking for silent gateways failed');
-  let readMs = Number.NEGATIVE_INFINITY;
-  const readAudit = async (): Promise<void> => {
-    if (now() - readMs < AUDIT_INTERVAL_MS) return;
-    readMs = now();
-    await auditCheck.look();
-  };
-  const stopReading = every(TEND_INTERVAL_MS, readAudit, 'reading the audit log failed');
+  const stopReading = every(TEND_INTERVAL_MS, () => auditCheck.lookIfDue(), 'reading the audit log failed');
   return async () => {
     await stopReading();
     await stopLooking();

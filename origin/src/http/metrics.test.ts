@@ -131,3 +131,25 @@ it('name the version that runs, and the last entry of the audit log', async () =
   await harness.joinToken();
   expect(Object.values(await samplesOf('sitecast_audit_sequence'))[0]).toBe(before + 1);
 });
+
+it('are shown though some cannot be read, which is logged once', async () => {
+  await harness.close();
+  const logged: string[] = [];
+  let isFailing = false;
+  const room = {
+    freeBytes: () => (isFailing ? Promise.reject(new Error('EIO: i/o error, statfs')) : Promise.resolve(1e9)),
+    reserveBytes: 7,
+    path: '/',
+  };
+  const withLog = { logged };
+  harness = await FleetHarness.open(path => ({ ...testDisk(path), ...withLog, room }));
+  const free = () => samplesOf('sitecast_disk_free_bytes');
+  const failures = () => logged.filter(line => line.includes('some metrics cannot be read')).length;
+  expect([await free(), failures()]).toEqual([{ '': 1e9 }, 0]);
+  isFailing = true;
+  for (let scrape = 0; scrape < 2; scrape += 1) expect(await free()).toEqual({});
+  expect(await samplesOf('sitecast_disk_reserve_bytes')).toEqual({ '': 7 });
+  expect(failures()).toBe(1);
+  isFailing = false;
+  expect(await free()).toEqual({ '': 1e9 });
+});

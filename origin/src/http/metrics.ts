@@ -1,5 +1,5 @@
 import type { DatabaseState } from '@sitecast/shared/key-value';
-import { buildInfo, readCounter, readGauge } from '@sitecast/shared/metrics';
+import { buildInfo, readCounter, readFailure, readGauge } from '@sitecast/shared/metrics';
 import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Histogram, type Metric, Registry } from 'prom-client';
@@ -15,6 +15,7 @@ import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Room } from '../room.ts';
 import type { ChunkStaging } from '../staging/ports.ts';
 import type { OriginEnv } from './context.ts';
+import { type Log, RecurringErrors } from '../log.ts';
 import { rolloutMetrics } from './rollout-metrics.ts';
 
 const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
@@ -34,6 +35,7 @@ interface MetricsDeps {
     registry: Pick<FleetRegistry, 'population'>;
   };
   now: () => number;
+  log: Log;
 }
 
 /** The metrics for Prometheus, at /metrics. */
@@ -42,6 +44,9 @@ export class Metrics {
   readonly #requests: Counter<'method' | 'route' | 'status'>;
   readonly #durations: Histogram<'route'>;
   readonly #uploadedBytes: Counter;
+  /** Those that are read at a scrape. */
+  readonly #read: readonly Metric[];
+  readonly #errors: RecurringErrors;
 
   constructor(deps: MetricsDeps) {
     const registers = [this.#registry];
@@ -64,7 +69,8 @@ export class Metrics {
       help: 'Bytes of chunk uploads received.',
       registers,
     });
-    const read = [
+    this.#errors = new RecurringErrors(deps.log);
+    this.#read = [
       buildInfo(),
       ...repositoryMetrics(deps),
       ...diskMetrics(deps),
@@ -73,15 +79,20 @@ export class Metrics {
       ...damageMetrics(deps),
       ...reportMetrics(deps),
     ];
-    for (const metric of read) this.#registry.registerMetric(metric);
+    for (const metric of this.#read) this.#registry.registerMetric(metric);
   }
 
   get contentType(): string {
     return this.#registry.contentType;
   }
 
-  text(): Promise<string> {
-    return this.#registry.metrics();
+  /** What can't be read is left out, and logged. */
+  async text(): Promise<string> {
+    const text = await this.#registry.metrics();
+    const error = readFailure(this.#read);
+    if (error === undefined) this.#errors.succeeded('metrics');
+    else this.#errors.failed('metrics', error, 'some metrics cannot be read: /metrics leaves them out');
+    return text;
   }
 
   uploaded(lengthBytes: number): void {
@@ -126,7 +137,7 @@ const repositoryMetrics = ({ repository, chunks, audit, auditCheck, now }: Metri
   readGauge('sitecast_audit_sequence', 'Number of the last entry of the audit log.', () => audit.head.seq),
   readGauge(
     'sitecast_audit_broken',
-    "1 once the audit log's chain was found broken; it is read every 6 hours.",
+    "1 once the audit log's chain was found broken, or an entry unreadable; it is read every 6 hours, every hour while it is 1.",
     () => Number(auditCheck.isBroken),
   ),
   readGauge('sitecast_clock_seconds', 'What time it is by the clock of this process.', () => now() / 1000),

@@ -1,1 +1,1 @@
-export { buildInfo, readCounter, readGauge, type Samples } from './read-metrics.ts';
+export { buildInfo, readCounter, readFailure, readGauge, type Samples } from './read-metrics.ts';

@@ -2,7 +2,8 @@ import { Counter, Gauge, type Metric } from 'prom-client';
 import { SITECAST_VERSION } from '../version.ts';
 
 // Metrics whose values are read when Prometheus scrapes them. What they read is counted elsewhere, as it changes: a scrape costs no more than the
-// samples that it shows.
+// samples that it shows. What can't be read, because its database is damaged, is left out of the answer: the others, among them those that tell of
+// the damage, are shown.
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -20,7 +21,7 @@ export const readGauge = (name: string, help: string, read: Read, labels: readon
     labelNames: labels,
     registers: [],
     collect() {
-      return readInto(this, read, (of, value) => this.set(of, value));
+      return readInto(this, { read, hasLabels: labels.length > 0 }, (of, value) => this.set(of, value));
     },
   });
 
@@ -32,17 +33,35 @@ export const readCounter = (name: string, help: string, read: Read, labels: read
     labelNames: labels,
     registers: [],
     collect() {
-      return readInto(this, read, (of, value) => this.inc(of, value));
+      return readInto(this, { read, hasLabels: labels.length > 0 }, (of, value) => this.inc(of, value));
     },
   });
 
+/** Why the last scrape left a metric out, by the metric. */
+const failures = new WeakMap<object, unknown>();
+
+/** @returns the error because of which the last scrape left out one of these metrics; undefined where all were read */
+export const readFailure = (metrics: readonly Metric[]): unknown =>
+  metrics.map(metric => failures.get(metric)).find(error => error !== undefined);
+
 async function readInto(
-  metric: { reset(): void },
-  read: Read,
+  metric: { reset(): void; remove(): void },
+  { read, hasLabels }: { read: Read; hasLabels: boolean },
   put: (labels: Labels, value: number) => void,
 ): Promise<void> {
-  const found = await read();
+  let found: number | Samples | undefined;
+  try {
+    found = await read();
+    failures.delete(metric);
+  } catch (error) {
+    failures.set(metric, error);
+  }
   metric.reset();
+  if (found === undefined) {
+    // A metric without labels is 0 after a reset: a value that nobody read.
+    if (!hasLabels) metric.remove();
+    return;
+  }
   const samples: Samples = typeof found === 'number' ? [[{}, found]] : found;
   for (const [labels, value] of samples) put(labels, value);
 }
