@@ -1,4 +1,4 @@
-/** Bounds how many bytes all users of the budget hold at one time. No caller waits: what doesn't fit is refused. */
+/** Bounds how many bytes all users of the budget hold at the same time. Callers don't wait: what doesn't fit is refused. */
 export class ByteBudget {
   readonly maxBytes: number;
   #usedBytes = 0;
@@ -11,7 +11,7 @@ export class ByteBudget {
     return this.#usedBytes;
   }
 
-  /** @returns whether so many bytes were free; they are taken then */
+  /** Takes the bytes if they are free. @returns whether they were */
   tryTake(lengthBytes: number): boolean {
     if (this.#usedBytes + lengthBytes > this.maxBytes) return false;
     this.#usedBytes += lengthBytes;
@@ -27,7 +27,7 @@ export class ByteBudget {
     this.#usedBytes -= lengthBytes;
   }
 
-  /** @returns a function that returns the bytes, once however often it is called; undefined where too few are free */
+  /** @returns a function that returns the bytes (a second call does nothing); undefined where too few are free */
   tryLease(lengthBytes: number): (() => void) | undefined {
     if (!this.tryTake(lengthBytes)) return undefined;
     let isHeld = true;

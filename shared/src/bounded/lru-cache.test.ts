@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { lruCache } from './lru-cache.ts';
 
-it('holds so many entries, and forgets the least recently used', () => {
+it('holds a bounded number of entries, and forgets the least recently used', () => {
   const cache = lruCache<string, number>({ max: 3 });
   for (const [at, key] of ['a', 'b', 'c'].entries()) cache.set(key, at);
   cache.get('a');
@@ -11,7 +11,7 @@ it('holds so many entries, and forgets the least recently used', () => {
   expect(cache.size).toBe(3);
 });
 
-it('holds so many bytes, and nothing that is longer alone; an entry counts as one byte at least', () => {
+it('holds a bounded number of bytes, and no longer entry; each entry counts as at least one byte', () => {
   const cache = lruCache<string, string>({ maxBytes: 5, bytesOf: value => value.length });
   cache.set('a', 'one').set('b', '').set('c', 'n');
   expect([...cache.values()]).toEqual(['n', '', 'one']);
@@ -24,7 +24,7 @@ it('holds so many bytes, and nothing that is longer alone; an entry counts as on
   expect(none.set('a', 'two').size).toBe(0);
 });
 
-it('tells of each entry that it forgets', () => {
+it('calls back for each entry that it forgets', () => {
   const forgotten: string[] = [];
   const cache = lruCache<string, number>({
     max: 2,

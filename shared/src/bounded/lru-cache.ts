@@ -1,6 +1,6 @@
 import { LRUCache } from 'lru-cache';
 
-/** What is remembered within a bound. `peek` reads an entry without counting that as a use. */
+/** A cache with a bound. `peek` reads an entry without counting that as a use. */
 export type LruCache<K extends {}, V extends {}> = LRUCache<K, V>;
 
 /** The bound: entries, or bytes of all entries together. */
@@ -8,17 +8,17 @@ type Bound<V> = { max: number } | { maxBytes: number; bytesOf: (value: V) => num
 
 /** The options of LRUCache that `lruCache` accepts. */
 interface Options<K, V> {
-  /** An entry is forgotten so many milliseconds after it was set. */
+  /** How long after it was set an entry is forgotten, in ms. */
   ttl?: number;
-  /** Milliseconds on the clock that `ttl` is measured by. Default: one that never goes back, read once in a millisecond. */
+  /** The clock for `ttl`, in ms. Default: one that never goes back, read once per millisecond. */
   now?: (() => number) | undefined;
-  /** An entry was forgotten, deleted or replaced. */
+  /** Called when an entry was forgotten, deleted or replaced. */
   dispose?: (value: V, key: K) => void;
 }
 
 /**
- * A cache that forgets the entry whose last `get` or `set` is the longest ago. Its memory grows with what it holds: LRUCache's own `max`
- * allocates the memory of all entries at once (5.6 MB for 200,000 on Node 20, 8.8 MB with a `ttl`).
+ * A cache that forgets the entry whose last `get` or `set` is the longest ago. Its memory grows with its content, while LRUCache's own
+ * `max` allocates the memory of all entries at once (5.6 MB for 200,000 on Node 20, 8.8 MB with a `ttl`).
  */
 export function lruCache<K extends {}, V extends {}>({
   now,

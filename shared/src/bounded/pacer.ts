@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FairQueue } from './fair-queue.ts';
 
-/** What may go out at once after a pause, in milliseconds of the allowed rate, unless something else is given. */
+/** How much may be sent at once after a pause by default, in ms at the allowed rate. */
 const BURST_MS = 100;
 const SECOND_MS = 1000;
-/** Senders that wait. Where there are more, the owner with the most loses its oldest. */
+/** How many senders may wait. If there are more, the owner with the most loses its oldest. */
 const MAX_WAITING = 4096;
 
 interface PacerOptions {
@@ -14,8 +14,8 @@ interface PacerOptions {
 }
 
 /**
- * Keeps what many send together to a rate. It counts bytes; its callers wait. Owners take turns, each with its own in the order in which
- * they ask. Bytes count when their turn has come: whoever leaves before then has cost the others nothing.
+ * Keeps what many senders send together to a rate. It counts bytes, and callers wait. Owners take turns, each with its own requests in
+ * order. Bytes count when their turn has come: a sender that leaves before that costs the others nothing.
  */
 export class Pacer {
   readonly #bytesPerS: () => number;
@@ -25,7 +25,7 @@ export class Pacer {
   /** When all bytes so far will have been sent at the allowed rate. */
   #goneMs = Number.NEGATIVE_INFINITY;
 
-  /** @param bytesPerS a rate, or what gives the rate for the bytes that are counted at that moment */
+  /** @param bytesPerS the rate, or a function that returns the rate for the bytes that are counted now */
   constructor(
     bytesPerS: number | (() => number),
     { burstMs = BURST_MS, now = () => performance.now() }: PacerOptions = {},
@@ -35,14 +35,14 @@ export class Pacer {
     this.#now = now;
   }
 
-  /** Milliseconds until all bytes so far will have gone out. */
+  /** How long until all bytes so far will have been sent, in ms. */
   get leftMs(): number {
     return Math.max(0, this.#goneMs - this.#now());
   }
 
   /**
-   * Resolves when the bytes may be sent, and are to be sent at once.
-   * @param owner who gets them
+   * Resolves when the bytes may be sent; they should then be sent at once.
+   * @param owner who receives them
    * @throws the signal's reason; SITECAST_BUSY where too many wait
    */
   take(lengthBytes: number, signal: AbortSignal, owner = ''): Promise<void> {

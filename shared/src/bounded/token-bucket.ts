@@ -6,7 +6,7 @@ export interface Rate {
   burst: number;
 }
 
-/** Lets so many events per second pass on average, and a burst of them at once. */
+/** Lets events pass at an average rate, and a burst of them at once. */
 export class TokenBucket {
   readonly #perS: number;
   readonly #burst: number;
@@ -22,24 +22,24 @@ export class TokenBucket {
     this.#atMs = now();
   }
 
-  /** How many it would let pass now. */
+  /** How many events may pass now. */
   get tokens(): number {
     const nowMs = this.#now();
-    // A clock that is set back must not stop the bucket.
+    // A clock that was set back must not stop the bucket.
     const passedMs = Math.max(0, nowMs - this.#atMs);
     this.#tokens = Math.min(this.#burst, this.#tokens + (passedMs / 1000) * this.#perS);
     this.#atMs = nowMs;
     return this.#tokens;
   }
 
-  /** Takes all of so many, or none. */
+  /** Takes this many tokens, or none. @returns whether they were there */
   take(count = 1): boolean {
     if (this.tokens < count) return false;
     this.#tokens -= count;
     return true;
   }
 
-  /** Seconds until so many pass, a whole burst at most; 0 where they pass now. */
+  /** Seconds until this many (at most a whole burst) may pass; 0: they may now. */
   waitS(count: number): number {
     return Math.max(0, (Math.min(count, this.#burst) - this.tokens) / this.#perS);
   }
@@ -47,7 +47,7 @@ export class TokenBucket {
 
 const MAX_BUCKETS = 20_000;
 
-/** One bucket for each key. The least recently used are forgotten. */
+/** One bucket for each key. The least recently used ones are forgotten. */
 export class TokenBuckets {
   readonly #buckets: LruCache<string, TokenBucket>;
   readonly #options: Rate & { now: () => number };

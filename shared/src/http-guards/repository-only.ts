@@ -1,11 +1,11 @@
 import type { RequestListener } from 'node:http';
 
-// What a stolen gateway may ask for over the fleet's network is what anyone may read over HTTP: signed files. It isn't let in any further: nothing
-// that the site's own devices are owed (waiting, requests that name a device by their signatures) is spent on it.
+// Over the fleet's network, any gateway, including a stolen one, may read what everyone may read over HTTP: signed files. It gets nothing
+// else: long polls and requests that name a device by their signature are for the site's own devices.
 
 const FILE = /^\/(?:metadata|targets)\/[A-Za-z0-9/._-]{1,200}$/;
 
-/** Passes on what reads the files of a repository; everything else is answered with 404. */
+/** Passes on requests that read files of a repository; all others get 404. */
 export function repositoryOnly(listener: RequestListener): RequestListener {
   return (request, response) => {
     const { method, url = '', headers } = request;

@@ -6,16 +6,16 @@ import { type Database, freeBytesAt, iteratorRange, openLevel } from './level.ts
 import { type Change, type DatabaseState, keyAfter, type KeyRange, type KeyValueStore } from './store.ts';
 import type { Witness } from './witness.ts';
 
-/** Changes in one write of commits that wait for the disk. */
+/** How many changes one write may have, of commits that wait for the disk. */
 const MAX_SHARED_CHANGES = 5000;
-/** How soon after a failed attempt, and how often in the background, a database that can't be written is opened anew. */
+/** How soon after a failed attempt, and how often in the background, it is tried to reopen a database that can't be written. */
 const RETRY_MS = 1000;
 
 export interface LevelStoreDeps {
   path: string;
   owner: Owner;
   witness: Witness;
-  /** Of the file system of `path`. */
+  /** Free bytes of the file system of `path`. */
   freeBytes?: () => Promise<number>;
   /** Called when a write fails, and when the database can be written again. */
   onTrouble?: (error: SitecastError) => void;
@@ -29,12 +29,12 @@ interface Commit {
   reject: (error: unknown) => void;
 }
 
-/** A write has failed. Nothing more is taken before this is put right. */
+/** A write has failed. No more writes are accepted before this is repaired. */
 interface Trouble {
   error: SitecastError;
   /**
-   * The values before the failed write: that write may appear when the database is opened again. Undefined where they can't be read: then
-   * only another process can go on.
+   * The values before the failed write, because that write may appear when the database is reopened. Undefined where they can't be read:
+   * then only another process can continue.
    */
   undo: readonly Change[] | undefined;
   /** By `performance.now`. */
@@ -42,11 +42,12 @@ interface Trouble {
 }
 
 /**
- * A LevelDB whose acknowledged commits are there. After a write that failed LevelDB goes on, and what it acknowledges then is lost: it lies
- * in the log behind a torn record. So after any failed write this store takes nothing until the database is opened anew, every acknowledged
- * commit is found in it, and the failed one, if it is there, is undone. A copy in memory that is changed after each commit agrees with the disk.
+ * A LevelDB in which acknowledged commits are never lost. After a failed write LevelDB continues, but later acknowledged writes are lost,
+ * because they come after a torn record of the log. So after any failed write this store accepts nothing until the database is reopened,
+ * every acknowledged commit was found in it, and the failed one, if it is there, was undone. A copy in memory that is changed after each
+ * commit agrees with the disk.
  *
- * Commits that come while the disk is busy share the next write.
+ * Commits that arrive while the disk is busy share the next write.
  */
 export class LevelStore implements KeyValueStore, DatabaseState {
   readonly #deps: LevelStoreDeps;
@@ -78,7 +79,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     return this.#trouble?.error;
   }
 
-  /** Fires when the store is to be closed. */
+  /** Aborted when the store should be closed. */
   get closing(): AbortSignal {
     return this.#closing.signal;
   }
@@ -130,7 +131,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
         }
         return;
       } catch (error) {
-        // The database was opened anew meanwhile: reading goes on behind the last key.
+        // The database was reopened meanwhile: reading continues after the last key.
         if (!isClosed(error) || this.#isClosed) throw this.#unread(error);
       }
     }
@@ -183,7 +184,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     } catch (cause) {
       throw await this.#fell(changes, cause);
     }
-    // The commit is there. Where that can't be noted, the next one waits.
+    // The commit is written. If it can't be noted, the next one waits.
     if (isDurable) await this.#note().catch((cause: unknown) => this.#fell([], cause));
   }
 
@@ -200,7 +201,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
 
   async #numbers(): Promise<Change[]> {
     const { witness } = this.#deps;
-    // The witness is written before the first number: a number without a witness counts as a loss.
+    // The witness is written before the first number, because a number without a witness counts as a loss.
     if (!witness.hasBegun) await witness.begin(this.#id, this.#newest);
     const number = numberOf(this.#newest + 1);
     return this.#isNumbered ? [number] : [baseOf(this.#id, this.#newest), number];
@@ -220,7 +221,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     return error;
   }
 
-  /** The values before the write that failed: LevelDB still reads them. */
+  /** The values before the failed write: LevelDB still reads them. */
   async #before(changes: readonly Change[]): Promise<Change[]> {
     const keys = [...new Set(changes.map(({ key }) => key))];
     const values = await this.#database.getMany(keys);
@@ -235,7 +236,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     }, RETRY_MS).unref();
   }
 
-  /** @throws while it can't be put right */
+  /** @throws while it can't be repaired */
   async #mend(): Promise<void> {
     const trouble = this.#trouble;
     if (!trouble) return;
@@ -248,7 +249,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
   async #putRight(trouble: Trouble): Promise<void> {
     const { undo, error, nextTryMs } = trouble;
     if (!undo || performance.now() < nextTryMs) throw error;
-    // Until there is room, the open handle still serves reads.
+    // Until there is space, the open handle still serves reads.
     if (error.kind === 'noSpace' && !(await this.#hasRoom())) throw error;
     try {
       await this.#reopen(undo);
@@ -277,7 +278,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     return (await freeBytes()) >= (await openingBytes(path));
   }
 
-  /** @throws SITECAST_STATE_LOST where a commit isn't there that was acknowledged */
+  /** @throws SITECAST_STATE_LOST if an acknowledged commit is missing */
   async #demandAll(): Promise<void> {
     if (!this.#isNumbered) return;
     const own = this.#database.iterator(iteratorRange(OWN_KEYS));
@@ -306,7 +307,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     return read;
   }
 
-  /** The handle that can be read; where there is none, the database is opened. */
+  /** The handle for reading. If there is none, the database is opened. */
   async #usable(): Promise<Database> {
     await this.#mending?.catch(() => undefined);
     if (this.#database.status !== 'open' && !this.#isClosed) await this.#mend();

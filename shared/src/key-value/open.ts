@@ -15,26 +15,26 @@ const MAX_NAMED_FILES = 20;
 
 export interface OpenOptions
   extends Pick<LevelStoreDeps, 'path' | 'owner' | 'freeBytes' | 'onTrouble' | 'onMended'> {
-  /** Where the witness lies: beside the database, not in it. */
+  /** Path of the witness file: beside the database, not in it. */
   witnessPath: string;
-  /** Counts that the owner knows now. The error of a loss tells them. */
+  /** The owner's current counts, for the error of a loss. */
   known?: () => Record<string, number>;
-  /** Bytes of tables that are checked before the database is opened, the newest first; the others are checked afterwards, slowly. */
+  /** How many bytes of tables are checked before the database is opened, the newest first. The others are checked afterwards, slowly. */
   maxCheckedFirstBytes?: number;
 }
 
-/** What a database has lost, as far as can be told. */
+/** What a database has lost, as far as that is known. */
 export interface Loss {
   /** A sentence's end, as in `3 of its newest commits are missing`. */
   what: string;
   /** How many commits were acknowledged and are missing. */
   missing: number;
-  /** What the owner knew at the last acknowledged commit; undefined where nothing tells that. */
+  /** The owner's counts at the last acknowledged commit; undefined where they aren't known. */
   known: Record<string, number> | undefined;
 }
 
 /**
- * Opens a database, or makes one where there is none, and checks that it holds all commits that were ever acknowledged.
+ * Opens a database, or creates one, and checks that it has all commits that were ever acknowledged.
  * @throws SITECAST_DATA_IN_USE (conflict); SITECAST_STATE_DAMAGED, SITECAST_STATE_LOST, SITECAST_STATE_UNREADABLE (failed);
  *   SITECAST_NO_SPACE (noSpace)
  */
@@ -50,8 +50,8 @@ export async function openLevelStore(options: OpenOptions): Promise<LevelStore> 
 }
 
 /**
- * Opens a database and goes on with what is left: from then on the missing commits are accepted.
- * @throws as `openLevelStore`, but for SITECAST_STATE_LOST
+ * Opens a database and continues with what is left: from then on the missing commits are accepted.
+ * @throws what `openLevelStore` throws, without SITECAST_STATE_LOST
  */
 export async function openInSpiteOfLoss(
   options: OpenOptions,

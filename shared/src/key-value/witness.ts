@@ -7,8 +7,8 @@ import { setAside, writeFileDurably } from '../durable/index.ts';
 import { isSystemError } from '../errors.ts';
 
 /**
- * Two slots, written in turn, each in a sector of its own: a power cut spoils at most one. Both are written a second time, in another block
- * of the disk: where one block goes bad, the last note is still there, and the older slot doesn't count in its place.
+ * Two slots, written in turn, each in a sector of its own: a power cut damages at most one. Both are written a second time, in another
+ * block of the disk: if one block fails, the last note is still there, and the older slot isn't used instead.
  */
 const SLOT_BYTES = 512;
 const SLOTS = 2;
@@ -17,19 +17,19 @@ const COPIES_AT = 4096;
 const SYNC_AFTER_MS = 1000;
 
 const notedSchema = z.object({
-  /** Of the database. */
+  /** The database's id. */
   id: z.string().regex(/^[0-9a-f]{32}$/),
   /** Number of the last commit that was acknowledged. */
   commit: z.int().min(0),
-  /** Counts that the database's owner knew then, for people. */
+  /** The owner's counts at that time, for error messages. */
   known: z.record(z.string(), z.int()),
 });
 export type Noted = z.infer<typeof notedSchema>;
 
 /**
- * A file beside the database that holds the number of the last commit. LevelDB silently drops the end of a damaged log, just as it drops what a
- * power cut left half-written; this file tells the two apart. A note is in the page cache before its commit is acknowledged, so it survives
- * the end of the process, and it is on the disk a second later. It never names a commit that the database doesn't have.
+ * A file beside the database with the number of the last commit. LevelDB silently drops the end of a damaged log, as it drops a write that
+ * a power cut left incomplete; this file distinguishes the two. A note is in the page cache before its commit is acknowledged, so it
+ * survives the end of the process, and it is on the disk a second later. It never names a commit that the database doesn't have.
  */
 export class Witness {
   readonly #path: string;
@@ -63,7 +63,7 @@ export class Witness {
     return newest ?? 'unreadable';
   }
 
-  /** Writes the file anew, durably. */
+  /** Writes a new file, durably. */
   async begin(id: string, commit: number): Promise<void> {
     this.#close();
     const noted = { id, commit, known: this.#known() };
@@ -75,7 +75,7 @@ export class Witness {
     this.#last = noted;
   }
 
-  /** Goes on with the note that was read. */
+  /** Continues with the note that was read. */
   goOn(noted: Noted): void {
     this.#last = noted;
   }

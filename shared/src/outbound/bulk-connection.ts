@@ -4,11 +4,11 @@ import { hostOf, portOf } from './proxies.ts';
 import { readTicks } from './read-ticks.ts';
 import { timedOut } from './tunnel.ts';
 
-// A server, or whoever is between, sends this. The worst: a head without end, a length beyond any chunk's, another framing than a length,
-// bytes after the answer. All of it is refused here, before memory is allocated; node:http reads it then, with its own bounds.
+// A server, or a machine on the way, sends this. The worst: a head without end, a length beyond any chunk's, another framing than a length,
+// bytes after the answer. All of it is refused here before memory is allocated; node:http then reads it, with its own bounds.
 
 const MAX_HEAD_BYTES = 16 * 1024;
-/** What isn't a status 200 is an error's text. */
+/** An answer with another status than 200 has an error's text. */
 const MAX_ERROR_BYTES = 64 * 1024;
 const STATUS_LINE = /^HTTP\/1\.1 ([2-5]\d\d)(?: |$)/;
 const FIELD_NAME = /^[!#$%&'*+.^`|~\w-]+$/;
@@ -20,14 +20,14 @@ const WITHOUT_BODY: ReadonlySet<number> = new Set([204, 205, 304]);
 
 /** The answer isn't of the one form that is read here. */
 export class NotPlain extends Error {
-  /** What was read of it, in vain. */
+  /** Bytes of it that were read in vain. */
   receivedBytes = 0;
 }
 
 export interface BulkAnswer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
-  /** The whole body, in memory of the connection, which its next answer overwrites; or in the request's own. */
+  /** The whole body: in memory of the connection that its next answer overwrites, or in the request's own. */
   readonly body: Promise<Buffer>;
 }
 
@@ -48,7 +48,7 @@ interface BulkConnectionOptions {
   readonly trusted: SecureContext | undefined;
   readonly connectTimeoutMs: number;
   readonly signal: AbortSignal | undefined;
-  /** It can't be used any more. */
+  /** Called when it can't be used any more. */
   readonly onClose: (connection: BulkConnection) => void;
 }
 
@@ -61,7 +61,7 @@ export class BulkConnection {
   /** Answers so far. */
   answers = 0;
   #asked: Asked | undefined;
-  /** Of the longest body so far: bodies would be garbage else, which is freed late. */
+  /** As long as the longest body so far. New memory for each body would be garbage, which is freed late. */
   #memory: Buffer = Buffer.alloc(0);
   #isOver = false;
   #isLast = false;
@@ -101,7 +101,7 @@ export class BulkConnection {
     });
   }
 
-  /** @throws what keeps it from connecting */
+  /** @throws why it can't connect */
   static async open(url: URL, options: BulkConnectionOptions): Promise<BulkConnection> {
     const { connectTimeoutMs, signal } = options;
     const connection = new BulkConnection(url, options);
@@ -121,7 +121,7 @@ export class BulkConnection {
     }
   }
 
-  /** It can take another request. */
+  /** Whether it can take another request. */
   get isFree(): boolean {
     return !this.#isOver && !this.#isLast && this.#asked === undefined && !this.socket.destroyed;
   }
@@ -157,7 +157,7 @@ export class BulkConnection {
     this.socket.destroy();
   }
 
-  /** The bytes are in memory that all connections share: what is kept is copied. */
+  /** The bytes are in memory that all connections share, so they must be copied. */
   #take(bytes: Buffer): void {
     const asked = this.#asked;
     if (!asked) {
@@ -177,7 +177,7 @@ export class BulkConnection {
   /** @returns where the body begins */
   #takeHead(asked: Asked, bytes: Buffer): number {
     const before = asked.head.length;
-    // Nearly always a head comes whole, with much of the body behind it, which need not become text.
+    // Nearly always a head arrives whole, followed by much of the body, which needn't be converted to text.
     const endsAt = before === 0 ? bytes.indexOf(HEAD_END, 0, 'latin1') : -1;
     const headBytes = endsAt < 0 ? bytes.length : endsAt + HEAD_END.length;
     asked.head += bytes.toString('latin1', 0, Math.min(headBytes, MAX_HEAD_BYTES));
@@ -194,7 +194,7 @@ export class BulkConnection {
       asked.finish = resolve;
       asked.failBody = reject;
     });
-    // Whoever doesn't read the body has no interest in its failure.
+    // A caller that doesn't read the body doesn't need its error.
     body.catch(() => {});
     asked.onHead({ status, headers, body });
     return end + HEAD_END.length - before;
@@ -241,7 +241,7 @@ function readHead(head: string): { status: number; headers: Record<string, strin
   return { status, headers };
 }
 
-/** Without spaces and tabs at both ends, looked at once each: a regular expression for that takes a line of blanks in cubic time. */
+/** Without spaces and tabs at both ends. Each character is looked at once: a regular expression would take cubic time for a line of blanks. */
 function withoutBlanks(line: string, from: number): string {
   const isBlank = (at: number): boolean => line[at] === ' ' || line[at] === '\t';
   let start = from;

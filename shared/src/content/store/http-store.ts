@@ -11,24 +11,24 @@ const DEFAULT_DEADLINE_MS = 120_000;
 const DEFAULT_CONNECTIONS = 8;
 /** An error page up to this length is read to its end, so that the connection can be used again. */
 const MAX_DISCARDED_BYTES = 64 * 1024;
-/** Of each text of an error that a server gives in place of a chunk. */
+/** How many characters of each text in a server's error are used. */
 const MAX_SAID_CHARS = 400;
 
 export interface HttpStoreOptions {
-  /** Gives up when nothing comes for so long. */
+  /** Gives up when no byte arrives for this long, in ms. */
   readonly silenceMs?: number;
-  /** Gives up a request after so long, however steadily its bytes drip; waiting for a free connection doesn't count. */
+  /** Gives up a request after this long, in ms, even if bytes keep arriving; waiting for a free connection doesn't count. */
   readonly deadlineMs?: number;
-  /** Most connections at once; further requests wait. */
+  /** The most connections at the same time; further requests wait. */
   readonly connections?: number;
   readonly headers?: Readonly<Record<string, string>>;
-  /** The server sends chunks as they lie in its slot: what comes is read straight into a request's `into`, and stays there. */
+  /** Whether the server sends chunks in plain form: then they are read directly into a request's `into`. */
   readonly sendsRaw?: boolean;
-  /** Headers of one request. @param path as in the request line */
+  /** Returns headers for one request. @param path as in the request line */
   readonly authorize?: (method: string, path: string) => Readonly<Record<string, string>>;
   /** Default: no proxies, Node's authorities. */
   readonly via?: Connections;
-  /** Awaited after each piece of a chunk, before the next is read: slows the sender down. */
+  /** Awaited after each part of a chunk, before the next is read, which slows the sender down. */
   readonly pace?: (lengthBytes: number, signal?: AbortSignal) => Promise<void>;
 }
 
@@ -70,7 +70,7 @@ export class HttpStore implements ChunkStore {
   }
 
   /**
-   * How long the chunk's frame is, as the server says (RFC 9110, 8.6).
+   * How long the chunk's frame is, according to the server (RFC 9110, 8.6).
    * @returns undefined where it lacks the chunk, or doesn't say
    * @throws SITECAST_STORE_UNREACHABLE; the reason of `signal`
    */
@@ -84,23 +84,23 @@ export class HttpStore implements ChunkStore {
     });
   }
 
-  /** With `into` and the chunk's length it is verified. @throws SITECAST_CHUNK_MISMATCH then, too */
+  /** With `into` and the chunk's length, the chunk is verified. @throws SITECAST_CHUNK_MISMATCH in that case, too */
   async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
     const { lengthBytes, onSent } = request;
     const longestBytes = longestOf(lengthBytes);
-    // Whoever pays for bytes has put aside as many as a frame can have.
+    // A caller that pays for bytes has reserved as many as a frame can have.
     const discardedBytes = Math.min(MAX_DISCARDED_BYTES, onSent ? longestBytes : MAX_DISCARDED_BYTES);
     return this.#exchange('GET', id, request, async answer => {
       const { status } = answer;
       const body = metered(answer, status === 200 ? longestBytes : discardedBytes, request.onSent);
-      // An error page is read to its end so that the connection can be used again; a long one ends it.
+      // An error page is read to its end so that the connection can be used again; a long one ends the connection.
       const page = status === 200 ? undefined : await readBounded(body, discardedBytes);
       if (isAbsent(status)) throw chunkNotFound(id, this);
       this.#demandOk(id, status, page);
       const pace = (lengthBytes: number) => this.#options.pace?.(lengthBytes, request.signal);
       const frame = await readBounded(body, longestBytes, pace);
       if (!frame) throw frameTooLarge(id, undefined, longestBytes);
-      // What is in the connection's memory must not leave it.
+      // Bytes in the connection's own memory must be copied.
       return request.into && lengthBytes !== undefined
         ? Chunk.verified(id, frame, lengthBytes, request.into)
         : Chunk.fromFrame(id, Buffer.from(frame));
@@ -123,7 +123,7 @@ export class HttpStore implements ChunkStore {
     const isPaid = onSent !== undefined;
     const longestBytes = longestOf(lengthBytes);
     const path = chunkPath(id);
-    // What slows the sender down must see each piece.
+    // If the sender is slowed down, each part must be seen.
     const bulkBytes = this.#options.pace ? undefined : longestBytes;
     const memory = this.#options.sendsRaw ? into : undefined;
     const onDropped = onSent && ((dropped: number) => onSent(Math.min(dropped, longestBytes)));
@@ -132,7 +132,7 @@ export class HttpStore implements ChunkStore {
     return this.#http.exchange(path, { ...asked, headers: all }, read);
   }
 
-  /** @param page what came in place of the chunk */
+  /** @param page the body that was sent instead of the chunk */
   #demandOk(id: ChunkId, statusCode: number, page?: Uint8Array): void {
     if (statusCode === 200) return;
     const said = problemOf(page, MAX_SAID_CHARS);
@@ -146,12 +146,12 @@ export class HttpStore implements ChunkStore {
   }
 }
 
-/** Of the frame of a chunk that may be that long. */
+/** The longest frame of a chunk of this length. */
 function longestOf(lengthBytes: number | undefined): number {
   return lengthBytes === undefined ? MAX_FRAME_BYTES : longestFrameBytes(lengthBytes);
 }
 
-/** The last one with connections of its own (`Connections.through`). */
+/** The last one needs connections of its own (`Connections.through`). */
 const PROTOCOLS = ['http:', 'https:', 'libp2p:'];
 
 function parseBase(base: string): URL {

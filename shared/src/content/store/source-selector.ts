@@ -5,20 +5,20 @@ import type { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex } from '../chunk-id.ts';
 import { type ChunkRequest, type ChunkStore, chunkNotFound, isNotFound } from './chunk-store.ts';
 
-/** How long `failover` lets a store rest. */
+/** For `failover`: how long a store that failed rests, in ms. */
 const DEFAULT_REST_MS = 10_000;
-/** Of stores that come and go, so many are remembered. */
+/** How many resting stores are remembered, if stores come and go. */
 const MAX_RESTING = 64;
 
-/** Stores in the order in which they are asked; a function where they come and go, which gives the same object for the same store. */
+/** Stores in the order in which to ask them. A function if they come and go; it must return the same object for the same store. */
 export type ChunkSources = readonly ChunkStore[] | (() => readonly ChunkStore[]);
 
 export interface SourceSelectorOptions {
-  /** A source that failed or was overtaken is asked last for so long. */
+  /** How long a source rests that failed, or was slower than the next one, in ms. A resting source is asked last. */
   readonly restMs: number;
-  /** A source that hasn't answered by then isn't waited for alone: the next one is asked as well. Default: each is waited for. */
+  /** After this time without an answer, in ms, the next source is asked as well. Default: it isn't. */
   readonly hedgeAfterMs?: number;
-  /** Checks each chunk against its id before it counts as an answer. Default: the sources do. */
+  /** Whether each chunk is verified by its id before it counts as an answer. Default: the sources do that. */
   readonly verifies?: boolean;
   /**
    * What a source gets that gave wrong bytes. `pass` (default): it is passed over for this chunk. `rest`: it is asked last for `restMs`.
@@ -27,9 +27,9 @@ export interface SourceSelectorOptions {
   readonly wrongBytes?: 'pass' | 'rest' | 'exclude' | 'ban';
   /** One that lacks a chunk is asked last for as long, too: for sources that should have all of them. */
   readonly restsWhereAbsent?: boolean;
-  /** The most that are asked for one chunk. Default: all. */
+  /** How many sources are asked for one chunk. Default: all. */
   readonly maxAsked?: number;
-  /** A source was banned. */
+  /** Called when a source was banned. */
   readonly onBan?: (source: string, error: SitecastError) => void;
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number;
@@ -37,7 +37,7 @@ export interface SourceSelectorOptions {
 }
 
 interface Rest {
-  /** It answers, but others were faster: an answer doesn't end its rest. */
+  /** True if it answers, but others were faster: then an answer doesn't end its rest. */
   readonly isSlow: boolean;
 }
 
@@ -63,7 +63,7 @@ export class SourceSelector {
     this.#excluded = lruCache({ max, ttl: restMs, now });
   }
 
-  /** Those that gave wrong bytes, with what was wrong. */
+  /** The sources that sent wrong bytes, with the error's code. */
   get banned(): readonly { source: string; code: string }[] {
     return [...this.#banned].map(([{ name }, { code }]) => ({ source: name, code }));
   }
@@ -74,9 +74,9 @@ export class SourceSelector {
   }
 
   /**
-   * @param failures gets what each source that failed has failed with
-   * @returns undefined where no source gives the chunk
-   * @throws the signal's reason; what isn't a SitecastError
+   * @param failures receives the error of each source that failed
+   * @returns undefined where no source has the chunk
+   * @throws the signal's reason; errors other than SitecastError
    */
   async get(
     id: ChunkId,
@@ -85,7 +85,7 @@ export class SourceSelector {
   ): Promise<Chunk | undefined> {
     const { into, ...others } = request;
     const { lengthBytes } = request;
-    // Two that are under way at one time must not both write to `into`.
+    // Two requests at the same time must not both write to `into`.
     const asked = this.#sources().length > 1 ? others : request;
     return await this.#ask(
       (source, signal) => source.get(id, { ...asked, ...(signal && { signal }) }),
@@ -95,7 +95,7 @@ export class SourceSelector {
     );
   }
 
-  /** @returns whether one of the sources has the chunk; else as `get` */
+  /** @returns whether one of the sources has the chunk; otherwise like `get` */
   async has(id: ChunkId, request: ChunkRequest, failures: Map<string, SitecastError>): Promise<boolean> {
     const found = await this.#ask(
       async (source, signal) => (await source.has(id, signal && { signal })) || undefined,
@@ -188,14 +188,14 @@ export class SourceSelector {
   }
 }
 
-/** The source gave something that isn't the chunk: wrong bytes, or a frame longer than any chunk's. */
+/** Whether the source sent something else than the chunk: wrong bytes, or a frame longer than any chunk's. */
 export function isWrongBytes({ kind }: SitecastError): boolean {
   return kind === 'untrusted' || kind === 'tooLarge';
 }
 
 export interface FailoverOptions
   extends Pick<SourceSelectorOptions, 'now' | 'maxAsked' | 'restsWhereAbsent'> {
-  /** A store that couldn't be reached is asked last for so long. */
+  /** How long a store that couldn't be reached rests, in ms. */
   readonly restMs?: number;
   /**
    * As for SourceSelector. With `rest` and `exclude` a store that gave wrong bytes counts as one that couldn't be reached, with `pass`
@@ -207,10 +207,10 @@ export interface FailoverOptions
 }
 
 /**
- * Asks an ordered list of stores until one gives the chunk. One that lacks it, can't be reached or gives wrong bytes (wrap
- * it in `verifying`) is passed over for the next; one that couldn't be reached rests, so that not every chunk waits for it.
- * When none gives it, the error says what might help: SITECAST_STORE_UNREACHABLE if one counts as unreachable, else
- * SITECAST_CHUNK_MISMATCH or SITECAST_FRAME_TOO_LARGE if one gave wrong bytes, else SITECAST_CHUNK_NOT_FOUND.
+ * Asks an ordered list of stores until one has the chunk. A store that lacks it, can't be reached or sends wrong bytes (wrap it in
+ * `verifying`) is skipped for the next one; one that couldn't be reached rests, so that not every chunk waits for it. If none has the
+ * chunk, the error says what might help: SITECAST_STORE_UNREACHABLE if one counts as unreachable, else SITECAST_CHUNK_MISMATCH or
+ * SITECAST_FRAME_TOO_LARGE if one sent wrong bytes, else SITECAST_CHUNK_NOT_FOUND.
  */
 export function failover(stores: ChunkSources, options: FailoverOptions = {}): ChunkStore {
   const selector = new SourceSelector(stores, { restMs: DEFAULT_REST_MS, ...options });
