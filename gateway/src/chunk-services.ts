@@ -177,6 +177,7 @@ async function openUpload(
           maxTotalBytes: UPLOADS * fleetUpload,
           records: records('fleet-upload'),
           now,
+          log,
         });
   const upload = neighbourUpload({
     chunks: {

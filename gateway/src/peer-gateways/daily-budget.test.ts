@@ -1,5 +1,5 @@
 import { afterAll, expect, it } from 'vitest';
-import { openTestDatabase, removeTemporaryDirectories } from '../testing/harness.ts';
+import { memoryLog, openTestDatabase, removeTemporaryDirectories } from '../testing/harness.ts';
 import { DailyBudget } from './daily-budget.ts';
 
 afterAll(removeTemporaryDirectories);
@@ -14,6 +14,7 @@ it('leaves something for the next owner, whatever others have taken, and starts 
     maxTotalBytes: 400,
     records: database.records('budget'),
     now: () => nowMs,
+    log: memoryLog(),
   };
   const budget = await DailyBudget.open(settings);
   const takenBy = (owner: string): number => {
@@ -37,5 +38,36 @@ it('leaves something for the next owner, whatever others have taken, and starts 
   ofBefore?.(0);
   expect([budget.take('a', 100), budget.take('a', 1)].map(has)).toEqual([true, false]);
   expect(has((await DailyBudget.open(settings)).take('b', 100))).toBe(true);
+  await database.close();
+});
+
+it('keeps counting where the counts can not be saved, says so once, and saves them as soon as that is possible', async () => {
+  const database = await openTestDatabase();
+  const log = memoryLog();
+  const records = database.records('budget');
+  let isFull = true;
+  const settings = {
+    maxBytes: 100,
+    maxTotalBytes: 400,
+    records: {
+      ...records,
+      get: (key: string) => records.get(key),
+      commit: async (writes: Parameters<typeof records.commit>[0]) => {
+        if (isFull) throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+        await records.commit(writes);
+      },
+    },
+    now: () => Date.parse('2026-03-01T23:00:00Z'),
+    log,
+  };
+  const budget = await DailyBudget.open(settings);
+  budget.take('a', 100);
+  await budget.save();
+  await budget.save();
+  expect(log.lines.map(({ level }) => level)).toEqual(['warn']);
+  isFull = false;
+  // Nothing was taken since.
+  await budget.save();
+  expect((await DailyBudget.open(settings)).take('a', 1)).toBeUndefined();
   await database.close();
 });

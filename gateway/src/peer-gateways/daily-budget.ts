@@ -1,5 +1,6 @@
 import { type KeyValueStore } from '@sitecast/shared/key-value';
 import { lruCache } from '@sitecast/shared/bounded';
+import type { Log } from '@sitecast/shared/log';
 import { z } from 'zod';
 
 /** After this many bytes the counts are saved, so a power cut loses no more. */
@@ -22,6 +23,7 @@ interface DailyBudgetOptions {
   records: KeyValueStore;
   /** Milliseconds since 1970. */
   now: () => number;
+  log: Pick<Log, 'warn'>;
 }
 
 /**
@@ -34,6 +36,8 @@ export class DailyBudget {
   #day: string;
   #totalBytes = 0;
   #unsavedBytes = 0;
+  /** The last attempt to save failed. It is logged once. */
+  #isFailing = false;
 
   private constructor(options: DailyBudgetOptions) {
     this.#options = options;
@@ -69,12 +73,24 @@ export class DailyBudget {
     };
   }
 
-  /** Saves the counts, if they have changed. */
+  /** Saves the counts, if they have changed. Where that fails, on a full disk say, they hold for this process, and the next call tries again. */
   async save({ isDue = true }: { isDue?: boolean } = {}): Promise<void> {
-    if (this.#unsavedBytes < (isDue ? 1 : UNSAVED_BYTES)) return;
+    const unsavedBytes = this.#unsavedBytes;
+    if (unsavedBytes < (isDue ? 1 : UNSAVED_BYTES)) return;
     this.#unsavedBytes = 0;
     const value = { day: this.#day, totalBytes: this.#totalBytes, owners: [...this.#owners.entries()] };
-    await this.#options.records.commit([{ key: KEY, value }]);
+    try {
+      await this.#options.records.commit([{ key: KEY, value }]);
+      this.#isFailing = false;
+    } catch (error) {
+      this.#unsavedBytes += unsavedBytes;
+      if (!this.#isFailing)
+        this.#options.log.warn(
+          { err: error },
+          'what other sites were given today could not be saved; a restart forgets it',
+        );
+      this.#isFailing = true;
+    }
   }
 
   #count(owner: string, lengthBytes: number): void {

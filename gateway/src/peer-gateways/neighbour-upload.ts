@@ -49,9 +49,20 @@ export type NeighbourUpload = (
   neighbour: string,
 ) => boolean;
 
+interface Asked {
+  request: IncomingMessage;
+  neighbour: string;
+  id: ChunkId;
+  /** The neighbour has left. */
+  left: AbortSignal;
+}
+
 /** A request that is being answered. */
 interface Served extends Requester {
+  /** Of its budget. */
   costBytes: number;
+  /** Of the link. */
+  sentBytes: number;
 }
 
 /** Serves chunks to gateways of other sites that can't reach the origin. */
@@ -65,11 +76,14 @@ export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
     neighbour: string,
     id: ChunkId,
   ) => {
+    const left = new AbortController();
+    response.once('close', () => left.abort());
     let settle: (usedBytes: number) => void;
     try {
-      settle = await demandServed(request, neighbour, id);
+      settle = await demandServed({ request, neighbour, id, left: left.signal });
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
+      if (left.signal.aborted) return;
       const { code, message, hint, data } = error;
       // What differs from one to the next goes into `detail`: all lines of one reason count as the same.
       const detail = `${neighbour}: ${message}`;
@@ -79,10 +93,17 @@ export function neighbourUpload(deps: NeighbourUploadDeps): NeighbourUpload {
     }
     // It has taken the bytes of the longest answer. If the neighbour leaves before the length is known, it doesn't get them back: the chunk
     // was fetched for it.
-    const its: Served = { owner: neighbour, costBytes: MAX_FRAME_BYTES };
-    if (response.destroyed) settle(0);
-    else {
-      response.once('close', () => settle(its.costBytes));
+    const its: Served = { owner: neighbour, costBytes: MAX_FRAME_BYTES, sentBytes: 0 };
+    const end = (): void => {
+      settle(its.costBytes);
+      // It has waited for a chunk of typical length, because the real length wasn't known.
+      if (its.sentBytes < TYPICAL_CHUNK_BYTES) deps.wanLimits.gaveOthers(its.sentBytes - TYPICAL_CHUNK_BYTES);
+    };
+    if (response.destroyed) {
+      its.costBytes = 0;
+      end();
+    } else {
+      response.once('close', end);
       handle(request, response, its);
     }
     await deps.budget?.save({ isDue: false });
@@ -110,8 +131,9 @@ function handlerOf({ chunks, wanLimits, onSent, log }: NeighbourUploadDeps): Chu
     },
     onAnswer: (_status, sentBytes, its) => {
       its.costBytes = sentBytes;
-      // It has waited for a chunk of typical length, because the real length wasn't known.
-      wanLimits.gaveOthers(sentBytes - TYPICAL_CHUNK_BYTES);
+      its.sentBytes = sentBytes;
+      // Beyond those that it has waited for.
+      if (sentBytes > TYPICAL_CHUNK_BYTES) wanLimits.gaveOthers(sentBytes - TYPICAL_CHUNK_BYTES);
       onSent(sentBytes);
     },
     log,
@@ -145,11 +167,7 @@ function admission(deps: NeighbourUploadDeps) {
         NOT_ACCEPTED_HINT,
       );
   };
-  return async (
-    request: IncomingMessage,
-    neighbour: string,
-    id: ChunkId,
-  ): Promise<(usedBytes: number) => void> => {
+  return async ({ request, neighbour, id, left }: Asked): Promise<(usedBytes: number) => void> => {
     const { budget } = deps;
     if (budget === undefined)
       throw refused('off', 'none are given to other sites (--fleet-upload is not set)', OFF_HINT);
@@ -160,13 +178,26 @@ function admission(deps: NeighbourUploadDeps) {
     if (!chunks.isOrdered(id))
       throw refused('notOrdered', 'no rollout that is listed orders a release with this chunk');
     wanLimits.demandOpen();
-    const turnEnds = AbortSignal.timeout(TURN_WITHIN_MS);
-    await wanLimits.forOthers(TYPICAL_CHUNK_BYTES, neighbour, turnEnds).catch(() => {
-      throw refused('busy', 'the link has been full for a minute');
-    });
+    // Before it waits: one whose budget is used up takes no turns from others.
     const settle = budget.take(neighbour, MAX_FRAME_BYTES);
     if (settle === undefined)
-      throw refused('usedUp', 'what --fleet-upload allows for today is used up', USED_UP_HINT);
+      throw refused(
+        'usedUp',
+        'what --fleet-upload allows for today is used up, or held for its other requests',
+        USED_UP_HINT,
+      );
+    const turnEnds = AbortSignal.any([left, AbortSignal.timeout(TURN_WITHIN_MS)]);
+    let passedBytes = 0;
+    const onPassed = (lengthBytes: number): void => {
+      passedBytes += lengthBytes;
+    };
+    try {
+      await wanLimits.forOthers(TYPICAL_CHUNK_BYTES, neighbour, turnEnds, onPassed);
+    } catch {
+      // The turns that it had are gone for others: one that leaves before the last of them, again and again, pays for them all the same.
+      settle(passedBytes);
+      throw refused('busy', 'the link has been full for a minute');
+    }
     return settle;
   };
 }

@@ -209,6 +209,21 @@ it('gives a new set to other sites as soon as it has fetched it itself, and noth
   expect(beginsMs).toEqual([0, expect.closeTo(20_000, 0)]);
 });
 
+it('lets nothing wait for what was to go out for other sites, and did not', async () => {
+  const { limits, clock } = limitsAt({ wanRate: 1_000_000 });
+  limits.passed(2_000_000);
+  await limits.forOthers(131_072, 'neighbour', new AbortController().signal);
+  limits.gaveOthers(-131_072);
+  await limits.took(1000);
+  expect(clock()).toBeCloseTo(2001, 6);
+  const left = new AbortController();
+  limits.passed(2_000_000);
+  const onPassed = () => left.abort(new Error('left'));
+  await expect(limits.forOthers(131_072, 'neighbour', left.signal, onPassed)).rejects.toThrow('left');
+  await limits.took(1000);
+  expect(clock()).toBeCloseTo(4002, 6);
+});
+
 it('delays nothing where no rate was set', async () => {
   const { limits, clock } = limitsAt({ quietHours }, MONDAY_EVENING);
   await limits.took(1e9);

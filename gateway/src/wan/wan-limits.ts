@@ -198,23 +198,46 @@ export class WanLimits {
 
   /**
    * Waits until so many bytes may go over the WAN for another site, and counts them: other sites take turns. Nothing of this site waits for
-   * them but chunks, and they wait while this site needs the half that goes ahead of chunks itself.
+   * them but chunks, and they wait while this site needs the half that goes ahead of chunks itself. Where it fails, they don't count.
    * @param owner the other site's gateway
+   * @param onPassed called with the length of each piece whose turn has come
    * @throws the signal's reason; SITECAST_BUSY where too many wait
    */
-  async forOthers(lengthBytes: number, owner: string, signal: AbortSignal): Promise<void> {
+  async forOthers(
+    lengthBytes: number,
+    owner: string,
+    signal: AbortSignal,
+    onPassed: (lengthBytes: number) => void = () => {},
+  ): Promise<void> {
     if (this.#rate === undefined) return;
-    for (let left = lengthBytes; left > 0; left -= OTHERS_PIECE_BYTES) {
-      const piece = Math.min(left, OTHERS_PIECE_BYTES);
-      await this.#turns.run(owner, () => this.#pass(piece, signal), signal);
+    let passedBytes = 0;
+    try {
+      while (passedBytes < lengthBytes) {
+        const piece = Math.min(lengthBytes - passedBytes, OTHERS_PIECE_BYTES);
+        await this.#turns.run(owner, () => this.#pass(piece, signal), signal);
+        passedBytes += piece;
+        onPassed(piece);
+      }
+    } catch (error) {
+      this.gaveOthers(-passedBytes);
+      throw error;
     }
   }
 
-  /** Counts bytes that went out for other sites beyond those that they have waited for: the next wait for them. */
+  /**
+   * Counts bytes that went out for other sites beyond those that they have waited for: the next wait for them.
+   * @param lengthBytes below 0 where fewer went out
+   */
   gaveOthers(lengthBytes: number): void {
-    if (this.#rate === undefined || lengthBytes <= 0) return;
+    if (this.#rate === undefined) return;
     this.#others.count(lengthBytes);
-    this.passed(lengthBytes);
+    if (lengthBytes >= 0) {
+      this.passed(lengthBytes);
+      return;
+    }
+    // Whoever waits for pieces gets them while there is room, so they were counted in full.
+    this.#prompt.count(lengthBytes);
+    this.#all.count(lengthBytes);
   }
 
   async #pass(lengthBytes: number, signal: AbortSignal): Promise<void> {
