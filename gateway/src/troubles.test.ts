@@ -1,9 +1,11 @@
 import { once } from 'node:events';
 import { createServer } from 'node:net';
+import { SitecastError } from '@sitecast/shared/errors';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import { removeTemporaryDirectories, type TestGateway, until } from './testing/harness.ts';
 import { NeighbourHarness } from './testing/neighbours.ts';
 import { noise } from './testing/site-with-deltas.ts';
+import { Troubles } from './troubles.ts';
 
 const harness = new NeighbourHarness();
 afterEach(() => harness.closeAll());
@@ -62,4 +64,21 @@ it('two gateways with different keys of the fleet both warn of it, with what to 
   } finally {
     await other.closeAll();
   }
+});
+
+it("a stranger's garbage does not hide what is wrong with a gateway that the settings name", () => {
+  let nowMs = 0;
+  const troubles = new Troubles(() => nowMs);
+  const differs = (who: string): SitecastError =>
+    new SitecastError('unreachable', 'SITECAST_FLEET_KEY_DIFFERS', who);
+  const told = (): string[] => troubles.all.map(({ detail }) => detail);
+  troubles.note(differs('a scanner'), { yields: true });
+  expect(told()).toEqual(['a scanner']);
+  troubles.note(differs('a named gateway'));
+  troubles.note(differs('a scanner'), { yields: true });
+  expect(told()).toEqual(['a named gateway']);
+  // It is no longer noted: its key was mended.
+  nowMs += 16 * 60_000;
+  troubles.note(differs('a scanner'), { yields: true });
+  expect(told()).toEqual(['a scanner']);
 });

@@ -6,6 +6,7 @@ import {
   type ChunkId,
   ChunkIndexBuilder,
   chunkIdOf,
+  chunkIdToHex,
   type ChunkStore,
   compressFrame,
 } from '@sitecast/shared/content';
@@ -36,7 +37,7 @@ function store(name: string, answer: Answer) {
 
 const good: Answer = async wanted => Chunk.fromPlain(wanted, plain);
 const wrong: Answer = async wanted => Chunk.fromPlain(wanted, randomBytes(10_000));
-const gone: Answer = async () => {
+const gone = async (): Promise<never> => {
   throw new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', 'gone');
 };
 const silent: Answer = (_, signal) =>
@@ -97,6 +98,69 @@ it('gives up where every gateway has sent wrong bytes, and asks none of them aga
     await expect(fetch()).rejects.toMatchObject({ code: 'SITECAST_SOURCES_BANNED', kind: 'unreachable' });
   expect(bans.map(({ gateway }) => gateway)).toEqual(['one', 'other']);
   expect([one.asked.times, other.asked.times]).toEqual([1, 1]);
+});
+
+/** Gateways whose pauses end when the test says so, and more chunks that one gives after so many refusals. */
+function openRefusing(refusals: number) {
+  const plains = new Map(
+    Array.from({ length: 8 }, () => randomBytes(1000)).map(bytes => [chunkIdToHex(chunkIdOf(bytes)), bytes]),
+  );
+  const asked = new Map<string, number>();
+  const gateway = store('refusing', async wanted => {
+    const key = chunkIdToHex(wanted);
+    const times = (asked.get(key) ?? 0) + 1;
+    asked.set(key, times);
+    const bytes = plains.get(key);
+    if (times <= refusals || bytes === undefined) return gone();
+    return Chunk.fromPlain(wanted, bytes);
+  });
+  const pauses: (() => void)[] = [];
+  const sleep = (): Promise<void> => new Promise(resolve => pauses.push(resolve));
+  const gateways = new GatewayChunks([gateway], { sleep, onBan: () => {} });
+  const get = (key: string, signal?: AbortSignal): Promise<Chunk> =>
+    gateways.get(Buffer.from(key, 'hex'), { lengthBytes: 1000, ...(signal && { signal }) });
+  /** Ends the pauses that are under way. @returns how many those were */
+  const endPauses = async (): Promise<number> => {
+    await delay(5);
+    const ended = pauses.splice(0);
+    for (const end of ended) end();
+    await delay(5);
+    return ended.length;
+  };
+  return { keys: [...plains.keys()], get, endPauses };
+}
+
+it('asks again for all refused chunks together as soon as one of them has come', async () => {
+  const { keys, get, endPauses } = openRefusing(2);
+  const all = Promise.all(keys.map(key => get(key)));
+  expect([await endPauses(), await endPauses()]).toEqual([1, 1]);
+  expect([await endPauses(), await endPauses()]).toEqual([7, 7]);
+  expect(await all).toHaveLength(8);
+});
+
+it('asks again for one refused chunk at a time while none comes', async () => {
+  const { keys, get, endPauses } = openRefusing(Infinity);
+  const all = Promise.allSettled(keys.slice(0, 3).map(key => get(key)));
+  for (let pause = 0; pause < 9; pause += 1) expect(await endPauses()).toBe(1);
+  expect((await all).map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected']);
+});
+
+it('gives up at once a chunk that waits to be requested again, when its signal comes', async () => {
+  const { keys, get, endPauses } = openRefusing(1);
+  const [first = '', second = '', third = ''] = keys;
+  const stop = new AbortController();
+  const before = get(first);
+  const stopped = get(second, stop.signal);
+  const behind = get(third);
+  const reason = new Error('no longer needed');
+  await delay(5);
+  stop.abort(reason);
+  // The pause of the one before goes on.
+  await expect(stopped).rejects.toBe(reason);
+  await endPauses();
+  await before;
+  await endPauses();
+  await behind;
 });
 
 it('writes the plain bytes into the memory of the caller', async () => {

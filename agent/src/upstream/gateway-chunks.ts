@@ -7,6 +7,7 @@ import {
   isRefusal,
   SourceSelector,
 } from '@sitecast/shared/content';
+import { orAborted } from '@sitecast/shared/async';
 import { SitecastError } from '@sitecast/shared/errors';
 import { cutText } from '@sitecast/shared/text';
 import pLimit from 'p-limit';
@@ -39,8 +40,9 @@ export class GatewayChunks implements ChunkStore {
   readonly #sleep: GatewayChunksOptions['sleep'];
   readonly #rounds: number;
   /**
-   * After its first round a chunk is asked for while no other one is: where none can be had, one of them finds that out. Each refusal is some
-   * hundred bytes, which a device with `--max-bytes` pays for.
+   * After its first round, a chunk is requested only while no other chunk is: if none can be fetched, one request finds that out. As soon
+   * as one has come, those that wait are requested together. Each refusal takes some hundred bytes, which count for a device with
+   * `--max-bytes`.
    */
   readonly #again = pLimit(1);
 
@@ -72,9 +74,25 @@ export class GatewayChunks implements ChunkStore {
     const failures = new Map<string, SitecastError>();
     const found =
       (await this.#selector.get(id, request, failures)) ??
-      (this.#rounds > 1 ? await this.#again(() => this.#askAgain(id, request, failures)) : undefined);
+      (this.#rounds > 1 ? await this.#askInTurn(id, request, failures) : undefined);
     if (found) return found;
     throw this.#noSource(id, failures);
+  }
+
+  async #askInTurn(
+    id: ChunkId,
+    request: ChunkRequest,
+    failures: Map<string, SitecastError>,
+  ): Promise<Chunk | undefined> {
+    const { signal } = request;
+    signal?.throwIfAborted();
+    const asking = this.#again(async () => {
+      const found = await this.#askAgain(id, request, failures);
+      const othersWait = this.#again.pendingCount > 0;
+      this.#again.concurrency = found && othersWait ? Infinity : 1;
+      return found;
+    });
+    return await (signal ? orAborted(asking, signal) : asking);
   }
 
   async #askAgain(

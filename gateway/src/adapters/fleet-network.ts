@@ -68,10 +68,11 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Fl
     isDiscovering: mdns,
     fleetKey,
     isKnown: id => named.has(id) || book.has(id),
-    // Any machine that reaches the port can cause it: the log holds repeats back, and there is one such trouble at most.
+    // Any machine that reaches the port can cause it: the log holds repeats back, there is one such trouble at most, and it doesn't hide
+    // that of a gateway which the settings name.
     onForeignKey: trouble => {
       const { code, message: detail, hint } = trouble;
-      troubles.note(trouble);
+      troubles.note(trouble, { yields: true });
       log.warn({ code, detail, hint }, "a machine that connects doesn't speak with this fleet's key");
     },
   });

@@ -12,6 +12,8 @@ type Ailing = NonNullable<FleetPresence['ailing']>[number];
 /** Longer than the time for a reboot and a health check. */
 const LONG_MS = 15 * 60_000;
 const MAX_LINES = 10;
+/** Of one gateway, which says itself what is wrong with it. Where not all gateways have room for so many, each has one. */
+const MAX_GATEWAY_LINES = 2;
 
 /** Which gateways and turn holders are heard; undefined from an origin of an earlier version. */
 export async function fetchPresence(origin: Pick<OriginClient, 'json'>): Promise<FleetPresence | undefined> {
@@ -52,13 +54,19 @@ export function behindText(mirror: Member['mirror']): string | undefined {
   return `${plural(mirror.behindBy, 'version')} behind since ${mirror.behindSince}`;
 }
 
-function ailingTexts({ id, name, site, mirror, troubles = [] }: Ailing): string[] {
+function ailingTexts({ id, name, site, mirror, troubles = [] }: Ailing, maxLines: number): string[] {
   const who = `site ${site}: gateway ${calledText({ id, name })}`;
   const behind = behindText(mirror);
-  return [
+  const texts = [
     ...(behind === undefined ? [] : [`${who} serves metadata that is ${behind}: look at its log`]),
     ...troubles.map(({ code, detail }) => `${who} says: ${detail} (${code})`),
   ];
+  const left = texts.length - maxLines;
+  return texts
+    .slice(0, maxLines)
+    .map((text, at) =>
+      left > 0 && at === maxLines - 1 ? `${text}; and ${plural(left, 'warning')} more` : text,
+    );
 }
 
 /** What needs attention: gateways that are silent, behind or not well, and turns whose holders are silent or take too long. */
@@ -67,10 +75,14 @@ export function presenceWarnings({ gateways, silent, ailing = [], turns }: Fleet
     ({ id, name, site, lastHeardAt = 'the origin was started' }) =>
       `site ${site}: gateway ${calledText({ id, name })} is silent since ${lastHeardAt}`,
   );
+  const linesEach = ailing.length * MAX_GATEWAY_LINES > MAX_LINES ? 1 : MAX_GATEWAY_LINES;
   const stuck = turns.filter(({ presence, heldMs = 0 }) => presence === 'silent' || heldMs >= LONG_MS);
   return [
     ...atMost(dead, 'silent gateway', gateways.silent),
-    ...atMost(ailing.flatMap(ailingTexts), 'warning'),
+    ...atMost(
+      ailing.flatMap(gateway => ailingTexts(gateway, linesEach)),
+      'ailing gateway',
+    ),
     ...turnLines(stuck),
   ];
 }

@@ -2,5 +2,6 @@
 export { type Answer, askInTurn } from './ask-in-turn.ts';
 export { Backoff, withJitter } from './backoff.ts';
 export { forEachBounded } from './for-each-bounded.ts';
+export { orAborted } from './or-aborted.ts';
 export { type After, repeat } from './repeat.ts';
 export { sleep } from './sleep.ts';

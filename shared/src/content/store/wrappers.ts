@@ -1,3 +1,4 @@
+import { orAborted } from '../../async/index.ts';
 import { SitecastError } from '../../errors.ts';
 import type { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex } from '../chunk-id.ts';
@@ -138,18 +139,4 @@ export function coalescing(store: ChunkStore): ChunkStore {
   };
 
   return { name: store.name, has: (id, request) => store.has(id, request), get };
-}
-
-/** The promise's outcome, or the signal's reason if that comes first. */
-async function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  let giveUp = () => {};
-  const aborted = new Promise<never>((_resolve, reject) => {
-    giveUp = () => reject(signal.reason);
-    signal.addEventListener('abort', giveUp, { once: true });
-  });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener('abort', giveUp);
-  }
 }
