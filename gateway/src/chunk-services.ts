@@ -160,6 +160,7 @@ function neighboursStore(deps: ChunkServicesDeps): ChunkStore | undefined {
     neighbourChunks({
       neighbours: () => neighbours.ids().map(id => neighbours.source(id)),
       credential: () => credentialOf(deps),
+      log: deps.log,
     })
   );
 }

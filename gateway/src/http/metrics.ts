@@ -115,8 +115,10 @@ export class Metrics {
     this.#lanBytes.inc({ kind }, lengthBytes);
   }
 
+  /** Gateways of other sites count as one: whoever has the fleet's key can make up ids, and each label would stay. */
   refused(upstream: string, code: string): void {
-    this.#refused.inc({ upstream, code });
+    const isNeighbour = upstream.startsWith('libp2p:');
+    this.#refused.inc({ upstream: isNeighbour ? 'a gateway of another site' : upstream, code });
   }
 
   /** Labels are looked up at a scrape: for each chunk that would cost more than finding it. */

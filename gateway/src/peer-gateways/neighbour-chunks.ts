@@ -1,7 +1,15 @@
-import { type ChunkId, type ChunkStore, chunkIdToHex, failover } from '@sitecast/shared/content';
+import {
+  type ChunkId,
+  type ChunkStore,
+  chunkIdToHex,
+  failover,
+  isNotFound,
+  isWrongBytes,
+} from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { showing } from '@sitecast/shared/fleet';
-import { cutText, plural } from '@sitecast/shared/text';
+import type { Log } from '@sitecast/shared/log';
+import { plural } from '@sitecast/shared/text';
 
 // Each machine with the fleet's key can answer here, including a stolen gateway. The worst answers: none, slow ones, or wrong bytes. Every
 // chunk is verified by its id. A neighbour that sent no chunk is asked after the others for a while; one that sent wrong bytes isn't asked
@@ -11,8 +19,6 @@ import { cutText, plural } from '@sitecast/shared/text';
 const MAX_ASKED = 3;
 /** How long a neighbour that didn't send a chunk is asked after the others, or not at all. */
 const REST_MS = 5 * 60_000;
-/** Of what one neighbour says. */
-const MAX_SAID_CHARS = 160;
 /** Where no neighbour gives a chunk. */
 export const NO_NEIGHBOUR_GIVES = 'SITECAST_NO_NEIGHBOUR_GIVES';
 
@@ -21,10 +27,11 @@ interface NeighbourChunksOptions {
   neighbours: () => readonly { chunks: ChunkStore }[];
   /** This gateway's assignment; undefined before it has one: then no neighbour is asked. */
   credential: () => Promise<Uint8Array | undefined>;
+  log: Pick<Log, 'warn'>;
 }
 
 /** Chunks from gateways of other sites. Only for a gateway whose upstreams can't be reached, since neighbours pay for what they send. */
-export function neighbourChunks({ neighbours, credential }: NeighbourChunksOptions): ChunkStore {
+export function neighbourChunks({ neighbours, credential, log }: NeighbourChunksOptions): ChunkStore {
   const stores = failover(() => neighbours().map(({ chunks }) => chunks), {
     name: "gateways of the fleet's network",
     wrongBytes: 'exclude',
@@ -43,16 +50,27 @@ export function neighbourChunks({ neighbours, credential }: NeighbourChunksOptio
         return await stores.get(id, { ...request, headers: await headers() });
       } catch (error) {
         if (!(error instanceof SitecastError)) throw error;
-        throw noneGives(id, error, asked);
+        throw noneGives(id, error, { neighbours: asked, log });
       }
     },
   };
 }
 
 /** Tells why, and what people can do: nobody else does, for the gateway that refuses is at another site. */
-function noneGives(id: ChunkId, cause: SitecastError, neighbours: number): SitecastError {
+function noneGives(
+  id: ChunkId,
+  cause: SitecastError,
+  { neighbours, log }: { neighbours: number; log: Pick<Log, 'warn'> },
+): SitecastError {
   const errors = cause.cause instanceof AggregateError ? cause.cause.errors : [cause];
-  const said = errors.filter(error => error instanceof SitecastError).map(saidBy);
+  const failures = errors.filter(error => error instanceof SitecastError);
+  const said = failures.slice(0, MAX_ASKED).map(error => `${whoIn(error)}: ${reasonOf(error)}`);
+  // A neighbour's own texts are for the people here alone: its answer isn't verified, and devices pass their reasons on.
+  for (const error of failures)
+    log.warn(
+      { neighbour: whoIn(error), code: error.code, detail: error.message },
+      'a gateway of another site gives no chunk',
+    );
   const isRefused = errors.some(error => error instanceof SitecastError && isUploadRefusal(error));
   const why =
     neighbours === 0
@@ -70,12 +88,38 @@ function noneGives(id: ChunkId, cause: SitecastError, neighbours: number): Sitec
   });
 }
 
-const isUploadRefusal = ({ data: { said } }: SitecastError): boolean =>
-  typeof said === 'object' && said !== null && 'code' in said && said.code === 'SITECAST_UPLOAD_REFUSED';
+const saidIn = ({ data: { said } }: SitecastError): { code?: unknown; why?: unknown } =>
+  typeof said === 'object' && said !== null ? said : {};
 
-/** What a neighbour has said; else what came in place of an answer. */
-function saidBy({ message, data: { store, said } }: SitecastError): string {
-  const who = /12D3\w+/.exec(String(store))?.[0].slice(-8) ?? String(store);
-  const detail = typeof said === 'object' && said !== null && 'detail' in said ? said.detail : message;
-  return `${who}: ${cutText(String(detail), MAX_SAID_CHARS)}`;
+const isUploadRefusal = (error: SitecastError): boolean => saidIn(error).code === 'SITECAST_UPLOAD_REFUSED';
+
+/** By the word that a refusal comes with (`neighbour-upload.ts`). */
+const REFUSALS = new Map<unknown, string>([
+  ['off', 'none are given to other sites (--fleet-upload is not set)'],
+  ['usedUp', 'what --fleet-upload allows for today is used up'],
+  ['notWhole', 'whole chunks alone are given'],
+  ['ownRevoked', 'it is revoked itself'],
+  ['revoked', 'this gateway was revoked'],
+  ['tooOften', 'this gateway was refused too often, and is asked to wait'],
+  ['noAssignment', 'this gateway shows no assignment that counts there'],
+  ['notOrdered', 'no rollout that is listed there orders a release with this chunk'],
+  ['busy', 'its link has been full for a minute'],
+]);
+const CODES = new Map<unknown, string>([
+  ['SITECAST_CHUNK_UNAVAILABLE', 'it can not get this chunk at the moment'],
+  ['SITECAST_QUIET_HOURS', 'it has its quiet hours'],
+  ['SITECAST_BUSY', 'it is busy'],
+  ['SITECAST_NO_SPACE', 'its disk is full'],
+]);
+
+/** Why a neighbour gives none, in words of this gateway's. */
+function reasonOf(error: SitecastError): string {
+  const { code, why } = saidIn(error);
+  if (isWrongBytes(error)) return 'it sent wrong bytes, and is not asked for some minutes';
+  if (isUploadRefusal(error)) return REFUSALS.get(why) ?? 'it refuses';
+  if (isNotFound(error)) return 'it lacks this chunk';
+  return CODES.get(code) ?? 'it gave no answer that is understood';
 }
+
+const whoIn = ({ data: { store } }: SitecastError): string =>
+  /12D3\w+/.exec(String(store))?.[0].slice(-8) ?? 'one of them';

@@ -51,6 +51,7 @@ export {
   failover,
   SourceSelector,
   type SourceSelectorOptions,
+  isWrongBytes,
 } from './store/source-selector.ts';
 export { coalescing, compacting, counted, firstHolding, verifying, whileOpen } from './store/wrappers.ts';
 export {

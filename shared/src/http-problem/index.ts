@@ -136,8 +136,11 @@ export interface SaidProblem {
   code: string;
   detail?: string;
   hint?: string;
+  /** One word of its data, which tells apart what has the same code. */
+  why?: string;
 }
 
+const WHY = /^[A-Za-z]{1,32}$/;
 const CODE = /^[A-Z][A-Z0-9_]{2,63}$/;
 
 /**
@@ -149,13 +152,20 @@ const CODE = /^[A-Z][A-Z0-9_]{2,63}$/;
 export function problemOf(body: Uint8Array | undefined, maxChars: number): SaidProblem | undefined {
   const value = parseOrUndefined(body ?? new Uint8Array());
   if (typeof value !== 'object' || value === null || !('code' in value)) return undefined;
-  const { code, detail, hint }: { code: unknown; detail?: unknown; hint?: unknown } = value;
+  const { code, detail, hint, data }: { code: unknown; detail?: unknown; hint?: unknown; data?: unknown } =
+    value;
   if (typeof code !== 'string' || !CODE.test(code)) return undefined;
   return {
     code,
     ...(typeof detail === 'string' && { detail: cutText(detail, maxChars) }),
     ...(typeof hint === 'string' && { hint: cutText(hint, maxChars) }),
+    ...whyIn(data),
   };
+}
+
+function whyIn(data: unknown): { why?: string } {
+  if (typeof data !== 'object' || data === null || !('why' in data)) return {};
+  return typeof data.why === 'string' && WHY.test(data.why) ? { why: data.why } : {};
 }
 
 function parseOrUndefined(body: Uint8Array): unknown {
