@@ -5,3 +5,4 @@ export { describePartitions, type PartitionOutcome, simulatePartition } from './
 export { PowerCutReplay } from './power-cut-replay.ts';
 export { runUboot } from './uboot-qemu.ts';
 export { UBOOT_STATES } from './uboot-states.ts';
+export { LoopDevices, whyNoLoopDevices } from './loop-devices.ts';
