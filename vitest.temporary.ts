@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -8,6 +8,8 @@ import { join } from 'node:path';
  */
 if (process.env.SITECAST_TEST_TMPDIR === undefined) {
   const directory = mkdtempSync(join(tmpdir(), 'sc-'));
+  // As /tmp is: some tests start programs as other users.
+  chmodSync(directory, 0o1777);
   process.env.SITECAST_TEST_TMPDIR = process.env.TMPDIR = directory;
   process.on('exit', () => rmSync(directory, { recursive: true, force: true, maxRetries: 3 }));
 }

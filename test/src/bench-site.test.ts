@@ -63,7 +63,7 @@ describe('a target of the site bench', () => {
   const done: Outcome = {
     finished: 8,
     ms: 14_000,
-    wanBytes: 1.06 * IMAGE_BYTES,
+    wanBytes: 1.053 * IMAGE_BYTES,
     resentBytes: 0,
     gatewayBytes: 8 * IMAGE_BYTES,
     busy: 1,
@@ -80,7 +80,7 @@ describe('a target of the site bench', () => {
 
   it('is met at its bound, and missed beyond', () => {
     expect(judged('thin-wan-8', {})).toEqual([]);
-    expect(judged('thin-wan-8', { wanBytes: 1.061 * IMAGE_BYTES })).toEqual(['WAN > 1.06']);
+    expect(judged('thin-wan-8', { wanBytes: 1.054 * IMAGE_BYTES })).toEqual(['WAN > 1.053']);
     expect(judged('thin-wan-8', { ms: 14_900 })).toEqual(['time > 1.06']);
     expect(judged('thin-gateway', { ms: 4200 })).toEqual(['gateway > 1.5']);
   });
@@ -88,7 +88,7 @@ describe('a target of the site bench', () => {
   it('counts no byte that TCP retransmitted', () => {
     const lost = { wanBytes: 1.07 * IMAGE_BYTES, resentBytes: 0.02 * IMAGE_BYTES };
     expect(judged('lossy-wan', lost)).toEqual([]);
-    expect(judged('lossy-wan', { ...lost, resentBytes: 0 })).toEqual(['WAN > 1.06']);
+    expect(judged('lossy-wan', { ...lost, resentBytes: 0 })).toEqual(['WAN > 1.053']);
   });
 
   it('is missed where a device has not finished, or has finished with a wrong slot', () => {

@@ -6,10 +6,13 @@ import type { Shape } from './net.ts';
 import type { Image, PeerOutcome } from './peers.ts';
 
 const GIB = 2 ** 30;
-const MAX_WAN_COPIES = 1.06;
+/** The lower bound is 1.046: headers of TCP/IP, and what isn't the image. */
+const MAX_WAN_COPIES = 1.053;
 const MAX_WAN_TIME = 1.06;
 const MAX_LAN_COPIES = 1.5;
 const MAX_LAN_TIME = 1.5;
+/** Where the cores don't limit it. */
+const MAX_SLOW_LAN_TIME = 1.15;
 /** For an unchanged image: metadata and the devices' reports still cross the WAN. */
 const MAX_IDLE_WAN_COPIES = 0.01;
 /** Around the lower bound of 1.046. */
@@ -80,7 +83,7 @@ export const SCENARIOS: readonly Judged[] = [
     what: 'thin gateway, an eighth of the rates',
     shape: slowed(THIN_GATEWAY, 8),
     isWarm: true,
-    target: { gateway: MAX_LAN_COPIES, time: MAX_LAN_TIME },
+    target: { gateway: MAX_LAN_COPIES, time: MAX_SLOW_LAN_TIME },
   },
   {
     name: 'no-peers',
