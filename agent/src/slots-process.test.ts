@@ -48,6 +48,7 @@ const settings = (a: string, b: string, data = 'data') => [
   '--hardware=rpi4',
   '--time-sync=yes',
   '--no-peers',
+  '--boot=file',
   `--slot-a=${a}`,
   `--slot-b=${b}`,
 ];

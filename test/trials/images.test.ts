@@ -61,7 +61,7 @@ class ImageDevice {
     const token = `${name}.token`;
     await writeFile(fleet.testbed.path(token), await fleet.joinToken('device', SITE, 1), { mode: 0o600 });
     const about = `run --data ${name} --gateway ${fleet.site(SITE).url} --token-file ${token} --product ${name} --hardware rpi4 --poll 1s --no-peers`;
-    const paths = ['--slot-a', own[0] ?? '', '--slot-b', own[1] ?? ''];
+    const paths = ['--boot', 'file', '--slot-a', own[0] ?? '', '--slot-b', own[1] ?? ''];
     agents.push(fleet.testbed.start('sitecast-agent', [...about.split(' '), ...paths]));
     return new ImageDevice(name, own);
   }

@@ -175,7 +175,7 @@ export class DeltaDevice {
   /** Starts the agent, of this checkout where no other build is named. @param more flags for this start */
   start(build: Build = {}, more: readonly string[] = []): void {
     const about = `run --data ${this.name} --gateway ${this.#filter.url} --token-file ${this.name}.token --product ${PRODUCT} --hardware rpi4`;
-    const slots = `--slot-a ${this.path('a.img')} --slot-b ${this.path('b.img')} --poll 1s --log-level info --no-mdns`;
+    const slots = `--slot-a ${this.path('a.img')} --slot-b ${this.path('b.img')} --poll 1s --log-level info --no-mdns --health-command true`;
     const flags = [...about.split(' '), ...slots.split(' '), ...this.#flags, ...more];
     this.#agent = this.#fleet.fleet.testbed.start('sitecast-agent', flags, build);
   }
