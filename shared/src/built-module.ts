@@ -1,3 +1,6 @@
+import { once } from 'node:events';
+import type { Worker } from 'node:worker_threads';
+
 /**
  * The built file of a module that is started as a thread or as a process, and that lies beside the module that starts it. Node 20 starts
  * built files only: where sources run, as in tests, it's the file that was built of them (`src` to `dist`). A bundle holds each of these
@@ -18,3 +21,21 @@ export function builtModule(caller: string, name: string): URL {
  * fails, as with `ulimit -v` or without overcommit, it ends the whole process with SIGTRAP, and nothing can catch that.
  */
 export const THREAD_LIMITS = { codeRangeSizeMb: 16 } as const;
+
+/** For how long a thread may finish what it is doing. */
+const END_WITHIN_MS = 5000;
+
+/**
+ * Ends a thread once its task is done; it must close its port when it gets `null`. Where it is ended in the middle of compressing, Node 26
+ * (26.10: "close before init", node_zlib.cc) ends the whole process now and then.
+ */
+export async function endThread(worker: Worker): Promise<void> {
+  if (worker.threadId === -1) return;
+  const isOver = new AbortController();
+  const ended = once(worker, 'exit', { signal: isOver.signal }).catch(() => undefined);
+  const giveUp = setTimeout(() => isOver.abort(), END_WITHIN_MS);
+  worker.postMessage(null, []);
+  await ended;
+  clearTimeout(giveUp);
+  await worker.terminate();
+}

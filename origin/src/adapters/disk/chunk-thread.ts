@@ -8,7 +8,11 @@ import { SyncDisk } from './sync-disk.ts';
 const { root, maxStagedBytes }: ChunkThreadData = workerData;
 const worker = new ChunkWorker(new SyncDisk(root), maxStagedBytes, Date.now);
 
-parentPort?.on('message', (task: ChunkTask) => {
+parentPort?.on('message', (task: ChunkTask | null) => {
+  if (task === null) {
+    parentPort?.close();
+    return;
+  }
   let reply: ChunkReply;
   try {
     reply = { result: carryOut(task) };

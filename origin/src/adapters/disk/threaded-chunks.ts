@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import { builtModule, THREAD_LIMITS } from '@sitecast/shared/built-module';
+import { builtModule, endThread, THREAD_LIMITS } from '@sitecast/shared/built-module';
 import { CHUNK_ID_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Inspection } from '../../repository/repository-store.ts';
@@ -100,7 +100,7 @@ export class ThreadedChunks implements LocalChunks {
   async close(): Promise<void> {
     const thread = this.#thread;
     this.#fail(new SitecastError('failed', 'SITECAST_WORKER_FAILED', 'the origin is being stopped'));
-    await thread?.terminate();
+    if (thread) await endThread(thread);
   }
 
   async #inParts<T>(

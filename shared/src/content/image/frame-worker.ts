@@ -13,7 +13,11 @@ type CollectTask = FrameTask & { kind: 'collect' };
 const { level, storeRoot }: FrameWorkerData = workerData;
 const store = storeRoot === undefined ? undefined : await DirectoryStore.open(storeRoot);
 
-parentPort?.on('message', (task: FrameTask) => {
+parentPort?.on('message', (task: FrameTask | null) => {
+  if (task === null) {
+    parentPort?.close();
+    return;
+  }
   const { block, body } = task;
   const startedAt = performance.now();
   try {

@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { builtModule, THREAD_LIMITS } from '../../built-module.ts';
+import { builtModule, endThread, THREAD_LIMITS } from '../../built-module.ts';
 import { SitecastError } from '../../errors.ts';
 import { DEFAULT_ZSTD_LEVEL, MAX_ZSTD_LEVEL, MIN_ZSTD_LEVEL } from '../zstd.ts';
 import type { FrameReply, FrameTask, FrameWorkerData } from './frame-tasks.ts';
@@ -72,10 +72,10 @@ export class FrameWorkers {
     });
   }
 
-  /** Ends the threads at once; tasks under way are rejected. */
+  /** Ends the threads; tasks under way are rejected. */
   async close(): Promise<void> {
     this.#fail(new SitecastError('failed', 'SITECAST_WORKER_FAILED', 'the worker threads were ended'));
-    await Promise.all([...this.#workers.keys()].map(worker => worker.terminate()));
+    await Promise.all([...this.#workers.keys()].map(endThread));
   }
 
   #startNext(): void {
