@@ -6,7 +6,8 @@ import { join } from 'node:path';
 /** Built once, and kept: a run takes what lies there. */
 const CACHE = process.env.SITECAST_TRIALS_CACHE ?? join(homedir(), '.cache', 'sitecast-trials');
 const SUITE = 'bookworm';
-const MIRROR = process.env.SITECAST_DEBIAN_MIRROR ?? 'http://deb.debian.org/debian';
+/** Without it debootstrap takes its own. */
+const MIRROR = process.env.DEBIAN_MIRROR;
 const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
 const BUILD_MS = 900_000;
 const EXT4_BYTES = 512 * 1024 * 1024;
@@ -29,7 +30,7 @@ function system(program: string, ...args: string[]): void {
  */
 export function debianImages(format: ImageFormat): [string, string] {
   const root = built(`debian-${SUITE}`, path =>
-    system('debootstrap', '--variant=minbase', SUITE, path, MIRROR),
+    system('debootstrap', '--variant=minbase', SUITE, path, ...(MIRROR === undefined ? [] : [MIRROR])),
   );
   const image = (version: number): string =>
     built(`debian-${SUITE}-${version}.${format}`, path => {
