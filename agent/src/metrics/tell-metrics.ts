@@ -44,7 +44,9 @@ async function keepWriting(file: string, registry: Registry, log: Log): Promise<
   let isFailing = false;
   const write = async (): Promise<void> => {
     try {
-      await writeFile(partial, await registry.metrics(), { mode: 0o644 });
+      await rm(partial, { force: true });
+      // A new file: the directory is often another account's, who could have put a link there for the agent to write through.
+      await writeFile(partial, await registry.metrics(), { mode: 0o644, flag: 'wx' });
       await rename(partial, file);
       isFailing = false;
     } catch (error) {
